@@ -1,0 +1,30 @@
+# What one does with udpong, each in a word. Needs Rust; `make test` also uses the tools that .ci/run installs,
+# and says which tests it leaves out without them.
+
+CARGO := cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint doc bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+run: ## Build, and say hello on port 5000 until Ctrl+C
+	@$(CARGO) run --quiet --release --locked -- serve
+
+test: ## Run all tests
+	$(CARGO) test --locked
+
+lint: ## Check format, clippy and rustdoc; warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+doc: ## Build the documentation of the code, private items included
+	$(CARGO) doc --locked --no-deps --document-private-items
+
+bench: ## Measure (comes with the bench command)
+	@echo "make bench: there is nothing to measure with yet"
+
+clean: ## Remove what was built
+	$(CARGO) clean

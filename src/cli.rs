@@ -1,0 +1,90 @@
+//! What can be asked for on the command line. No behaviour.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+
+use crate::units;
+
+/// A UDP responder, event-driven on a mio poll loop.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Serve(Serve),
+}
+
+/// Answer every UDP datagram, until Ctrl+C.
+///
+/// SERVICE is one of these, on its own address unless @HOST:PORT, @:PORT or @HOST follows:
+///
+///   hello        answers `Hello ` and the message   0.0.0.0:5000
+///   echo         answers the message                localhost:10000
+///   fixed        answers `Hello UDP Client`         127.0.0.1:20001
+///   ack          answers `Server acknowledges: ` and the message
+///                                                   127.0.0.1:12345
+///   discard      answers nothing                    (give an address)
+///   reply=TEXT   answers TEXT, {} is the message    (give an address)
+///
+/// IPv6 addresses stand in brackets, as in hello@[::]:5000. Port 0 is any free port.
+#[derive(Args, Debug)]
+#[command(verbatim_doc_comment, before_help = SERVE_EXAMPLES)]
+pub struct Serve {
+    /// What to serve, and where
+    #[arg(value_name = "SERVICE", default_value = "hello")]
+    pub services: Vec<String>,
+
+    /// Stop after this time (300ms, 5s, 1m30s)
+    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration, help_heading = "When to stop")]
+    pub run_for: Option<Duration>,
+
+    /// Stop after so many datagrams
+    #[arg(long, value_name = "N", value_parser = units::count, help_heading = "When to stop")]
+    pub count: Option<u64>,
+
+    /// After a stop, how long answering and sending may take
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "500ms", help_heading = "When to stop")]
+    pub grace: Duration,
+
+    /// No lines about single datagrams
+    #[arg(short, long, help_heading = "What to tell")]
+    pub quiet: bool,
+
+    /// off, error, warn, info, debug or trace [default: RUST_LOG, or info]
+    #[arg(long, value_name = "LEVEL", hide_possible_values = true, help_heading = "What to tell")]
+    pub log: Option<LevelFilter>,
+
+    /// Log the tally, with rates, this often
+    #[arg(long, value_name = "INTERVAL", value_parser = units::positive_duration, help_heading = "What to tell")]
+    pub stats: Option<Duration>,
+
+    /// Print the tally as JSON on stdout at the end
+    #[arg(long, help_heading = "What to tell")]
+    pub json: bool,
+
+    /// Kernel buffer for what arrives, a socket [default: 4M if the system allows]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Sockets")]
+    pub recv_buffer: Option<usize>,
+
+    /// Kernel buffer for what leaves, a socket [default: 4M if the system allows]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Sockets")]
+    pub send_buffer: Option<usize>,
+
+    /// Answer sources whose port is a service's, too (two such servers can answer each other for ever)
+    #[arg(long, help_heading = "Sockets")]
+    pub no_guard: bool,
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  udpong serve                          say hello on port 5000
+  udpong serve echo@127.0.0.1:12345     echo on another address
+  udpong serve hello fixed ack -q       three services, one loop, a quiet log
+  udpong serve 'reply=got {}@:7000' …   needs a host: reply=got {}@0.0.0.0:7000
+";

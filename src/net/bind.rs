@@ -1,0 +1,44 @@
+//! Makes a socket as a server wants it: which options are set before it is bound, and what the system made of them.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::BUFFER_SIZE_FACTOR;
+
+/// How large the kernel's buffers for a socket should be, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferSizes {
+    /// For datagrams that have arrived and were not read yet.
+    pub receive: usize,
+    /// For datagrams that have not left the machine yet.
+    pub send: usize,
+}
+
+/// Binds a non-blocking UDP socket to `address` and asks for buffers; says how large they really are.
+///
+/// The port is the socket's alone: a second one on the same address is refused. An unspecified IPv6 address
+/// takes IPv4 peers too, whatever the system's default is.
+///
+/// The system cuts buffer sizes to its limit without an error (`net.core.rmem_max` and `wmem_max` on Linux).
+///
+/// # Errors
+///
+/// What socket(2), setsockopt(2) and bind(2) report.
+pub fn bind(address: SocketAddr, wanted: BufferSizes) -> io::Result<(UdpSocket, BufferSizes)> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    // Some systems refuse what is over their limit instead of cutting it: the default then stays.
+    let _ = socket.set_recv_buffer_size(wanted.receive);
+    let _ = socket.set_send_buffer_size(wanted.send);
+    socket.bind(&address.into())?;
+    let given = BufferSizes {
+        receive: socket.recv_buffer_size()? / BUFFER_SIZE_FACTOR,
+        send: socket.send_buffer_size()? / BUFFER_SIZE_FACTOR,
+    };
+    Ok((socket.into(), given))
+}

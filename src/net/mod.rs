@@ -1,0 +1,128 @@
+//! Datagrams in, datagrams out: the one contract that server and client talk to the system through.
+//!
+//! Above this module there are single [`Datagram`]s in order and single [`Outgoing`] ones in order. How many
+//! of them a system call moves at once is known below it only. It knows sockets and buffers; it knows nothing
+//! of services, templates or probes.
+//!
+//! The platform is chosen here and nowhere else in the crate.
+
+pub mod bind;
+mod inbox;
+mod outbox;
+pub mod portable;
+
+#[cfg(target_os = "linux")]
+mod kernel_drops;
+#[cfg(not(target_os = "linux"))]
+mod kernel_drops {
+    //! Elsewhere than on Linux nobody counts for us.
+    pub(super) fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
+        None
+    }
+}
+
+use std::io;
+use std::net::SocketAddr;
+
+pub use inbox::{Datagrams, Inbox};
+pub use outbox::Outbox;
+pub use portable::Socket;
+
+/// The longest payload that a UDP datagram over IPv4 can carry, in bytes: 65,535 less 20 of IP and 8 of UDP.
+pub const LONGEST_PAYLOAD: usize = 65_507;
+
+/// Linux counts its own bookkeeping into a socket buffer: it doubles the size asked for, and reports it doubled
+/// (socket(7), `SO_RCVBUF`).
+pub(crate) const BUFFER_SIZE_FACTOR: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
+
+/// A datagram that came, borrowed from the [`Inbox`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// Who sent it. Not to be believed: UDP sources can be forged.
+    pub source: SocketAddr,
+    /// The address that it was sent to, where the implementation knows it; a reply leaves from there.
+    pub local: Option<SocketAddr>,
+    /// What it says: 0 to 65,535 bytes, any bytes.
+    pub payload: &'a [u8],
+}
+
+/// A datagram to send, borrowed from wherever its parts lie, so that sending an echo copies nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outgoing<'a> {
+    /// Where it goes.
+    pub to: SocketAddr,
+    /// The local address that it should leave from; `None` leaves the choice to the system.
+    pub from: Option<SocketAddr>,
+    /// What it says: the parts, one after the other.
+    pub parts: [&'a [u8]; 3],
+}
+
+impl Outgoing<'_> {
+    /// The length of all parts together, in bytes.
+    pub fn length(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
+    }
+}
+
+/// Why a [`Transport::receive`] came back.
+#[derive(Debug)]
+pub enum Received {
+    /// The inbox is full, or the batch is: there may be more to receive.
+    More,
+    /// The socket was seen empty. Polling is edge-triggered, so this is the only proof that the next
+    /// datagram will raise an event.
+    Drained,
+    /// The system reported an error. What came before it lies in the inbox; there may be more to receive.
+    Failed(io::Error),
+}
+
+/// What a [`Transport::send`] achieved.
+#[derive(Debug)]
+pub struct Sent {
+    /// How many of the datagrams left; they are the first of those given.
+    pub count: usize,
+    /// Why the next one did not leave; `None` when all did. [`io::ErrorKind::WouldBlock`] means that it may be
+    /// tried again when the socket is writable, anything else that this one is lost and the one after it may
+    /// be tried.
+    pub error: Option<io::Error>,
+}
+
+/// A non-blocking datagram socket: [`Socket`] in the program, a script in the tests.
+pub trait Transport {
+    /// Empties the inbox, then fills it with what has arrived, whole datagrams in the order of their arrival.
+    ///
+    /// Interrupted calls are repeated and never reported.
+    fn receive(&mut self, inbox: &mut Inbox) -> Received;
+
+    /// Sends `datagrams` in order until one cannot be sent.
+    ///
+    /// Interrupted calls are repeated and never reported.
+    fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent;
+}
+
+/// Whether an error says that the socket itself is unusable, so that trying again would spin for ever.
+pub fn is_broken(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOTSOCK))
+}
+
+/// The symbolic name of an error as errno(3) lists it, for those that a datagram can meet; `"other"` for the rest.
+pub fn error_name(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EACCES) => "EACCES",
+        Some(libc::EADDRNOTAVAIL) => "EADDRNOTAVAIL",
+        Some(libc::EBADF) => "EBADF",
+        Some(libc::ECONNREFUSED) => "ECONNREFUSED",
+        Some(libc::ECONNRESET) => "ECONNRESET",
+        Some(libc::EHOSTUNREACH) => "EHOSTUNREACH",
+        Some(libc::EINVAL) => "EINVAL",
+        Some(libc::EIO) => "EIO",
+        Some(libc::EMSGSIZE) => "EMSGSIZE",
+        Some(libc::ENETDOWN) => "ENETDOWN",
+        Some(libc::ENETUNREACH) => "ENETUNREACH",
+        Some(libc::ENOBUFS) => "ENOBUFS",
+        Some(libc::ENOMEM) => "ENOMEM",
+        Some(libc::ENOTSOCK) => "ENOTSOCK",
+        Some(libc::EPERM) => "EPERM",
+        _ => "other",
+    }
+}

@@ -1,0 +1,283 @@
+//! The responder: binds the services, runs the loop, adds up the tallies.
+
+mod complaints;
+mod endpoint;
+mod event_loop;
+mod guard;
+mod reply;
+mod reply_queue;
+mod service;
+mod shutdown;
+mod tally;
+
+use std::fmt::{self, Display, Formatter};
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use log::{debug, info, log};
+
+pub use endpoint::DATAGRAM_LOG;
+pub use reply::{ReplyTemplate, TemplateError};
+pub use service::{Service, ServiceError};
+pub use shutdown::Shutdown;
+pub use tally::{Counts, EndpointReport, Report, Tally};
+
+use crate::net::Socket;
+use crate::net::bind::{BufferSizes, bind};
+use endpoint::Endpoint;
+use event_loop::{EventLoop, Schedule};
+use guard::Guard;
+
+/// How a server behaves, apart from what it serves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The kernel's receive buffer for each socket, in bytes; `None` asks for 4 MiB and takes less without a warning.
+    pub receive_buffer: Option<usize>,
+    /// The kernel's send buffer for each socket, in bytes; `None` as above.
+    pub send_buffer: Option<usize>,
+    /// Stop after this time.
+    pub run_for: Option<Duration>,
+    /// Stop once so many datagrams were received, by all services together. What has arrived by then is
+    /// answered too, so the report may show more.
+    pub count: Option<u64>,
+    /// Log the tally, with rates, this often.
+    pub stats: Option<Duration>,
+    /// How long answering and flushing may take after a stop was asked for.
+    pub grace: Duration,
+    /// Whether sources are answered whose port belongs to a service, ours or a well-known one.
+    pub no_guard: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            receive_buffer: None,
+            send_buffer: None,
+            run_for: None,
+            count: None,
+            stats: None,
+            grace: Duration::from_millis(500),
+            no_guard: false,
+        }
+    }
+}
+
+/// The size of both kernel buffers when none is asked for, in bytes: as much as Linux holds for about 5,000
+/// small datagrams, or 25 ms of a flood.
+const DEFAULT_BUFFER: usize = 4 << 20;
+
+/// Why a server did not start, or stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// It was asked for something that cannot be.
+    Usage(String),
+    /// The system would not.
+    Failed(String),
+}
+
+impl Error {
+    pub(crate) fn failed(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) | Self::Failed(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Services that listen, and the loop that will serve them.
+#[derive(Debug)]
+pub struct Server {
+    event_loop: EventLoop,
+    options: Options,
+    addresses: Vec<SocketAddr>,
+    started: Instant,
+}
+
+impl Server {
+    /// Binds every service to every address of its host, or none at all. A stop can be asked for by `shutdown`.
+    ///
+    /// Looking up a host name blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] when two services claim one address, [`Error::Failed`] when a name has no address or the
+    /// system refuses one; the message is one line that says what to do.
+    pub fn bind(services: &[Service], options: Options, shutdown: Shutdown) -> Result<Self, Error> {
+        let places = places(services)?;
+        let sockets = bind_all(&places, &options)?;
+        let addresses: Vec<_> = sockets.iter().map(|(_, address, _)| *address).collect();
+        let guard = Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.no_guard);
+        let cannot_start = |error: io::Error| Error::failed(format!("cannot start the event loop: {error}"));
+        let mut event_loop = EventLoop::new(shutdown, guard).map_err(cannot_start)?;
+        for (service, address, socket) in sockets {
+            let endpoint = Endpoint::new(socket, address, service.name(), service.template().cloned());
+            event_loop.add(endpoint).map_err(cannot_start)?;
+            info!("Server is listening on {address} ({})", service.name());
+        }
+        Ok(Self { event_loop, options, addresses, started: Instant::now() })
+    }
+
+    /// The addresses that it listens on, in the order in which the services were named; ports are the real ones.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until a stop is asked for, through [`Shutdown`] or by the options, then answers what has already
+    /// arrived and sends what waits, for [`Options::grace`] at the most.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] when polling failed or a socket became unusable.
+    pub fn run(&mut self) -> Result<(), Error> {
+        self.event_loop.run(&Schedule {
+            until: self.options.run_for.and_then(|time| self.started.checked_add(time)),
+            count: self.options.count,
+            stats: self.options.stats,
+            grace: self.options.grace,
+        })
+    }
+
+    /// What it did so far.
+    pub fn report(&self) -> Report {
+        let seconds = self.started.elapsed().as_millis() as f64 / 1000.0;
+        Report { schema: 1, seconds, endpoints: self.event_loop.reports().collect() }
+    }
+}
+
+impl Endpoint<Socket> {
+    fn receive_buffer(&self) -> usize {
+        self.socket().receive_buffer().unwrap_or(DEFAULT_BUFFER)
+    }
+
+    fn report(&self) -> EndpointReport {
+        EndpointReport {
+            service: self.service(),
+            address: self.address(),
+            tally: self.tally(),
+            kernel_dropped: self.socket().kernel_drops(),
+        }
+    }
+}
+
+/// Looks up where each service should listen, and refuses what cannot go together.
+fn places(services: &[Service]) -> Result<Vec<(&Service, Vec<SocketAddr>)>, Error> {
+    let mut taken: Vec<(&Service, SocketAddr)> = Vec::new();
+    let mut places = Vec::new();
+    for service in services {
+        let addresses = look_up(service)?;
+        for address in &addresses {
+            if let Some((other, at)) = taken.iter().find(|(_, at)| overlap(*at, *address)) {
+                let (a, b) = (other.name(), service.name());
+                let elsewhere = service.moved_to(next_port(address.port()));
+                return Err(Error::Usage(format!(
+                    "{a} on {at} and {b} on {address} cannot share the port: try {elsewhere}"
+                )));
+            }
+        }
+        taken.extend(addresses.iter().map(|address| (service, *address)));
+        places.push((service, addresses));
+    }
+    Ok(places)
+}
+
+fn look_up(service: &Service) -> Result<Vec<SocketAddr>, Error> {
+    let host = service.host();
+    let mut addresses = Vec::new();
+    let found = (host, service.port()).to_socket_addrs().map_err(|error| {
+        Error::failed(format!(
+            "cannot look up {host:?} for {}: {error} (try an address such as 127.0.0.1)",
+            service.name()
+        ))
+    })?;
+    for address in found {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+/// Whether the system would refuse the second of two sockets: the same port on one address, or on an
+/// unspecified one and one that it includes. `[::]` includes IPv4.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let includes = |a: IpAddr, b: IpAddr| a == b || (a.is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
+    a.port() != 0 && a.port() == b.port() && (includes(a.ip(), b.ip()) || includes(b.ip(), a.ip()))
+}
+
+fn next_port(port: u16) -> u16 {
+    port.checked_add(1).unwrap_or(port - 1)
+}
+
+type Bound<'a> = (&'a Service, SocketAddr, Socket);
+
+fn bind_all<'a>(places: &[(&'a Service, Vec<SocketAddr>)], options: &Options) -> Result<Vec<Bound<'a>>, Error> {
+    let mut sockets = Vec::new();
+    for (service, addresses) in places {
+        let before = sockets.len();
+        let mut missing = None;
+        for address in addresses {
+            match listen(*address, options) {
+                Ok((socket, address)) => sockets.push((*service, address, socket)),
+                // Half of "localhost", on a machine without IPv6.
+                Err(error) if addresses.len() > 1 && is_not_here(&error) => {
+                    debug!("Not listening on {address} ({}): {error}", service.name());
+                    missing = Some(cannot_listen(service, *address, &error));
+                }
+                Err(error) => return Err(cannot_listen(service, *address, &error)),
+            }
+        }
+        if let (true, Some(error)) = (sockets.len() == before, missing) {
+            return Err(error);
+        }
+    }
+    Ok(sockets)
+}
+
+fn is_not_here(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+fn cannot_listen(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
+    let elsewhere = service.moved_to(next_port(address.port().max(1024)));
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => format!("address already in use (is another server running? try {elsewhere})"),
+        io::ErrorKind::PermissionDenied => {
+            format!("permission denied (low ports need root or CAP_NET_BIND_SERVICE; try {elsewhere})")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address (0.0.0.0 or [::] listens on all that it has)".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    Error::failed(format!("cannot listen on {address} ({}): {why}", service.name()))
+}
+
+fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketAddr)> {
+    let wanted = BufferSizes {
+        receive: options.receive_buffer.unwrap_or(DEFAULT_BUFFER),
+        send: options.send_buffer.unwrap_or(DEFAULT_BUFFER),
+    };
+    let (socket, given) = bind(address, wanted)?;
+    let address = socket.local_addr()?;
+    for (name, asked, wanted, given) in [
+        ("receive", options.receive_buffer, wanted.receive, given.receive),
+        ("send", options.send_buffer, wanted.send, given.send),
+    ] {
+        if given < wanted {
+            let level = if asked.is_some() { log::Level::Warn } else { log::Level::Debug };
+            log!(level, "The {name} buffer on {address} holds {given} bytes, not {wanted}: the system sets a limit");
+        }
+    }
+    if address.ip().is_unspecified() {
+        debug!("Replies from {address} leave from an address that the system chooses");
+    }
+    Ok((Socket::new(socket), address))
+}

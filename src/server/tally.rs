@@ -1,0 +1,141 @@
+//! A counter for each way in which a datagram can end, and how the counts are told: as a line and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+/// Counts by name, for the reasons of refusals and the kinds of errors. The names are few and fixed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Counts(BTreeMap<&'static str, u64>);
+
+impl Counts {
+    /// Counts one more of `name`.
+    pub fn add(&mut self, name: &'static str) {
+        *self.0.entry(name).or_default() += 1;
+    }
+
+    /// How many of all names.
+    pub fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+}
+
+/// Shows `3`, or `3 (EPERM 1, ENOBUFS 2)`.
+impl Display for Counts {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.total())?;
+        let mut before = " (";
+        for (name, count) in &self.0 {
+            write!(f, "{before}{name} {count}")?;
+            before = ", ";
+        }
+        if self.0.is_empty() { Ok(()) } else { f.write_str(")") }
+    }
+}
+
+/// What became of the datagrams of one endpoint.
+///
+/// Every datagram ends in exactly one way: `received` = `answered` + `refused` + `failed` + `unsent`
+/// (invariant 6, defended by `server::simulation` and `tests/program/services.rs`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Datagrams that came.
+    pub received: u64,
+    /// Their payloads, in bytes.
+    pub received_bytes: u64,
+    /// Replies that the system took.
+    pub answered: u64,
+    /// Their payloads, in bytes.
+    pub answered_bytes: u64,
+    /// Datagrams that were not answered on purpose, by reason.
+    pub refused: Counts,
+    /// Replies that the system would not send, by error.
+    pub failed: Counts,
+    /// Errors that the system reported instead of a datagram, by error. They stand outside the sum above.
+    pub receive_errors: Counts,
+    /// Replies that had to wait until the socket was writable, whatever became of them.
+    pub waited: u64,
+    /// The most replies that waited at one time.
+    pub waiting_peak: u64,
+    /// Replies that wait now; at the end, those that never left.
+    pub unsent: u64,
+}
+
+/// The tally of one endpoint, with what it belongs to.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointReport {
+    /// The name of its service.
+    pub service: &'static str,
+    /// The address that it is bound to.
+    pub address: SocketAddr,
+    /// What became of the datagrams that reached it.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// Datagrams that never reached it because the receive buffer was full; `None` where the system does not tell.
+    pub kernel_dropped: Option<u64>,
+}
+
+impl Display for EndpointReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { service, address, tally, kernel_dropped } = self;
+        write!(
+            f,
+            "{service} on {address}: received {} ({} bytes), answered {} ({} bytes), refused {}, failed {}",
+            tally.received, tally.received_bytes, tally.answered, tally.answered_bytes, tally.refused, tally.failed
+        )?;
+        if tally.receive_errors.total() > 0 {
+            write!(f, ", receive errors {}", tally.receive_errors)?;
+        }
+        if tally.waited > 0 {
+            write!(f, ", waited {} (at most {} at a time)", tally.waited, tally.waiting_peak)?;
+        }
+        write!(f, ", unsent {}", tally.unsent)?;
+        match kernel_dropped {
+            Some(count) => write!(f, ", dropped by the kernel {count}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a server did: `serve --json` prints it as it is serialized.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Counts up when a field changes its meaning or goes; new fields may come without.
+    pub schema: u32,
+    /// From the moment at which all services listened, in seconds.
+    pub seconds: f64,
+    /// One for each socket, in the order in which the services were named.
+    pub endpoints: Vec<EndpointReport>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_what_happened_and_leaves_out_what_did_not() {
+        let mut tally = Tally { received: 4, received_bytes: 40, answered: 1, answered_bytes: 16, ..Tally::default() };
+        tally.refused.add("own_port");
+        tally.failed.add("EPERM");
+        tally.failed.add("ENOBUFS");
+        let address = ([127, 0, 0, 1], 5000).into();
+        let mut report = EndpointReport { service: "hello", address, tally, kernel_dropped: Some(7) };
+        assert_eq!(
+            report.to_string(),
+            "hello on 127.0.0.1:5000: received 4 (40 bytes), answered 1 (16 bytes), refused 1 (own_port 1), \
+             failed 2 (ENOBUFS 1, EPERM 1), unsent 0, dropped by the kernel 7"
+        );
+        report.tally.waited = 3;
+        report.tally.waiting_peak = 2;
+        report.tally.receive_errors.add("ECONNREFUSED");
+        report.kernel_dropped = None;
+        assert!(
+            report
+                .to_string()
+                .ends_with(", receive errors 1 (ECONNREFUSED 1), waited 3 (at most 2 at a time), unsent 0")
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! Durations and sizes as they are written on a command line.
+
+use std::time::Duration;
+
+/// Reads `300ms`, `5s`, `1m30s` or `50us`; `0` needs no unit.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error} (write a duration as 300ms, 5s or 1m30s)"))
+}
+
+/// A [`duration`] that is not zero.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it must be longer than nothing".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+/// Reads a size in bytes, `4194304`, `4096k` or `4M`; k is 1,024 bytes, M 1,024 k. 1 byte to 1,023 M.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn size(text: &str) -> Result<usize, String> {
+    let size = scaled(text, 1024).filter(|size| (1..1 << 30).contains(size));
+    size.and_then(|size| size.try_into().ok()).ok_or_else(|| "write 1 to 1023M bytes, as 65536, 64k or 4M".to_owned())
+}
+
+/// Reads a count of at least 1, `1000`, `10k` or `2M`; k is 1,000, M 1,000 k.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn count(text: &str) -> Result<u64, String> {
+    scaled(text, 1000)
+        .filter(|count| *count > 0)
+        .ok_or_else(|| "write a whole number from 1, as 1000, 10k or 2M".to_owned())
+}
+
+fn scaled(text: &str, step: u64) -> Option<u64> {
+    let (digits, factor) = match text.as_bytes() {
+        [.., b'k' | b'K'] => (&text[..text.len() - 1], step),
+        [.., b'M'] => (&text[..text.len() - 1], step * step),
+        _ => (text, 1),
+    };
+    let digits = digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(digits)?;
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("50us"), Ok(Duration::from_micros(50)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        for wrong in ["", "5", "-1s", "1x", "1e400s", "s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn sizes_and_counts_have_scales() {
+        assert_eq!(size("4M"), Ok(4 << 20));
+        assert_eq!(size("64k"), Ok(65_536));
+        assert_eq!(count("10k"), Ok(10_000));
+        assert_eq!(count("2M"), Ok(2_000_000));
+        for wrong in ["", "k", "M", "0", "-1", "+1", "1.5k", "1G", "1 k", "é", "99999999999999999999"] {
+            assert!(size(wrong).is_err() && count(wrong).is_err(), "{wrong}");
+        }
+        assert!(size("1024M").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[-+0-9.a-zA-Zµ ]*") {
+            let _ = (duration(&text), size(&text), count(&text));
+        }
+    }
+}
