@@ -1,0 +1,322 @@
+//! Starts the program, talks to it, reads what it says, and stops it.
+//!
+//! Waits are for conditions; the time limit on each is only there to end a test that has failed.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// When a test gives up.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Leaves the test out when a tool is missing, and says so; fails instead where CI=true.
+macro_rules! needs {
+    ($($tool:expr),+) => {
+        for tool in [$($tool),+] {
+            if !$crate::harness::is_installed(tool) {
+                eprintln!("{}:{}: left out, it needs {tool}", file!(), line!());
+                return;
+            }
+        }
+    };
+}
+pub(crate) use needs;
+
+pub fn is_installed(tool: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file()));
+    assert!(found || std::env::var("CI").as_deref() != Ok("true"), "{tool} is not installed");
+    found
+}
+
+/// The program, not started yet.
+pub fn udpong(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_udpong"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command
+}
+
+/// Runs a command to its end with `input` on its standard input.
+pub fn run(command: &mut Command, input: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    // A command that ended early does not read its input.
+    let _ = child.stdin.take().expect("a pipe").write_all(input);
+    child.wait_with_output().expect("the output of a command")
+}
+
+/// Runs a Python program to its end; gives its standard output.
+pub fn python(program: &str, arguments: &[&str]) -> Vec<u8> {
+    let output = run(Command::new("python3").arg("-c").arg(program).args(arguments), b"");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Sends a signal, named as kill(1) does.
+pub fn signal(name: &str, process: u32) {
+    let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {process}")).status().expect("sh");
+    assert!(status.success(), "cannot send {name}");
+}
+
+/// Tries again and again until there is a result.
+pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(result) = condition() {
+            return result;
+        }
+        assert!(start.elapsed() < LIMIT, "gave up waiting until {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A running `udpong serve`, which ends with the test.
+pub struct Server {
+    child: Child,
+    log: Log,
+    addresses: Vec<SocketAddr>,
+}
+
+/// What a server left behind.
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub log: Vec<String>,
+}
+
+impl Finished {
+    /// The report of `--json`, which must be all that stands on stdout.
+    pub fn report(&self) -> Value {
+        assert_eq!(self.stdout.lines().count(), 1, "stdout: {:?}", self.stdout);
+        serde_json::from_str(&self.stdout).expect("JSON on stdout")
+    }
+
+    /// The report of the only endpoint, whose counts must add up.
+    pub fn endpoint(&self) -> Endpoint {
+        let report = self.report();
+        let endpoints = report["endpoints"].as_array().expect("endpoints");
+        assert_eq!(endpoints.len(), 1);
+        Endpoint::new(endpoints[0].clone())
+    }
+}
+
+/// The report of one endpoint.
+#[derive(Debug)]
+pub struct Endpoint(Value);
+
+impl Endpoint {
+    /// Checks that the counts add up (invariant 6).
+    pub fn new(report: Value) -> Self {
+        let endpoint = Self(report);
+        let ends =
+            endpoint.get("answered") + endpoint.total("refused") + endpoint.total("failed") + endpoint.get("unsent");
+        assert_eq!(endpoint.get("received"), ends, "{endpoint:?}");
+        endpoint
+    }
+
+    pub fn get(&self, field: &str) -> u64 {
+        self.0[field].as_u64().unwrap_or_else(|| panic!("no count {field} in {self:?}"))
+    }
+
+    /// The count of one reason or kind; 0 where it is not named.
+    pub fn count(&self, field: &str, name: &str) -> u64 {
+        self.0[field].get(name).map_or(0, |count| count.as_u64().expect("a count"))
+    }
+
+    pub fn total(&self, field: &str) -> u64 {
+        let counts = self.0[field].as_object().unwrap_or_else(|| panic!("no counts {field} in {self:?}"));
+        counts.values().map(|count| count.as_u64().expect("a count")).sum()
+    }
+}
+
+impl Server {
+    /// Starts `udpong serve` with one service on one address.
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_many(1, arguments)
+    }
+
+    /// Starts `udpong serve` and waits until it listens on so many addresses.
+    pub fn start_many(sockets: usize, arguments: &[&str]) -> Self {
+        let mut command = udpong(&["serve"]);
+        command.args(arguments);
+        Self::spawn(sockets, &mut command)
+    }
+
+    /// Starts a command that ends in `udpong serve …`, and waits until it listens on so many addresses.
+    pub fn spawn(sockets: usize, command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let log = Log::read(child.stderr.take().expect("a pipe"));
+        let mut server = Self { child, log, addresses: Vec::new() };
+        for _ in 0..sockets {
+            let line = server.wait_for_line("Server is listening on ", server.addresses.len());
+            let address =
+                line.split("listening on ").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
+            server.addresses.push(address.parse().expect("an address"));
+        }
+        server
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The log line that holds `text`, not counting the first `skip` of them; waits for it.
+    pub fn wait_for_line(&mut self, text: &str, skip: usize) -> String {
+        let find = |lines: &[String]| lines.iter().filter(|line| line.contains(text)).nth(skip).cloned();
+        self.log.wait(|lines, ended| {
+            let line = find(lines);
+            assert!(line.is_some() || !ended, "the log ended without {text:?}: {lines:#?}");
+            line
+        })
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lines()
+    }
+
+    /// Stops it with Ctrl+C and waits for its end.
+    pub fn stop(self) -> Finished {
+        signal("INT", self.id());
+        self.finish()
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Finished {
+        let status = wait_until("the server has ended", || self.child.try_wait().expect("the state of a child"));
+        let mut stdout = String::new();
+        self.child.stdout.take().expect("a pipe").read_to_string(&mut stdout).expect("text on stdout");
+        Finished { status, stdout, log: self.log.all() }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a child writes, line by line.
+struct Log {
+    state: Arc<(Mutex<(Vec<String>, bool)>, Condvar)>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Log {
+    fn read(from: ChildStderr) -> Self {
+        let state = Arc::new((Mutex::new((Vec::new(), false)), Condvar::new()));
+        let shared = Arc::clone(&state);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(from).lines() {
+                shared.0.lock().expect("the log").0.push(line.expect("UTF-8 in the log"));
+                shared.1.notify_all();
+            }
+            shared.0.lock().expect("the log").1 = true;
+            shared.1.notify_all();
+        });
+        Self { state, reader: Some(reader) }
+    }
+
+    fn wait<T>(&self, mut condition: impl FnMut(&[String], bool) -> Option<T>) -> T {
+        let start = Instant::now();
+        let mut state = self.state.0.lock().expect("the log");
+        loop {
+            if let Some(result) = condition(&state.0, state.1) {
+                return result;
+            }
+            assert!(start.elapsed() < LIMIT, "gave up waiting for the log: {:#?}", state.0);
+            state = self.state.1.wait_timeout(state, LIMIT).expect("the log").0;
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.state.0.lock().expect("the log").0.clone()
+    }
+
+    fn all(&mut self) -> Vec<String> {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the log's reader");
+        }
+        self.lines()
+    }
+}
+
+/// A client's socket on a free port, which gives up after the [`LIMIT`].
+pub fn client(server: SocketAddr) -> UdpSocket {
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).expect("a free port");
+    socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    socket.connect(reachable(server)).expect("a connected socket");
+    socket
+}
+
+/// Where a client reaches a server that listens on every address.
+pub fn reachable(mut server: SocketAddr) -> SocketAddr {
+    if server.ip().is_unspecified() {
+        server.set_ip(if server.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    server
+}
+
+/// Sends one datagram and waits for one.
+pub fn ask(socket: &UdpSocket, message: &[u8]) -> Vec<u8> {
+    socket.send(message).expect("sent");
+    receive(socket)
+}
+
+/// Waits for one datagram.
+pub fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut answer = vec![0; 65_535];
+    let length = socket.recv(&mut answer).expect("an answer");
+    answer.truncate(length);
+    answer
+}
+
+/// Runs the rest of a test in a network namespace of its own, as root there, with lo up.
+///
+/// Called first thing in a test with the test's full name: outside a namespace it runs this very test again inside
+/// one, checks that it passed, and returns false.
+pub fn in_namespace(test: &str) -> bool {
+    const INSIDE: &str = "UDPONG_TEST_NAMESPACE";
+    if std::env::var_os(INSIDE).is_some() {
+        let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip");
+        assert!(status.success(), "cannot set lo up");
+        return true;
+    }
+    let allowed = Command::new("unshare").args(["-rn", "true"]).output().is_ok_and(|output| output.status.success());
+    if !allowed {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "network namespaces are not allowed");
+        eprintln!("{test}: left out, it needs network namespaces");
+        return false;
+    }
+    let this = std::env::current_exe().expect("the test program");
+    let mut command = Command::new("unshare");
+    command.arg("-rn").arg(this).args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
+    let output = run(&mut command, b"");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{test} in a namespace: {said}");
+    false
+}

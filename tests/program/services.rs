@@ -1,0 +1,88 @@
+//! What is served: every service, moved addresses, several at once, any bytes of any length, and the tally of it.
+
+use std::time::Duration;
+
+use crate::harness::{Endpoint, Server, ask, client, receive};
+
+#[test]
+fn every_service_answers_as_it_says() {
+    let mut server = Server::start_many(
+        5,
+        &["hello@127.0.0.1:0", "echo@127.0.0.1:0", "fixed@:0", "ack@:0", "reply=<{}> {{}}@127.0.0.1:0", "--json"],
+    );
+    let expected: [&[u8]; 5] = [b"Hello hi", b"hi", b"Hello UDP Client", b"Server acknowledges: hi", b"<hi> {}"];
+    for (address, expected) in server.addresses().iter().zip(expected) {
+        assert_eq!(ask(&client(*address), b"hi"), expected);
+    }
+    let from = server.wait_for_line("Received message from ", 0);
+    assert!(from.contains(": hi (2 bytes)"), "{from}");
+    let to = server.wait_for_line("Sent response to ", 0);
+    assert!(to.contains(": Hello hi (8 bytes)"), "{to}");
+    assert!(server.log()[0].contains(&format!("Server is listening on {} (hello)", server.address())));
+    let finished = server.stop();
+    assert!(finished.status.success());
+    for endpoint in finished.report()["endpoints"].as_array().expect("endpoints") {
+        let endpoint = Endpoint::new(endpoint.clone());
+        assert_eq!((endpoint.get("received"), endpoint.get("received_bytes"), endpoint.get("answered")), (1, 2, 1));
+    }
+}
+
+#[test]
+fn discard_answers_nothing_and_counts_it() {
+    let mut server = Server::start(&["discard@127.0.0.1:0", "--json"]);
+    let socket = client(server.address());
+    socket.send(b"nothing").expect("sent");
+    server.wait_for_line("Received message", 0);
+    let endpoint = server.stop().endpoint();
+    assert_eq!((endpoint.get("answered"), endpoint.count("refused", "discard")), (0, 1));
+    socket.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+    assert!(socket.recv(&mut [0; 10]).is_err());
+}
+
+#[test]
+fn datagrams_of_every_length_come_back_whole() {
+    for address in ["echo@127.0.0.1:0", "echo@[::1]:0", "echo@[::]:0"] {
+        let server = Server::start(&[address, "-q", "--json"]);
+        let socket = client(server.address());
+        let bytes: Vec<u8> = (0..65_507_u32).map(|i| (i * 31 % 251) as u8).collect();
+        for length in [0, 1, 2, 1471, 1472, 1473, 8192, 65_506, 65_507] {
+            assert_eq!(ask(&socket, &bytes[..length]), &bytes[..length]);
+        }
+        assert_eq!(server.stop().endpoint().get("answered"), 9);
+    }
+}
+
+#[test]
+fn a_reply_that_is_too_long_is_lost_alone() {
+    let mut server = Server::start(&["hello@127.0.0.1:0", "--json"]);
+    let socket = client(server.address());
+    socket.send(&[b'x'; 65_507]).expect("sent");
+    assert_eq!(ask(&socket, b"next"), b"Hello next");
+    server.wait_for_line("Cannot send 65513 bytes to ", 0);
+    let endpoint = server.stop().endpoint();
+    assert_eq!((endpoint.get("answered"), endpoint.count("failed", "EMSGSIZE")), (1, 1));
+}
+
+#[test]
+fn a_dual_stack_socket_answers_both_families() {
+    let server = Server::start(&["hello@[::]:0"]);
+    for ip in ["127.0.0.1", "[::1]"] {
+        let address = format!("{ip}:{}", server.address().port()).parse().expect("an address");
+        assert_eq!(ask(&client(address), b"you"), b"Hello you");
+    }
+}
+
+#[test]
+fn answers_keep_the_order_of_their_messages() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let socket = client(server.address());
+    for round in 0..20 {
+        let message = |i: u32| format!("{round}/{i}").into_bytes();
+        for i in 0..100 {
+            socket.send(&message(i)).expect("sent");
+        }
+        for i in 0..100 {
+            assert_eq!(receive(&socket), message(i));
+        }
+    }
+}
