@@ -221,39 +221,46 @@ impl Drop for Server {
 
 /// What a child writes, line by line.
 struct Log {
-    state: Arc<(Mutex<(Vec<String>, bool)>, Condvar)>,
+    written: Arc<Written>,
     reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Written {
+    /// The lines so far, and whether there will be no more.
+    lines: Mutex<(Vec<String>, bool)>,
+    changed: Condvar,
 }
 
 impl Log {
     fn read(from: ChildStderr) -> Self {
-        let state = Arc::new((Mutex::new((Vec::new(), false)), Condvar::new()));
-        let shared = Arc::clone(&state);
+        let written = Arc::new(Written::default());
+        let shared = Arc::clone(&written);
         let reader = thread::spawn(move || {
             for line in BufReader::new(from).lines() {
-                shared.0.lock().expect("the log").0.push(line.expect("UTF-8 in the log"));
-                shared.1.notify_all();
+                shared.lines.lock().expect("the log").0.push(line.expect("UTF-8 in the log"));
+                shared.changed.notify_all();
             }
-            shared.0.lock().expect("the log").1 = true;
-            shared.1.notify_all();
+            shared.lines.lock().expect("the log").1 = true;
+            shared.changed.notify_all();
         });
-        Self { state, reader: Some(reader) }
+        Self { written, reader: Some(reader) }
     }
 
     fn wait<T>(&self, mut condition: impl FnMut(&[String], bool) -> Option<T>) -> T {
         let start = Instant::now();
-        let mut state = self.state.0.lock().expect("the log");
+        let mut lines = self.written.lines.lock().expect("the log");
         loop {
-            if let Some(result) = condition(&state.0, state.1) {
+            if let Some(result) = condition(&lines.0, lines.1) {
                 return result;
             }
-            assert!(start.elapsed() < LIMIT, "gave up waiting for the log: {:#?}", state.0);
-            state = self.state.1.wait_timeout(state, LIMIT).expect("the log").0;
+            assert!(start.elapsed() < LIMIT, "gave up waiting for the log: {:#?}", lines.0);
+            lines = self.written.changed.wait_timeout(lines, LIMIT).expect("the log").0;
         }
     }
 
     fn lines(&self) -> Vec<String> {
-        self.state.0.lock().expect("the log").0.clone()
+        self.written.lines.lock().expect("the log").0.clone()
     }
 
     fn all(&mut self) -> Vec<String> {
