@@ -10,6 +10,9 @@ mod service;
 mod shutdown;
 mod tally;
 
+#[cfg(test)]
+mod simulation;
+
 use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};

@@ -1,0 +1,320 @@
+//! The real [`Endpoint`] over a scripted socket: proptest makes up the network, and every invariant is checked
+//! after every step.
+//!
+//! The script is as mean as edge-triggered polling allows: it reports a readable edge only when a datagram meets
+//! an empty socket, and a writable edge only when room comes back after a send would have blocked.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::Interest;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::endpoint::{Endpoint, Shared};
+use super::guard::Guard;
+use crate::net::{Inbox, Outbox, Outgoing, Received, Sent, Transport};
+
+/// A socket and the network behind it.
+#[derive(Debug, Default)]
+struct Script {
+    /// Datagrams that nobody has read, with the numbers that they carry.
+    arrived: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// Everything that left, in order.
+    wire: Vec<Vec<u8>>,
+    /// How many datagrams the network takes before a send would block.
+    room: usize,
+    /// How many messages the next receives bring at the most.
+    batch: usize,
+    /// Whether datagrams of one source and size come as one message.
+    coalesce: bool,
+    /// Errors that the next receives report, and the next sends.
+    receive_errors: VecDeque<i32>,
+    send_errors: VecDeque<i32>,
+    readable_edge: bool,
+    writable_edge: bool,
+    /// Replies that were told to wait.
+    owed: usize,
+    /// A send would have blocked, and no edge was reported since.
+    blocked: bool,
+    receives: usize,
+}
+
+impl Script {
+    fn arrive(&mut self, source: SocketAddr, payload: Vec<u8>) {
+        self.readable_edge |= self.arrived.is_empty();
+        self.arrived.push_back((source, payload));
+    }
+
+    fn drain(&mut self, room: usize) {
+        self.writable_edge |= self.blocked && room > 0;
+        self.room += room;
+    }
+
+    /// Takes the next message off the queue: one datagram, or several of one source and size.
+    fn next_message(&mut self) -> Option<(SocketAddr, usize, Vec<u8>)> {
+        let (source, mut bytes) = self.arrived.pop_front()?;
+        let segment = bytes.len();
+        while self.coalesce
+            && segment > 0
+            && self.arrived.front().is_some_and(|next| next.0 == source && next.1.len() == segment)
+        {
+            bytes.extend(self.arrived.pop_front().into_iter().flat_map(|next| next.1));
+        }
+        Some((source, segment, bytes))
+    }
+}
+
+impl Transport for Script {
+    fn receive(&mut self, inbox: &mut Inbox) -> Received {
+        assert_eq!(self.owed, 0, "read while replies waited (invariant 3)");
+        self.receives += 1;
+        inbox.clear();
+        for _ in 0..self.batch {
+            let Some(room) = inbox.room() else { return Received::More };
+            let Some((source, segment, bytes)) = self.next_message() else { return Received::Drained };
+            room[..bytes.len()].copy_from_slice(&bytes);
+            inbox.keep(bytes.len(), segment, source, None);
+            if let Some(error) = self.receive_errors.pop_front() {
+                return Received::Failed(io::Error::from_raw_os_error(error));
+            }
+        }
+        Received::More
+    }
+
+    fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent {
+        self.owed = 0;
+        for (count, datagram) in datagrams.iter().enumerate() {
+            if let Some(error) = self.send_errors.pop_front() {
+                return Sent { count, error: Some(io::Error::from_raw_os_error(error)) };
+            }
+            if self.room == 0 {
+                self.owed = datagrams.len() - count;
+                self.blocked = true;
+                return Sent { count, error: Some(io::ErrorKind::WouldBlock.into()) };
+            }
+            self.room -= 1;
+            self.wire.push(datagram.parts.concat());
+        }
+        Sent { count: datagrams.len(), error: None }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Datagrams arrive, from these ports and with so much padding.
+    Arrive(Vec<(u16, usize)>),
+    /// The network takes so many datagrams more.
+    Drain(usize),
+    /// The loop polls, and the endpoint hears of the edges.
+    Poll,
+    /// The endpoint gets a turn, if it wants one.
+    Turn,
+    /// Receives bring so many messages from now on, coalesced or not.
+    Batch(usize, bool),
+    ReceiveErrors(Vec<i32>),
+    SendErrors(Vec<i32>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Ports 0 and 53 are refused.
+    let port = prop_oneof![Just(0), Just(53), 4000..4003_u16];
+    let lost = || {
+        prop_oneof![
+            Just(libc::ENOBUFS),
+            Just(libc::EPERM),
+            Just(libc::EMSGSIZE),
+            Just(libc::EINVAL),
+            Just(libc::ENETUNREACH),
+            Just(libc::ECONNREFUSED),
+        ]
+    };
+    prop_oneof![
+        3 => vec((port, prop_oneof![Just(0), 0..50_usize]), 1..100).prop_map(Step::Arrive),
+        3 => (0..80_usize).prop_map(Step::Drain),
+        4 => Just(Step::Poll),
+        6 => Just(Step::Turn),
+        1 => (1..80_usize, any::<bool>()).prop_map(|(size, coalesce)| Step::Batch(size, coalesce)),
+        1 => vec(lost(), 1..4).prop_map(Step::ReceiveErrors),
+        1 => vec(lost(), 1..4).prop_map(Step::SendErrors),
+    ]
+}
+
+struct Simulation {
+    endpoint: Endpoint<Script>,
+    shared: Shared,
+    now: Instant,
+    arrived: u64,
+}
+
+impl Simulation {
+    fn new(room: usize) -> Self {
+        let script = Script { room, batch: 64, ..Script::default() };
+        let template = "Hello {}".parse().expect("a template");
+        Self {
+            endpoint: Endpoint::new(script, ([127, 0, 0, 1], 5000).into(), "hello", Some(template)),
+            shared: Shared { inbox: Inbox::new(), outbox: Outbox::default(), guard: Guard::new(vec![5000], false) },
+            now: Instant::now(),
+            arrived: 0,
+        }
+    }
+
+    fn script(&mut self) -> &mut Script {
+        self.endpoint.socket_mut()
+    }
+
+    fn arrive(&mut self, port: u16, padding: usize) {
+        let payload = format!("{:08}{}", self.arrived, "x".repeat(padding)).into_bytes();
+        self.arrived += 1;
+        self.script().arrive(([192, 0, 2, 1], port).into(), payload);
+    }
+
+    fn poll(&mut self) {
+        if std::mem::take(&mut self.script().readable_edge) {
+            self.endpoint.readable();
+        }
+        if std::mem::take(&mut self.script().writable_edge) {
+            self.script().blocked = false;
+            self.endpoint.writable();
+        }
+    }
+
+    fn turn(&mut self) {
+        if self.endpoint.wants_turn() {
+            let before = self.script().receives;
+            self.endpoint.take_turn(self.now, &mut self.shared).expect("no datagram ends the loop (invariant 2)");
+            assert!(self.script().receives <= before + 1, "a turn received twice (invariant 5)");
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Arrive(datagrams) => datagrams.into_iter().for_each(|(port, padding)| self.arrive(port, padding)),
+            Step::Drain(room) => self.script().drain(room),
+            Step::Poll => self.poll(),
+            Step::Turn => self.turn(),
+            Step::Batch(batch, coalesce) => {
+                self.script().batch = batch;
+                self.script().coalesce = coalesce;
+            }
+            Step::ReceiveErrors(errors) => self.script().receive_errors = errors.into(),
+            Step::SendErrors(errors) => self.script().send_errors = errors.into(),
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let (endpoint, script, tally) = (&self.endpoint, self.endpoint.socket(), self.endpoint.tally());
+        let waiting = tally.unsent > 0;
+        if !script.arrived.is_empty() && !script.readable_edge && !waiting {
+            assert!(endpoint.wants_turn(), "nothing would bring the backlog back (invariant 1)");
+        }
+        assert_eq!(endpoint.interest() != Interest::READABLE, waiting, "WRITABLE (invariant 4)");
+        if waiting {
+            assert_eq!(endpoint.wants_turn(), !script.blocked, "replies are sent when they can be (invariant 4)");
+        }
+        assert!(script.wire.is_sorted_by(|a, b| number(a) < number(b)), "the order of replies (invariant 4)");
+        assert_eq!(script.wire.len() as u64, tally.answered);
+        assert_eq!(self.arrived - script.arrived.len() as u64, tally.received);
+        let ends = tally.answered + tally.refused.total() + tally.failed.total() + tally.unsent;
+        assert_eq!(tally.received, ends, "the sum (invariant 6)");
+    }
+
+    /// The network recovers, and everything that was owed leaves.
+    fn settle(&mut self) {
+        self.script().drain(usize::MAX / 2);
+        for _ in 0..10_000 {
+            self.poll();
+            if !self.endpoint.wants_turn() {
+                break;
+            }
+            self.turn();
+            self.check();
+        }
+        assert!(self.script().arrived.is_empty(), "unread datagrams are left");
+        assert_eq!(self.endpoint.tally().unsent, 0);
+        assert_eq!(self.endpoint.tally().received, self.arrived);
+    }
+}
+
+/// The number that a greeting carries.
+fn number(reply: &[u8]) -> u64 {
+    let digits = reply.get(6..14).and_then(|digits| std::str::from_utf8(digits).ok());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no greeting: {reply:?}"))
+}
+
+proptest! {
+    /// Invariants 1 to 6.
+    #[test]
+    fn no_network_breaks_an_invariant(room in 0..200_usize, steps in vec(step(), 1..100)) {
+        let mut simulation = Simulation::new(room);
+        for step in steps {
+            simulation.take(step);
+        }
+        simulation.settle();
+    }
+
+    #[test]
+    fn after_the_end_was_announced_a_flood_does_not_delay_it(room in 0..100_usize, flood in 1..200_usize) {
+        let mut simulation = Simulation::new(room);
+        (0..300).for_each(|_| simulation.arrive(4000, 0));
+        simulation.endpoint.finish(300 * 832);
+        for _ in 0..100 {
+            (0..flood).for_each(|_| simulation.arrive(4000, 0));
+            simulation.script().drain(flood);
+            simulation.poll();
+            simulation.turn();
+        }
+        simulation.script().drain(10_000);
+        for _ in 0..20 {
+            simulation.poll();
+            simulation.turn();
+        }
+        prop_assert!(simulation.endpoint.is_settled());
+        prop_assert!((300..800).contains(&simulation.endpoint.tally().answered));
+        simulation.arrive(4000, 0);
+        simulation.poll();
+        prop_assert!(simulation.endpoint.is_settled(), "a late datagram delays the end");
+    }
+}
+
+/// Invariant 2, the exception: trying again would spin.
+#[test]
+fn a_broken_socket_ends_the_loop_and_its_replies_are_counted() {
+    let mut simulation = Simulation::new(100);
+    (0..10).for_each(|_| simulation.arrive(4000, 0));
+    simulation.script().send_errors = [libc::EPERM, libc::EBADF].into();
+    simulation.poll();
+    let error = simulation.endpoint.take_turn(simulation.now, &mut simulation.shared).expect_err("broken");
+    assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    let tally = simulation.endpoint.tally();
+    assert_eq!((tally.received, tally.failed.total(), tally.unsent), (10, 1, 9));
+}
+
+#[test]
+fn receives_that_always_fail_end_the_loop_and_others_do_not() {
+    struct Failing(u32);
+    impl Transport for Failing {
+        fn receive(&mut self, inbox: &mut Inbox) -> Received {
+            inbox.clear();
+            self.0 += 1;
+            if self.0 == 90 {
+                inbox.keep(0, 0, ([192, 0, 2, 1], 4000).into(), None);
+            }
+            Received::Failed(io::Error::from_raw_os_error(libc::EIO))
+        }
+
+        fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent {
+            Sent { count: datagrams.len(), error: None }
+        }
+    }
+
+    let Simulation { mut shared, now, .. } = Simulation::new(0);
+    let mut endpoint = Endpoint::new(Failing(0), ([127, 0, 0, 1], 5000).into(), "discard", None);
+    endpoint.readable();
+    let turns = (1..).find(|_| endpoint.take_turn(now, &mut shared).is_err());
+    assert_eq!(turns, Some(189), "a datagram starts the count again");
+    assert_eq!(endpoint.tally().receive_errors.total(), 189);
+}
