@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
+use udpong::net::Io;
 
 use crate::units;
 
@@ -76,9 +77,31 @@ pub struct Serve {
     #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Sockets")]
     pub send_buffer: Option<usize>,
 
+    /// How datagrams are moved: auto, portable (one a system call) or segmented (Linux)
+    #[arg(long, value_name = "WAY", default_value = "auto", hide_possible_values = true, help_heading = "Sockets")]
+    pub io: IoArgument,
+
     /// Answer sources whose port is a service's, too (two such servers can answer each other for ever)
     #[arg(long, help_heading = "Sockets")]
     pub no_guard: bool,
+}
+
+/// The ways that `--io` knows.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum IoArgument {
+    Auto,
+    Portable,
+    Segmented,
+}
+
+impl From<IoArgument> for Io {
+    fn from(argument: IoArgument) -> Self {
+        match argument {
+            IoArgument::Auto => Self::Auto,
+            IoArgument::Portable => Self::Portable,
+            IoArgument::Segmented => Self::Segmented,
+        }
+    }
 }
 
 const SERVE_EXAMPLES: &str = "\

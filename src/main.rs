@@ -64,6 +64,7 @@ fn options(asked: &Serve) -> Options {
         stats: asked.stats,
         grace: asked.grace,
         no_guard: asked.no_guard,
+        io: asked.io.into(),
     }
 }
 

@@ -207,6 +207,7 @@ impl<S: Transport> Endpoint<S> {
                 Err(refusal) => self.refuse(&datagram, refusal, now),
             }
         }
+        self.socket.arrange(&mut replies);
         let done = self.send(&replies, now);
         replies[done..].iter().for_each(|reply| self.queue.push(reply));
         self.tally.waited += self.queue.len() as u64;
@@ -286,8 +287,8 @@ impl<S: Transport> Endpoint<S> {
                 // Not ENOBUFS either: the socket stays writable then, so waiting for an event would hang, and
                 // trying again would spin.
                 Some(error) => {
-                    self.fail(&replies[done], &error, now);
-                    done += 1;
+                    replies[done..done + sent.lost].iter().for_each(|reply| self.fail(reply, &error, now));
+                    done += sent.lost;
                 }
             }
         }

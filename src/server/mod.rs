@@ -26,8 +26,8 @@ pub use service::{Service, ServiceError};
 pub use shutdown::Shutdown;
 pub use tally::{Counts, EndpointReport, Report, Tally};
 
-use crate::net::Socket;
 use crate::net::bind::{BufferSizes, bind};
+use crate::net::{Io, Socket};
 use endpoint::Endpoint;
 use event_loop::{EventLoop, Schedule};
 use guard::Guard;
@@ -50,6 +50,8 @@ pub struct Options {
     pub grace: Duration,
     /// Whether sources are answered whose port belongs to a service, ours or a well-known one.
     pub no_guard: bool,
+    /// Which datapath moves the datagrams.
+    pub io: Io,
 }
 
 impl Default for Options {
@@ -62,6 +64,7 @@ impl Default for Options {
             stats: None,
             grace: Duration::from_millis(500),
             no_guard: false,
+            io: Io::Auto,
         }
     }
 }
@@ -279,8 +282,10 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
             log!(level, "The {name} buffer on {address} holds {given} bytes, not {wanted}: the system sets a limit");
         }
     }
-    if address.ip().is_unspecified() {
+    let socket = Socket::new(socket, options.io)?;
+    debug!("Datagrams on {address} move in this way: {}", socket.describe());
+    if !socket.knows_local_address() && address.ip().is_unspecified() {
         debug!("Replies from {address} leave from an address that the system chooses");
     }
-    Ok((Socket::new(socket), address))
+    Ok((socket, address))
 }
