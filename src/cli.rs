@@ -1,5 +1,7 @@
 //! What can be asked for on the command line. No behaviour.
 
+use std::num::NonZeroUsize;
+use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -78,12 +80,31 @@ pub struct Serve {
     pub send_buffer: Option<usize>,
 
     /// How datagrams are moved: auto, portable (one a system call) or segmented (Linux)
-    #[arg(long, value_name = "WAY", default_value = "auto", hide_possible_values = true, help_heading = "Sockets")]
+    #[arg(long, value_name = "WAY", default_value = "auto", hide_possible_values = true, help_heading = "Speed")]
     pub io: IoArgument,
+
+    /// So many loops, each in a thread; auto is one a core
+    #[arg(long, value_name = "N", value_parser = workers, default_value = "1", help_heading = "Speed")]
+    pub workers: NonZeroUsize,
+
+    /// After work, poll for so long before sleeping: quicker answers for a busy core
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "0", help_heading = "Speed")]
+    pub spin: Duration,
 
     /// Answer sources whose port is a service's, too (two such servers can answer each other for ever)
     #[arg(long, help_heading = "Sockets")]
     pub no_guard: bool,
+}
+
+fn workers(text: &str) -> Result<NonZeroUsize, String> {
+    match text {
+        "auto" => Ok(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
+        _ => text
+            .parse()
+            .ok()
+            .filter(|n: &NonZeroUsize| n.get() <= 1024)
+            .ok_or_else(|| "write auto, or 1 to 1024".to_owned()),
+    }
 }
 
 /// The ways that `--io` knows.

@@ -65,6 +65,8 @@ fn options(asked: &Serve) -> Options {
         grace: asked.grace,
         no_guard: asked.no_guard,
         io: asked.io.into(),
+        workers: asked.workers,
+        spin: asked.spin,
     }
 }
 

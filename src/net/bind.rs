@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::BUFFER_SIZE_FACTOR;
+use super::{BUFFER_SIZE_FACTOR, set_reuse_port};
 
 /// How large the kernel's buffers for a socket should be, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +16,18 @@ pub struct BufferSizes {
     pub send: usize,
 }
 
+/// Whether other sockets may be bound to the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The port is the socket's alone: a second one on the same address is refused.
+    Own,
+    /// The system spreads the peers over all sockets of this user that share the port (`SO_REUSEPORT`).
+    Shared,
+}
+
 /// Binds a non-blocking UDP socket to `address` and asks for buffers; says how large they really are.
 ///
-/// The port is the socket's alone: a second one on the same address is refused. An unspecified IPv6 address
+/// An unspecified IPv6 address
 /// takes IPv4 peers too, whatever the system's default is.
 ///
 /// The system cuts buffer sizes to its limit without an error (`net.core.rmem_max` and `wmem_max` on Linux).
@@ -26,7 +35,7 @@ pub struct BufferSizes {
 /// # Errors
 ///
 /// What socket(2), setsockopt(2) and bind(2) report.
-pub fn bind(address: SocketAddr, wanted: BufferSizes) -> io::Result<(UdpSocket, BufferSizes)> {
+pub fn bind(address: SocketAddr, wanted: BufferSizes, port: Port) -> io::Result<(UdpSocket, BufferSizes)> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
@@ -35,6 +44,9 @@ pub fn bind(address: SocketAddr, wanted: BufferSizes) -> io::Result<(UdpSocket, 
     // Some systems refuse what is over their limit instead of cutting it: the default then stays.
     let _ = socket.set_recv_buffer_size(wanted.receive);
     let _ = socket.set_send_buffer_size(wanted.send);
+    if port == Port::Shared {
+        set_reuse_port(&socket)?;
+    }
     socket.bind(&address.into())?;
     let given = BufferSizes {
         receive: socket.recv_buffer_size()? / BUFFER_SIZE_FACTOR,

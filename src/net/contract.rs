@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::bind::{BufferSizes, bind};
+use super::bind::{BufferSizes, Port, bind};
 use super::inbox::SLOTS;
 use super::{Inbox, Io, LONGEST_PAYLOAD, Outgoing, Received, Socket, Transport};
 
@@ -16,7 +16,7 @@ fn with_each(check: impl Fn(Io)) {
 
 fn socket(address: &str, io: Io) -> Socket {
     let sizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
-    let (socket, _) = bind(address.parse().expect("an address"), sizes).expect("a free port");
+    let (socket, _) = bind(address.parse().expect("an address"), sizes, Port::Own).expect("a free port");
     Socket::new(socket, io).expect("a socket")
 }
 
@@ -178,7 +178,7 @@ fn a_socket_bound_to_one_address_is_not_told_what_it_knows() {
 fn what_the_kernel_drops_is_counted() {
     with_each(|io| {
         let sizes = BufferSizes { receive: 4096, send: 4096 };
-        let (bound, _) = bind("127.0.0.1:0".parse().expect("an address"), sizes).expect("a free port");
+        let (bound, _) = bind("127.0.0.1:0".parse().expect("an address"), sizes, Port::Own).expect("a free port");
         let mut socket = Socket::new(bound, io).expect("a socket");
         let peer = peer(&socket, "127.0.0.1");
         (0..1000).for_each(|_| assert_eq!(peer.send(b"too many").expect("sent"), 8));

@@ -20,6 +20,9 @@ const STRIDE: usize = 1025 * 64;
 /// when every message is of the largest size.
 pub(crate) const SLOTS: usize = 48;
 
+/// Less than Linux charges a receive buffer for the smallest message, in bytes (832 on Linux 6.18).
+const SMALLEST_CHARGE: usize = 512;
+
 /// Reusable memory for received datagrams: slots for whole messages, whose pages become resident only as far as
 /// messages have filled them.
 #[derive(Debug)]
@@ -47,6 +50,11 @@ impl Inbox {
     /// The datagrams in the order of their arrival.
     pub fn datagrams(&self) -> Datagrams<'_> {
         Datagrams { messages: self.messages.iter().zip(self.arena.chunks(STRIDE)), rest: None }
+    }
+
+    /// What the messages took up in the kernel's receive buffer at the least, in bytes as the kernel charges them.
+    pub fn charge(&self) -> usize {
+        self.messages.iter().map(|message| SMALLEST_CHARGE + message.length).sum()
     }
 
     /// Forgets what came before.

@@ -53,6 +53,16 @@ pub const LONGEST_PAYLOAD: usize = 65_507;
 /// (socket(7), `SO_RCVBUF`).
 pub(crate) const BUFFER_SIZE_FACTOR: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
 
+/// Lets the system spread peers over several sockets on one port.
+#[cfg(unix)]
+fn set_reuse_port(socket: &socket2::Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
+}
+#[cfg(not(unix))]
+fn set_reuse_port(_: &socket2::Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// A datagram that came, borrowed from the [`Inbox`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
