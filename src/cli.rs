@@ -91,8 +91,12 @@ pub struct Serve {
     #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "0", help_heading = "Speed")]
     pub spin: Duration,
 
-    /// Answer sources whose port is a service's, too (two such servers can answer each other for ever)
-    #[arg(long, help_heading = "Sockets")]
+    /// Replies a second to one address, other than loopback; 0 is any number
+    #[arg(long, value_name = "N", value_parser = units::rate, default_value = "1000", help_heading = "Safety")]
+    pub rate_limit: u32,
+
+    /// Answer whoever can be answered: service ports, short questions, any number of them
+    #[arg(long, help_heading = "Safety")]
     pub no_guard: bool,
 }
 

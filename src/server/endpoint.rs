@@ -203,7 +203,7 @@ impl<S: Transport> Endpoint<S> {
         for datagram in inbox.datagrams() {
             self.receive_errors = 0;
             self.count(&datagram, logged);
-            match verdict(template.as_ref(), guard, &datagram) {
+            match reply_to(&datagram, template.as_ref(), guard, now) {
                 Ok(reply) => replies.push(reply),
                 Err(refusal) => self.refuse(&datagram, refusal, now),
             }
@@ -302,14 +302,16 @@ impl<S: Transport> Endpoint<S> {
     }
 }
 
-fn verdict<'a>(
+fn reply_to<'a>(
+    datagram: &Datagram<'a>,
     template: Option<&'a ReplyTemplate>,
     guard: &Guard,
-    datagram: &Datagram<'a>,
+    now: Instant,
 ) -> Result<Outgoing<'a>, Refusal> {
     let template = template.ok_or(Refusal::Discard)?;
-    guard.check(datagram.source)?;
-    Ok(Outgoing { to: datagram.source, from: datagram.local, parts: template.reply(datagram.payload) })
+    let reply = Outgoing { to: datagram.source, from: datagram.local, parts: template.reply(datagram.payload) };
+    guard.check(datagram, &reply, now)?;
+    Ok(reply)
 }
 
 /// How often something happened, where that is worth saying.

@@ -4,6 +4,7 @@ mod complaints;
 mod endpoint;
 mod event_loop;
 mod guard;
+mod rate_limit;
 mod reply;
 mod reply_queue;
 mod service;
@@ -54,7 +55,10 @@ pub struct Options {
     pub stats: Option<Duration>,
     /// How long answering and flushing may take after a stop was asked for.
     pub grace: Duration,
-    /// Whether sources are answered whose port belongs to a service, ours or a well-known one.
+    /// How many replies a second an IPv4 address or an IPv6 /64 is given, other than loopback; 0 for any number.
+    pub rate_limit: u32,
+    /// Whether everybody is answered who can be: sources whose port belongs to a service, ours or a well-known one,
+    /// questions that are much shorter than their answer, and any number of them.
     pub no_guard: bool,
     /// Which datapath moves the datagrams.
     pub io: Io,
@@ -74,6 +78,7 @@ impl Default for Options {
             count: None,
             stats: None,
             grace: Duration::from_millis(500),
+            rate_limit: 1_000,
             no_guard: false,
             io: Io::Auto,
             workers: NonZeroUsize::MIN,
@@ -139,7 +144,11 @@ impl Server {
             workers.push(bind_all(&bound, &options)?);
         }
         let addresses: Vec<_> = workers[0].iter().map(|(_, address, _)| *address).collect();
-        let guard = Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.no_guard);
+        let guard = if options.no_guard {
+            Guard::lifted()
+        } else {
+            Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
+        };
         let loops = workers.into_iter().map(|sockets| start_loop(sockets, shutdown.clone(), guard.clone()));
         let loops = loops.collect::<io::Result<_>>();
         let loops = loops.map_err(|error| Error::failed(format!("cannot start the event loop: {error}")))?;

@@ -155,7 +155,11 @@ impl Simulation {
         let template = "Hello {}".parse().expect("a template");
         Self {
             endpoint: Endpoint::new(script, ([127, 0, 0, 1], 5000).into(), "hello", Some(template)),
-            shared: Shared { inbox: Inbox::new(), outbox: Outbox::default(), guard: Guard::new(vec![5000], false) },
+            shared: Shared {
+                inbox: Inbox::new(),
+                outbox: Outbox::default(),
+                guard: Guard::new(vec![5000], 0, Instant::now()),
+            },
             now: Instant::now(),
             arrived: 0,
         }
