@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Endpoint, Server, ask, client, in_namespace, needs, receive, run};
+use crate::harness::{Endpoint, Server, ask, client, in_namespace, needs, receive, run, signal};
 
 #[test]
 fn every_service_answers_as_it_says() {
@@ -87,6 +87,32 @@ fn answers_keep_the_order_of_their_messages() {
             assert_eq!(receive(&socket), message(i));
         }
     }
+}
+
+#[test]
+fn an_empty_text_is_answered_with_an_empty_datagram() {
+    let server = Server::start(&["reply=@127.0.0.1:0"]);
+    assert_eq!(ask(&client(server.address()), b"you"), b"");
+}
+
+#[test]
+fn more_services_are_served_than_one_poll_reports() {
+    let services = ["echo@127.0.0.1:0"; 150];
+    let server = Server::start_many(150, &[&services[..], &["-q", "--json"]].concat());
+    let clients: Vec<_> = server.addresses().iter().map(|address| client(*address)).collect();
+    for round in 0..3 {
+        // All of them are ready at once, with more than a turn's worth.
+        server.freeze();
+        for client in &clients {
+            (0..70).for_each(|i| assert!(client.send(format!("{round} {i}").as_bytes()).is_ok()));
+        }
+        signal("CONT", server.id());
+        for client in &clients {
+            (0..70).for_each(|i| assert_eq!(receive(client), format!("{round} {i}").into_bytes()));
+        }
+    }
+    let endpoints = server.stop().endpoints();
+    assert!(endpoints.len() == 150 && endpoints.iter().all(|endpoint| endpoint.get("answered") == 210));
 }
 
 #[test]

@@ -169,3 +169,13 @@ fn without_grace_it_stops_at_once() {
     assert_eq!(finished.status.code(), Some(0));
     assert_eq!(finished.endpoint().get("answered"), 1);
 }
+
+#[test]
+fn times_beyond_every_clock_are_no_trouble() {
+    for time in ["9999999y", "584542046090y"] {
+        let times = [format!("--for={time}"), format!("--stats={time}"), format!("--grace={time}")];
+        let server = Server::start(&["hello@127.0.0.1:0", &times[0], &times[1], &times[2]]);
+        assert_eq!(ask(&client(server.address()), b"you"), b"Hello you");
+        assert_eq!(server.stop().status.code(), Some(0), "{time}");
+    }
+}
