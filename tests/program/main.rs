@@ -1,6 +1,12 @@
 //! The program from outside: the real binary, real sockets, real input.
 
+mod backpressure;
 mod exercises;
+mod faults;
+mod guard;
 mod harness;
+mod load;
+mod log;
 mod services;
 mod stop;
+mod usage;
