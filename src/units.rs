@@ -1,6 +1,8 @@
-//! Durations and sizes as they are written on a command line.
+//! Durations, sizes, counts and shares as they are written on a command line.
 
 use std::time::Duration;
+
+use udpong::net::LONGEST_PAYLOAD;
 
 /// Reads `300ms`, `5s`, `1m30s` or `50us`; `0` needs no unit.
 ///
@@ -34,6 +36,27 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
 pub fn size(text: &str) -> Result<usize, String> {
     let size = scaled(text, 1024).filter(|size| (1..1 << 30).contains(size));
     size.and_then(|size| size.try_into().ok()).ok_or_else(|| "write 1 to 1023M bytes, as 65536, 64k or 4M".to_owned())
+}
+
+/// Reads the size of a payload in bytes, `0` to `65507`; k is 1,024 bytes.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn payload_size(text: &str) -> Result<usize, String> {
+    let size = scaled(text, 1024).and_then(|size| usize::try_from(size).ok());
+    let size = size.filter(|size| *size <= LONGEST_PAYLOAD);
+    size.ok_or_else(|| format!("write 0 to {LONGEST_PAYLOAD} bytes, as 56 or 8k"))
+}
+
+/// Reads a share, `1%` or `0.5`: 0 to 100 percent.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number.filter(|percent| (0.0..=100.0).contains(percent)).ok_or_else(|| "write 0% to 100%, as 1% or 0.5%".to_owned())
 }
 
 /// Reads a count of at least 1, `1000`, `10k` or `2M`; k is 1,000, M 1,000 k.
@@ -85,12 +108,22 @@ mod tests {
             assert!(size(wrong).is_err() && count(wrong).is_err(), "{wrong}");
         }
         assert!(size("1024M").is_err());
+        assert_eq!((payload_size("0"), payload_size("8k"), payload_size("65507")), (Ok(0), Ok(8192), Ok(65_507)));
+        assert!(payload_size("65508").is_err() && payload_size("64k").is_err());
+    }
+
+    #[test]
+    fn shares_are_percent() {
+        assert_eq!((percent("1%"), percent("0.5"), percent("100%")), (Ok(1.0), Ok(0.5), Ok(100.0)));
+        for wrong in ["", "%", "-1", "101%", "NaN", "inf", "1%%"] {
+            assert!(percent(wrong).is_err(), "{wrong}");
+        }
     }
 
     proptest! {
         #[test]
         fn no_text_panics(text in "[-+0-9.a-zA-Zµ ]*") {
-            let _ = (duration(&text), size(&text), count(&text));
+            let _ = (duration(&text), size(&text), count(&text), percent(&text));
         }
     }
 }

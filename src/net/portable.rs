@@ -1,4 +1,4 @@
-//! One datagram a system call, on every platform that mio runs on: recv_from and send_to.
+//! One datagram a system call, on every platform that mio runs on: recv_from, and send_to or send.
 //!
 //! It cannot learn which address a datagram was sent to, so on a wildcard address the system chooses where
 //! replies leave from.
@@ -15,14 +15,17 @@ use super::{Inbox, Outgoing, Received, Sent, Transport};
 #[derive(Debug)]
 pub struct Socket {
     socket: mio::net::UdpSocket,
+    /// Whether it has one peer only, which all datagrams go to.
+    connected: bool,
     /// Where a reply of several parts is put together: `send_to` takes one slice.
     assembled: Vec<u8>,
 }
 
 impl Socket {
-    /// Takes over a bound socket, which must be in non-blocking mode.
+    /// Takes over a bound or connected socket, which must be in non-blocking mode.
     pub fn new(socket: UdpSocket) -> Self {
-        Self { socket: mio::net::UdpSocket::from_std(socket), assembled: Vec::new() }
+        let connected = socket.peer_addr().is_ok();
+        Self { socket: mio::net::UdpSocket::from_std(socket), connected, assembled: Vec::new() }
     }
 
     /// The address that the socket is bound to.
@@ -88,7 +91,10 @@ impl Socket {
             }
         };
         loop {
-            match self.socket.send_to(payload, datagram.to) {
+            // The BSDs refuse an address for what is connected (EISCONN).
+            let sent =
+                if self.connected { self.socket.send(payload) } else { self.socket.send_to(payload, datagram.to) };
+            match sent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result.map(drop),
             }

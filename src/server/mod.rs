@@ -7,7 +7,6 @@ mod guard;
 mod reply;
 mod reply_queue;
 mod service;
-mod shutdown;
 mod tally;
 
 #[cfg(test)]
@@ -23,11 +22,11 @@ use log::{debug, info, log};
 pub use endpoint::DATAGRAM_LOG;
 pub use reply::{ReplyTemplate, TemplateError};
 pub use service::{Service, ServiceError};
-pub use shutdown::Shutdown;
 pub use tally::{Counts, EndpointReport, Report, Tally};
 
 use crate::net::Socket;
 use crate::net::bind::{BufferSizes, bind};
+use crate::shutdown::Shutdown;
 use endpoint::Endpoint;
 use event_loop::{EventLoop, Schedule};
 use guard::Guard;

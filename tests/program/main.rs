@@ -2,5 +2,8 @@
 
 mod exercises;
 mod harness;
+mod peers;
+mod ping;
+mod send;
 mod services;
 mod stop;
