@@ -1,10 +1,13 @@
 //! What can be asked for on the command line. No behaviour.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::thread;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
+use udpong::net::Io;
 
 use crate::units;
 
@@ -79,9 +82,54 @@ pub struct Serve {
     #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Sockets")]
     pub send_buffer: Option<usize>,
 
-    /// Answer sources whose port is a service's, too (two such servers can answer each other for ever)
-    #[arg(long, help_heading = "Sockets")]
+    /// How datagrams are moved: auto, portable (one a system call) or segmented (Linux)
+    #[arg(long, value_name = "WAY", default_value = "auto", hide_possible_values = true, help_heading = "Speed")]
+    pub io: IoArgument,
+
+    /// So many loops, each in a thread; auto is one a core
+    #[arg(long, value_name = "N", value_parser = workers, default_value = "1", help_heading = "Speed")]
+    pub workers: NonZeroUsize,
+
+    /// After work, poll for so long before sleeping: quicker answers for a busy core
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "0", help_heading = "Speed")]
+    pub spin: Duration,
+
+    /// Replies a second to one address, other than loopback; 0 is any number
+    #[arg(long, value_name = "N", value_parser = units::rate, default_value = "1000", help_heading = "Safety")]
+    pub rate_limit: u32,
+
+    /// Answer whoever can be answered: service ports, short questions, any number of them
+    #[arg(long, help_heading = "Safety")]
     pub no_guard: bool,
+}
+
+fn workers(text: &str) -> Result<NonZeroUsize, String> {
+    match text {
+        "auto" => Ok(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)),
+        _ => text
+            .parse()
+            .ok()
+            .filter(|n: &NonZeroUsize| n.get() <= 1024)
+            .ok_or_else(|| "write auto, or 1 to 1024".to_owned()),
+    }
+}
+
+/// The ways that `--io` knows.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum IoArgument {
+    Auto,
+    Portable,
+    Segmented,
+}
+
+impl From<IoArgument> for Io {
+    fn from(argument: IoArgument) -> Self {
+        match argument {
+            IoArgument::Auto => Self::Auto,
+            IoArgument::Portable => Self::Portable,
+            IoArgument::Segmented => Self::Segmented,
+        }
+    }
 }
 
 const SERVE_EXAMPLES: &str = "\

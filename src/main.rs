@@ -93,7 +93,11 @@ fn options(asked: &Serve) -> Options {
         count: asked.count,
         stats: asked.stats,
         grace: asked.grace,
+        rate_limit: asked.rate_limit,
         no_guard: asked.no_guard,
+        io: asked.io.into(),
+        workers: asked.workers,
+        spin: asked.spin,
     }
 }
 

@@ -70,6 +70,16 @@ pub fn count(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "write a whole number from 1, as 1000, 10k or 2M".to_owned())
 }
 
+/// Reads a [`count`] that may be 0, and is 4,294,967,295 at the most.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn rate(text: &str) -> Result<u32, String> {
+    let rate = scaled(text, 1000).and_then(|rate| rate.try_into().ok());
+    rate.ok_or_else(|| "write a whole number from 0, as 0, 1000 or 10k".to_owned())
+}
+
 fn scaled(text: &str, step: u64) -> Option<u64> {
     let (digits, factor) = match text.as_bytes() {
         [.., b'k' | b'K'] => (&text[..text.len() - 1], step),
@@ -108,6 +118,8 @@ mod tests {
             assert!(size(wrong).is_err() && count(wrong).is_err(), "{wrong}");
         }
         assert!(size("1024M").is_err());
+        assert_eq!((rate("0"), rate("10k")), (Ok(0), Ok(10_000)));
+        assert!(rate("5000M").is_err() && rate("-1").is_err());
         assert_eq!((payload_size("0"), payload_size("8k"), payload_size("65507")), (Ok(0), Ok(8192), Ok(65_507)));
         assert!(payload_size("65508").is_err() && payload_size("64k").is_err());
     }

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::Error;
 use crate::host_port;
-use crate::net::Socket;
 use crate::net::bind::{BufferSizes, connect};
+use crate::net::{Io, Socket};
 
 /// Who is meant when no host, or no port, is named: `serve hello` on this machine.
 const HOST: &str = "127.0.0.1";
@@ -58,7 +58,7 @@ pub fn find(text: &str, family: Family) -> Result<SocketAddr, Error> {
 ///
 /// As [`connect`].
 pub fn open(target: SocketAddr) -> io::Result<Socket> {
-    connect(target, BUFFERS).map(Socket::new)
+    connect(target, BUFFERS).and_then(|socket| Socket::new(socket, Io::Auto))
 }
 
 /// Says why nothing can be sent to `target`.

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::BUFFER_SIZE_FACTOR;
+use super::{BUFFER_SIZE_FACTOR, set_reuse_port};
 
 /// How large the kernel's buffers for a socket should be, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +17,18 @@ pub struct BufferSizes {
     pub send: usize,
 }
 
+/// Whether other sockets may be bound to the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The port is the socket's alone: a second one on the same address is refused.
+    Own,
+    /// The system spreads the peers over all sockets of this user that share the port (`SO_REUSEPORT`).
+    Shared,
+}
+
 /// Binds a non-blocking UDP socket to `address` and asks for buffers; says how large they really are.
 ///
-/// The port is the socket's alone: a second one on the same address is refused. An unspecified IPv6 address
+/// An unspecified IPv6 address
 /// takes IPv4 peers too, whatever the system's default is.
 ///
 /// The system cuts buffer sizes to its limit without an error (`net.core.rmem_max` and `wmem_max` on Linux).
@@ -27,10 +36,13 @@ pub struct BufferSizes {
 /// # Errors
 ///
 /// What socket(2), setsockopt(2) and bind(2) report.
-pub fn bind(address: SocketAddr, wanted: BufferSizes) -> io::Result<(UdpSocket, BufferSizes)> {
+pub fn bind(address: SocketAddr, wanted: BufferSizes, port: Port) -> io::Result<(UdpSocket, BufferSizes)> {
     let socket = open(address, wanted)?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    if port == Port::Shared {
+        set_reuse_port(&socket)?;
     }
     socket.bind(&address.into())?;
     let given = BufferSizes {

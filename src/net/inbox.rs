@@ -2,36 +2,38 @@
 //!
 //! It knows where each datagram lies and who sent it; it does not know how the datagrams got there.
 
-use std::iter::FusedIterator;
+use std::iter::{FusedIterator, Zip};
 use std::net::SocketAddr;
+use std::slice::{Chunks, Iter};
 
 use super::Datagram;
-
-/// What one receive may fill at the most, in bytes. Big datagrams fill it with 8, small ones stop at [`BATCH`].
-const ARENA: usize = 8 * LARGEST;
 
 /// Room for the largest datagram that a UDP header can announce; nothing is ever cut off.
 const LARGEST: usize = 65_535;
 
-/// How many messages one receive brings at the most. It bounds a turn: at about 5 µs for each answer, a flood on
-/// one socket delays the others, and Ctrl+C, by well under a millisecond a turn.
-const BATCH: usize = 64;
+/// The distance of two slots. An odd number of cache lines: at a power of two the beginnings of all slots, which
+/// is all that small datagrams use, would share a few cache sets.
+const STRIDE: usize = 1025 * 64;
 
-/// Reusable memory for received datagrams, at least one and at most 64 messages of them at a time.
-///
-/// The messages lie close together in one arena rather than each in a slot of 64 KiB: small datagrams stay in
-/// the processor's cache, and the pages that only large ones need are never touched without them.
+/// How many messages one receive brings at the most. It bounds a turn: at about 5 µs for each answer, a flood on
+/// one socket delays the others, and Ctrl+C, by well under a millisecond a turn. It bounds the memory too, 3 MiB
+/// when every message is of the largest size.
+pub(crate) const SLOTS: usize = 48;
+
+/// Less than Linux charges a receive buffer for the smallest message, in bytes (832 on Linux 6.18).
+const SMALLEST_CHARGE: usize = 512;
+
+/// Reusable memory for received datagrams: slots for whole messages, whose pages become resident only as far as
+/// messages have filled them.
 #[derive(Debug)]
 pub struct Inbox {
     arena: Box<[u8]>,
-    used: usize,
     messages: Vec<Message>,
 }
 
 /// What one receive from the system brought: one datagram, or several of one source that the kernel coalesced.
 #[derive(Clone, Copy, Debug)]
 struct Message {
-    offset: usize,
     length: usize,
     /// Every datagram of the message has this length in bytes; the last one may be shorter.
     segment: usize,
@@ -40,32 +42,40 @@ struct Message {
 }
 
 impl Inbox {
-    /// An empty inbox. Its half megabyte becomes resident only as far as datagrams fill it.
+    /// An empty inbox.
     pub fn new() -> Self {
-        Self { arena: vec![0; ARENA].into_boxed_slice(), used: 0, messages: Vec::with_capacity(BATCH) }
+        Self { arena: vec![0; SLOTS * STRIDE].into_boxed_slice(), messages: Vec::with_capacity(SLOTS) }
     }
 
     /// The datagrams in the order of their arrival.
     pub fn datagrams(&self) -> Datagrams<'_> {
-        Datagrams { arena: &self.arena, messages: self.messages.iter(), rest: None }
+        Datagrams { messages: self.messages.iter().zip(self.arena.chunks(STRIDE)), rest: None }
+    }
+
+    /// What the messages took up in the kernel's receive buffer at the least, in bytes as the kernel charges them.
+    pub fn charge(&self) -> usize {
+        self.messages.iter().map(|message| SMALLEST_CHARGE + message.length).sum()
     }
 
     /// Forgets what came before.
     pub(crate) fn clear(&mut self) {
-        self.used = 0;
         self.messages.clear();
     }
 
-    /// Where the next message may be written, at least 65,535 bytes; `None` when the inbox is full.
-    pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
-        let room = &mut self.arena[self.used..];
-        (room.len() >= LARGEST && self.messages.len() < BATCH).then_some(room)
+    /// The slots that the next messages may be written to, of at least 65,535 bytes each; none when it is full.
+    pub(crate) fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.arena.chunks_mut(STRIDE).skip(self.messages.len())
     }
 
-    /// Keeps the `length` bytes just written at the beginning of [`Inbox::room`] as datagrams of `segment` bytes.
+    /// The slot that the next message may be written to; `None` when the inbox is full.
+    pub(crate) fn slot(&mut self) -> Option<&mut [u8]> {
+        self.slots().next()
+    }
+
+    /// Keeps the `length` bytes at the beginning of the next slot as datagrams of `segment` bytes.
     pub(crate) fn keep(&mut self, length: usize, segment: usize, source: SocketAddr, local: Option<SocketAddr>) {
-        self.messages.push(Message { offset: self.used, length, segment, source, local });
-        self.used += length;
+        debug_assert!(length <= LARGEST && self.messages.len() < SLOTS);
+        self.messages.push(Message { length, segment, source, local });
     }
 }
 
@@ -78,8 +88,7 @@ impl Default for Inbox {
 /// The datagrams of an [`Inbox`], made by [`Inbox::datagrams`].
 #[derive(Clone, Debug)]
 pub struct Datagrams<'a> {
-    arena: &'a [u8],
-    messages: std::slice::Iter<'a, Message>,
+    messages: Zip<Iter<'a, Message>, Chunks<'a, u8>>,
     /// What is left of the message at hand.
     rest: Option<(&'a Message, &'a [u8])>,
 }
@@ -91,8 +100,8 @@ impl<'a> Iterator for Datagrams<'a> {
         let (message, bytes) = match self.rest.take() {
             Some(rest) => rest,
             None => {
-                let message = self.messages.next()?;
-                (message, &self.arena[message.offset..message.offset + message.length])
+                let (message, slot) = self.messages.next()?;
+                (message, &slot[..message.length])
             }
         };
         // An empty message is a datagram too; a segment size of 0 stands for one datagram.
@@ -116,7 +125,7 @@ mod tests {
     }
 
     fn put(inbox: &mut Inbox, bytes: &[u8], segment: usize, source: SocketAddr) {
-        inbox.room().expect("there is room")[..bytes.len()].copy_from_slice(bytes);
+        inbox.slot().expect("there is room")[..bytes.len()].copy_from_slice(bytes);
         inbox.keep(bytes.len(), segment, source, None);
     }
 
@@ -131,17 +140,15 @@ mod tests {
     }
 
     #[test]
-    fn a_full_inbox_has_no_room_until_it_is_cleared() {
+    fn every_slot_holds_the_largest_datagram_and_a_full_inbox_has_none() {
         let mut inbox = Inbox::new();
-        for _ in 0..BATCH {
-            put(&mut inbox, b"x", 1, peer(1));
+        for i in 0..SLOTS {
+            put(&mut inbox, &[i as u8; LARGEST], LARGEST, peer(1));
         }
-        assert!(inbox.room().is_none());
+        assert_eq!(inbox.slots().count(), 0);
+        assert!(inbox.datagrams().enumerate().all(|(i, datagram)| datagram.payload == [i as u8; LARGEST]));
+        assert_eq!(inbox.datagrams().count(), SLOTS);
         inbox.clear();
-        for _ in 0..ARENA / LARGEST {
-            put(&mut inbox, &[7; LARGEST], LARGEST, peer(1));
-        }
-        assert!(inbox.room().is_none());
-        assert_eq!(inbox.datagrams().count(), ARENA / LARGEST);
+        assert_eq!((inbox.slots().count(), inbox.datagrams().count()), (SLOTS, 0));
     }
 }

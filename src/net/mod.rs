@@ -9,15 +9,33 @@
 pub mod bind;
 mod inbox;
 mod outbox;
-pub mod portable;
+mod portable;
+mod socket;
+
+#[cfg(test)]
+mod contract;
 
 #[cfg(target_os = "linux")]
+mod control;
+#[cfg(target_os = "linux")]
 mod kernel_drops;
+#[cfg(target_os = "linux")]
+mod runs;
+#[cfg(target_os = "linux")]
+mod segmented;
+
 #[cfg(not(target_os = "linux"))]
 mod kernel_drops {
     //! Elsewhere than on Linux nobody counts for us.
-    pub(super) fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
+    pub fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
         None
+    }
+}
+#[cfg(not(target_os = "linux"))]
+mod segmented {
+    //! Elsewhere than on Linux the portable datapath is the only one.
+    pub fn datapath(_: &std::net::UdpSocket) -> std::io::Result<Box<dyn super::socket::Datapath>> {
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -26,7 +44,7 @@ use std::net::SocketAddr;
 
 pub use inbox::{Datagrams, Inbox};
 pub use outbox::Outbox;
-pub use portable::Socket;
+pub use socket::{Io, Socket};
 
 /// The longest payload that a UDP datagram over IPv4 can carry, in bytes: 65,535 less 20 of IP and 8 of UDP.
 pub const LONGEST_PAYLOAD: usize = 65_507;
@@ -34,6 +52,16 @@ pub const LONGEST_PAYLOAD: usize = 65_507;
 /// Linux counts its own bookkeeping into a socket buffer: it doubles the size asked for, and reports it doubled
 /// (socket(7), `SO_RCVBUF`).
 pub(crate) const BUFFER_SIZE_FACTOR: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
+
+/// Lets the system spread peers over several sockets on one port.
+#[cfg(unix)]
+fn set_reuse_port(socket: &socket2::Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
+}
+#[cfg(not(unix))]
+fn set_reuse_port(_: &socket2::Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
 
 /// A datagram that came, borrowed from the [`Inbox`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +109,24 @@ pub enum Received {
 pub struct Sent {
     /// How many of the datagrams left; they are the first of those given.
     pub count: usize,
-    /// Why the next one did not leave; `None` when all did. [`io::ErrorKind::WouldBlock`] means that it may be
-    /// tried again when the socket is writable, anything else that this one is lost and the one after it may
-    /// be tried.
+    /// Why the next one did not leave; `None` when all did. After [`io::ErrorKind::WouldBlock`] it may be tried
+    /// again when the socket is writable.
     pub error: Option<io::Error>,
+    /// How many of the next ones the error has lost; those behind them may be tried at once. None when the
+    /// send would have blocked.
+    pub lost: usize,
+}
+
+impl Sent {
+    fn all(datagrams: &[Outgoing<'_>]) -> Self {
+        Self { count: datagrams.len(), error: None, lost: 0 }
+    }
+
+    /// `count` left, and `error` stands in the way of the next `concerned`.
+    fn stopped(count: usize, error: io::Error, concerned: usize) -> Self {
+        let lost = if error.kind() == io::ErrorKind::WouldBlock { 0 } else { concerned };
+        Self { count, error: Some(error), lost }
+    }
 }
 
 /// A non-blocking datagram socket: [`Socket`] in the program, a script in the tests.
@@ -93,6 +135,12 @@ pub trait Transport {
     ///
     /// Interrupted calls are repeated and never reported.
     fn receive(&mut self, inbox: &mut Inbox) -> Received;
+
+    /// Brings datagrams into the order in which sending them costs least. Those that go to one peer keep their
+    /// order.
+    fn arrange(&mut self, datagrams: &mut [Outgoing<'_>]) {
+        let _ = datagrams;
+    }
 
     /// Sends `datagrams` in order until one cannot be sent.
     ///

@@ -4,60 +4,25 @@
 //! replies leave from.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
 
-use mio::event::Source;
-use mio::{Interest, Registry, Token};
+use mio::net::UdpSocket;
 
-use super::{Inbox, Outgoing, Received, Sent, Transport};
+use super::socket::Datapath;
+use super::{Inbox, Outgoing, Received, Sent};
 
-/// A non-blocking UDP socket that moves one datagram at a time.
+/// Moves one datagram at a time.
 #[derive(Debug)]
-pub struct Socket {
-    socket: mio::net::UdpSocket,
-    /// Whether it has one peer only, which all datagrams go to.
+pub struct Portable {
     connected: bool,
     /// Where a reply of several parts is put together: `send_to` takes one slice.
     assembled: Vec<u8>,
 }
 
-impl Socket {
-    /// Takes over a bound or connected socket, which must be in non-blocking mode.
-    pub fn new(socket: UdpSocket) -> Self {
-        let connected = socket.peer_addr().is_ok();
-        Self { socket: mio::net::UdpSocket::from_std(socket), connected, assembled: Vec::new() }
-    }
-
-    /// The address that the socket is bound to.
-    ///
-    /// # Errors
-    ///
-    /// What getsockname(2) reports.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    /// How many datagrams the kernel threw away since the socket was bound, because the receive buffer was full;
-    /// `None` where the system does not tell.
-    pub fn kernel_drops(&self) -> Option<u64> {
-        super::kernel_drops::kernel_drops(&self.socket)
-    }
-
-    /// What the kernel's receive buffer holds at the most, in bytes as the kernel charges them.
-    ///
-    /// # Errors
-    ///
-    /// What getsockopt(2) reports.
-    pub fn receive_buffer(&self) -> io::Result<usize> {
-        socket2::SockRef::from(&self.socket).recv_buffer_size()
-    }
-}
-
-impl Transport for Socket {
-    fn receive(&mut self, inbox: &mut Inbox) -> Received {
+impl Datapath for Portable {
+    fn receive(&mut self, socket: &UdpSocket, inbox: &mut Inbox) -> Received {
         inbox.clear();
-        while let Some(room) = inbox.room() {
-            match self.socket.recv_from(room) {
+        while let Some(slot) = inbox.slot() {
+            match socket.recv_from(slot) {
                 // Ok(0) is an empty datagram: a datagram socket has no end of file.
                 Ok((length, source)) => inbox.keep(length, length, source, None),
                 Err(error) => match error.kind() {
@@ -70,18 +35,32 @@ impl Transport for Socket {
         Received::More
     }
 
-    fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent {
+    fn send(&mut self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> Sent {
         for (count, datagram) in datagrams.iter().enumerate() {
-            if let Err(error) = self.send_one(datagram) {
-                return Sent { count, error: Some(error) };
+            if let Err(error) = self.send_one(socket, datagram) {
+                return Sent::stopped(count, error, 1);
             }
         }
-        Sent { count: datagrams.len(), error: None }
+        Sent::all(datagrams)
+    }
+
+    fn knows_local_address(&self) -> bool {
+        false
+    }
+
+    fn describe(&self) -> String {
+        "one datagram a system call".to_owned()
     }
 }
 
-impl Socket {
-    fn send_one(&mut self, datagram: &Outgoing<'_>) -> io::Result<()> {
+impl Portable {
+    /// The portable datapath for a socket, bound or connected.
+    pub fn new(socket: &std::net::UdpSocket) -> Self {
+        Self { connected: socket.peer_addr().is_ok(), assembled: Vec::new() }
+    }
+
+    /// Sends one datagram, from whatever address the system chooses.
+    pub fn send_one(&mut self, socket: &UdpSocket, datagram: &Outgoing<'_>) -> io::Result<()> {
         let payload = match datagram.parts {
             [only, [], []] | [[], only, []] => only,
             parts => {
@@ -92,26 +71,11 @@ impl Socket {
         };
         loop {
             // The BSDs refuse an address for what is connected (EISCONN).
-            let sent =
-                if self.connected { self.socket.send(payload) } else { self.socket.send_to(payload, datagram.to) };
+            let sent = if self.connected { socket.send(payload) } else { socket.send_to(payload, datagram.to) };
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result.map(drop),
             }
         }
-    }
-}
-
-impl Source for Socket {
-    fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-        self.socket.register(registry, token, interest)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-        self.socket.reregister(registry, token, interest)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.socket.deregister(registry)
     }
 }

@@ -38,9 +38,6 @@ pub const DATAGRAM_LOG: &str = "udpong::datagram";
 /// number of sends fail in a row with forged sources that no route leads to.
 const ERRORS_IN_A_ROW: u32 = 100;
 
-/// Less than Linux charges a receive buffer for the smallest datagram, in bytes (832 on Linux 6.18).
-const SMALLEST_CHARGE: usize = 512;
-
 /// What the endpoints of one loop use in turn.
 #[derive(Debug)]
 pub struct Shared {
@@ -145,6 +142,7 @@ impl<S: Transport> Endpoint<S> {
         }
         if self.may_receive() {
             let received = self.socket.receive(&mut shared.inbox);
+            self.backlog = self.backlog.map(|backlog| backlog.saturating_sub(shared.inbox.charge()));
             self.answer(now, shared);
             self.note_received(received, now);
         }
@@ -186,6 +184,7 @@ impl<S: Transport> Endpoint<S> {
     }
 
     fn flush(&mut self, now: Instant, outbox: &mut Outbox) {
+        // Taken out while the replies borrow it, for `self` counts meanwhile.
         let queue = std::mem::take(&mut self.queue);
         let mut replies = outbox.take();
         replies.extend(queue.iter());
@@ -197,16 +196,19 @@ impl<S: Transport> Endpoint<S> {
 
     fn answer(&mut self, now: Instant, shared: &mut Shared) {
         let Shared { inbox, outbox, guard } = shared;
+        let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
+        // Taken out while the replies borrow it, for `self` counts meanwhile.
         let template = self.template.take();
         let mut replies = outbox.take();
         for datagram in inbox.datagrams() {
             self.receive_errors = 0;
-            self.count(&datagram);
-            match verdict(template.as_ref(), guard, &datagram) {
+            self.count(&datagram, logged);
+            match reply_to(&datagram, template.as_ref(), guard, now) {
                 Ok(reply) => replies.push(reply),
                 Err(refusal) => self.refuse(&datagram, refusal, now),
             }
         }
+        self.socket.arrange(&mut replies);
         let done = self.send(&replies, now);
         replies[done..].iter().for_each(|reply| self.queue.push(reply));
         self.tally.waited += self.queue.len() as u64;
@@ -215,17 +217,14 @@ impl<S: Transport> Endpoint<S> {
         self.template = template;
     }
 
-    fn count(&mut self, datagram: &Datagram<'_>) {
+    fn count(&mut self, datagram: &Datagram<'_>, logged: bool) {
         let Datagram { source, payload, .. } = datagram;
         self.tally.received += 1;
         self.tally.received_bytes += payload.len() as u64;
-        if let Some(backlog) = &mut self.backlog {
-            *backlog = backlog.saturating_sub(SMALLEST_CHARGE + payload.len());
+        if logged {
+            let text = Escaped::line([payload, b"", b""]);
+            info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({} bytes)", payload.len());
         }
-        info!(
-            target: DATAGRAM_LOG,
-            "Received message from {source}: {} ({} bytes)", Escaped::line([payload, b"", b""]), payload.len()
-        );
     }
 
     fn refuse(&mut self, datagram: &Datagram<'_>, refusal: Refusal, now: Instant) {
@@ -260,14 +259,14 @@ impl<S: Transport> Endpoint<S> {
 
     /// Sends in order until all have ended or the socket would block; returns how many have ended.
     fn send(&mut self, replies: &[Outgoing<'_>], now: Instant) -> usize {
-        let log_replies = log_enabled!(target: DATAGRAM_LOG, Level::Info);
+        let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         let mut done = 0;
         while done < replies.len() {
             let sent = self.socket.send(&replies[done..]);
             for reply in &replies[done..done + sent.count] {
                 self.tally.answered += 1;
                 self.tally.answered_bytes += reply.length() as u64;
-                if log_replies {
+                if logged {
                     let text = Escaped::line(reply.parts);
                     info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({} bytes)", reply.to, reply.length());
                 }
@@ -286,8 +285,8 @@ impl<S: Transport> Endpoint<S> {
                 // Not ENOBUFS either: the socket stays writable then, so waiting for an event would hang, and
                 // trying again would spin.
                 Some(error) => {
-                    self.fail(&replies[done], &error, now);
-                    done += 1;
+                    replies[done..done + sent.lost].iter().for_each(|reply| self.fail(reply, &error, now));
+                    done += sent.lost;
                 }
             }
         }
@@ -303,14 +302,16 @@ impl<S: Transport> Endpoint<S> {
     }
 }
 
-fn verdict<'a>(
+fn reply_to<'a>(
+    datagram: &Datagram<'a>,
     template: Option<&'a ReplyTemplate>,
     guard: &Guard,
-    datagram: &Datagram<'a>,
+    now: Instant,
 ) -> Result<Outgoing<'a>, Refusal> {
     let template = template.ok_or(Refusal::Discard)?;
-    guard.check(datagram.source)?;
-    Ok(Outgoing { to: datagram.source, from: datagram.local, parts: template.reply(datagram.payload) })
+    let reply = Outgoing { to: datagram.source, from: datagram.local, parts: template.reply(datagram.payload) };
+    guard.check(datagram, &reply, now)?;
+    Ok(reply)
 }
 
 /// How often something happened, where that is worth saying.

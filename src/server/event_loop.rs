@@ -10,15 +10,16 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use log::info;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 
 use super::Error;
 use super::endpoint::{Endpoint, Shared};
 use super::guard::Guard;
+use super::stats::Stats;
 use super::tally::EndpointReport;
 use crate::net::{Inbox, Outbox, Socket};
 use crate::shutdown::Shutdown;
@@ -29,15 +30,19 @@ const WAKER: Token = Token(usize::MAX);
 /// More endpoints than that are reported by the next poll.
 const EVENTS: usize = 64;
 
-/// When a loop stops by itself, and what it says while it runs.
-#[derive(Clone, Copy, Debug)]
+/// When loops stop by themselves, and what they do meanwhile. All loops of a server share one.
+#[derive(Debug)]
 pub struct Schedule {
     /// Stop at this time.
     pub until: Option<Instant>,
     /// Stop after so many datagrams.
     pub count: Option<u64>,
-    /// Log the tally this often.
-    pub stats: Option<Duration>,
+    /// How many have come, to all loops together; kept only if there is a count.
+    pub received: AtomicU64,
+    /// Tell the tally now and then.
+    pub stats: Option<Stats>,
+    /// Go on polling for so long after there was something to do, rather than sleep.
+    pub spin: Duration,
     /// How long answering and flushing may take after a stop was asked for.
     pub grace: Duration,
 }
@@ -51,6 +56,8 @@ pub struct EventLoop {
     ready: VecDeque<usize>,
     shared: Shared,
     shutdown: Shutdown,
+    /// When there was last something to do.
+    busy: Instant,
 }
 
 #[derive(Debug)]
@@ -78,6 +85,7 @@ impl EventLoop {
             ready: VecDeque::new(),
             shared,
             shutdown,
+            busy: Instant::now(),
         })
     }
 
@@ -100,15 +108,26 @@ impl EventLoop {
     ///
     /// Polling failed, or a socket became unusable.
     pub fn run(&mut self, schedule: &Schedule) -> Result<(), Error> {
-        let mut stats = schedule.stats.map(|interval| Stats::new(interval, self));
+        let mut tell_at = schedule.stats.as_ref().and_then(Stats::first);
+        let mut counted = 0;
         while self.shutdown.requested().is_none() {
             let now = Instant::now();
-            let tell_at = stats.as_mut().and_then(|stats| stats.tell(now, self));
+            if let Some(stats) = &schedule.stats
+                && tell_at.is_some_and(|at| at <= now)
+            {
+                tell_at = stats.tell(now, self.reports().collect());
+            }
             let next = [schedule.until, tell_at].into_iter().flatten().min();
-            self.turn(next.map(|at| at.saturating_duration_since(now)))?;
-            let full = schedule.count.is_some_and(|count| self.received() >= count);
-            if full || schedule.until.is_some_and(|until| Instant::now() >= until) {
+            self.turn(next.map(|at| at.saturating_duration_since(now)), schedule.spin)?;
+            if schedule.until.is_some_and(|until| Instant::now() >= until) {
                 self.shutdown.request();
+            }
+            if let Some(count) = schedule.count {
+                let news = self.received() - counted;
+                counted += news;
+                if schedule.received.fetch_add(news, Ordering::Relaxed) + news >= count {
+                    self.shutdown.request();
+                }
             }
         }
         self.finish(schedule.grace)
@@ -135,14 +154,16 @@ impl EventLoop {
             if left.is_zero() {
                 break;
             }
-            self.turn(Some(left))?;
+            self.turn(Some(left), Duration::ZERO)?;
         }
         Ok(())
     }
 
-    /// Waits for events, `timeout` at the most, and gives one turn to each endpoint that wants one.
-    fn turn(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
-        let timeout = if self.ready.is_empty() { timeout } else { Some(Duration::ZERO) };
+    /// Waits for events, `timeout` at the most, and gives one turn to each endpoint that wants one. Polls without
+    /// waiting while some want one, and for `spin` after that.
+    fn turn(&mut self, timeout: Option<Duration>, spin: Duration) -> Result<(), Error> {
+        let awake = !self.ready.is_empty() || (!spin.is_zero() && self.busy.elapsed() < spin);
+        let timeout = if awake { Some(Duration::ZERO) } else { timeout };
         match self.poll.poll(&mut self.events, timeout) {
             // A signal that stops and continues the process, for one.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -161,7 +182,11 @@ impl EventLoop {
             }
             line_up(&mut self.ready, event.token().0, registered);
         }
+        if self.ready.is_empty() {
+            return Ok(());
+        }
         let now = Instant::now();
+        self.busy = now;
         for _ in 0..self.ready.len() {
             self.give_turn(now)?;
         }
@@ -200,34 +225,4 @@ fn line_up(ready: &mut VecDeque<usize>, key: usize, registered: &mut Registered)
 
 fn unusable(endpoint: &Endpoint<Socket>, error: &io::Error) -> Error {
     Error::failed(format!("the socket of {} on {} became unusable: {error}", endpoint.service(), endpoint.address()))
-}
-
-/// When the tally is told next, and what it was when it was last told.
-struct Stats {
-    interval: Duration,
-    told: Instant,
-    before: Vec<EndpointReport>,
-}
-
-impl Stats {
-    fn new(interval: Duration, event_loop: &EventLoop) -> Self {
-        Self { interval, told: Instant::now(), before: event_loop.reports().collect() }
-    }
-
-    /// Logs the tally if it is time to; returns when it will be the next time.
-    fn tell(&mut self, now: Instant, event_loop: &EventLoop) -> Option<Instant> {
-        let passed = now.saturating_duration_since(self.told);
-        if passed >= self.interval {
-            let reports: Vec<_> = event_loop.reports().collect();
-            for (report, before) in reports.iter().zip(&self.before) {
-                let rate = |now: u64, before: u64| (now - before) as f64 / passed.as_secs_f64();
-                let received = rate(report.tally.received, before.tally.received);
-                let answered = rate(report.tally.answered, before.tally.answered);
-                info!("{report}; {received:.0} received/s, {answered:.0} answered/s");
-            }
-            self.told = now;
-            self.before = reports;
-        }
-        self.told.checked_add(self.interval)
-    }
 }

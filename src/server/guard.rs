@@ -1,9 +1,18 @@
-//! Who is never answered. Pure: it sees a source address, neither a socket nor a clock.
+//! Who is never answered, and how often the others are. Pure: it sees addresses and lengths, and time is an argument.
 //!
-//! A responder that answers anybody can be used: one datagram with a forged source makes two of them answer
-//! each other for ever (CVE-2024-2169).
+//! A responder that answers anybody can be used against others: one datagram with a forged source makes two of
+//! them answer each other for ever (CVE-2024-2169), and a long answer to a short question hits whoever the
+//! question says it is from.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::rate_limit::RateLimit;
+use crate::net::{Datagram, Outgoing};
+
+/// A reply is not sent when its IP packet would be more than so many times as long as the question's.
+const AMPLIFICATION: usize = 3;
 
 /// UDP services that answer what they are sent: echo, discard, daytime, quote, chargen, time, DNS, TFTP,
 /// portmapper, NTP, NetBIOS, SNMP, CLDAP, IKE, SSDP, mDNS and memcached. In order, for the binary search.
@@ -19,6 +28,10 @@ pub enum Refusal {
     OwnPort,
     /// The source port belongs to a UDP service that would answer the answer.
     ServicePort,
+    /// The reply is much longer than the question, and the question may be forged.
+    Amplification,
+    /// The source has had its replies for now.
+    RateLimit,
     /// The service answers nobody.
     Discard,
 }
@@ -30,6 +43,8 @@ impl Refusal {
             Self::Unanswerable => "unanswerable",
             Self::OwnPort => "own_port",
             Self::ServicePort => "service_port",
+            Self::Amplification => "amplification",
+            Self::RateLimit => "rate_limit",
             Self::Discard => "discard",
         }
     }
@@ -40,44 +55,68 @@ impl Refusal {
             Self::Unanswerable => "no reply can be sent to such an address",
             Self::OwnPort => "its port is one of our own, which would answer the answer",
             Self::ServicePort => "its port belongs to a UDP service, which could answer the answer",
+            Self::Amplification => "the reply is over three times as long as the question",
+            Self::RateLimit => "its address has had as many replies as it may have",
             Self::Discard => "the service answers nobody",
         }
     }
 }
 
-/// Decides which sources are answered.
+/// Decides which datagrams are answered. Its clones share the count of replies to each source.
 #[derive(Clone, Debug)]
 pub struct Guard {
     own_ports: Vec<u16>,
     lifted: bool,
+    rate_limit: Option<Arc<RateLimit>>,
 }
 
 impl Guard {
-    /// A guard for a process that has bound `own_ports`. Lifted, it still refuses sources that cannot be answered.
-    pub fn new(mut own_ports: Vec<u16>, lifted: bool) -> Self {
+    /// A guard for a process that has bound `own_ports`, which lets each source have `rate_limit` replies a second;
+    /// 0 for any number.
+    pub fn new(mut own_ports: Vec<u16>, rate_limit: u32, start: Instant) -> Self {
         own_ports.sort_unstable();
         own_ports.dedup();
-        Self { own_ports, lifted }
+        let rate_limit = (rate_limit > 0).then(|| Arc::new(RateLimit::new(rate_limit, start)));
+        Self { own_ports, lifted: false, rate_limit }
     }
 
-    /// Whether `source` may be answered, and why not. IPv4-mapped IPv6 sources count as IPv4.
+    /// A guard that only refuses sources that cannot be answered.
+    pub fn lifted() -> Self {
+        Self { own_ports: Vec::new(), lifted: true, rate_limit: None }
+    }
+
+    /// Whether `datagram` may be answered with `reply`, and counts the reply if so. IPv4-mapped IPv6 sources count
+    /// as IPv4.
     ///
     /// # Errors
     ///
     /// The reason to keep silent.
-    pub fn check(&self, source: SocketAddr) -> Result<(), Refusal> {
-        if source.port() == 0 || is_unanswerable(source.ip().to_canonical()) {
+    pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
+        let (ip, port) = (datagram.source.ip().to_canonical(), datagram.source.port());
+        if port == 0 || is_unanswerable(ip) {
             Err(Refusal::Unanswerable)
         } else if self.lifted {
             Ok(())
-        } else if self.own_ports.binary_search(&source.port()).is_ok() {
+        } else if self.own_ports.binary_search(&port).is_ok() {
             Err(Refusal::OwnPort)
-        } else if SERVICE_PORTS.binary_search(&source.port()).is_ok() {
+        } else if SERVICE_PORTS.binary_search(&port).is_ok() {
             Err(Refusal::ServicePort)
+        } else if ip.is_loopback() {
+            // Nobody else is hit, and nobody forges it from outside.
+            Ok(())
+        } else if packet_length(ip, reply.length()) > AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
+            Err(Refusal::Amplification)
+        } else if self.rate_limit.as_ref().is_some_and(|limit| !limit.allows(ip, now)) {
+            Err(Refusal::RateLimit)
         } else {
             Ok(())
         }
     }
+}
+
+/// The length of the IP packet that carries a payload, if it is not fragmented.
+fn packet_length(ip: IpAddr, payload: usize) -> usize {
+    payload + if ip.is_ipv4() { 20 + 8 } else { 40 + 8 }
 }
 
 fn is_unanswerable(ip: IpAddr) -> bool {
@@ -90,10 +129,20 @@ fn is_unanswerable(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
+    fn check_with(guard: &Guard, source: &str, question: usize, answer: usize) -> Result<(), Refusal> {
+        let bytes = [0; 2_000];
+        let source: SocketAddr = source.parse().expect("an address");
+        let datagram = Datagram { source, local: None, payload: &bytes[..question] };
+        let reply = Outgoing { to: source, from: None, parts: [&bytes[..answer], b"", b""] };
+        guard.check(&datagram, &reply, Instant::now())
+    }
+
     fn check(source: &str) -> Result<(), Refusal> {
-        Guard::new(vec![20001, 5000, 5000], false).check(source.parse().expect("an address"))
+        check_with(&Guard::new(vec![20001, 5000, 5000], 1000, Instant::now()), source, 10, 10)
     }
 
     #[test]
@@ -113,6 +162,7 @@ mod tests {
             "[::1]:0",
         ] {
             assert_eq!(check(source), Err(Refusal::Unanswerable), "{source}");
+            assert_eq!(check_with(&Guard::lifted(), source, 10, 10), Err(Refusal::Unanswerable), "{source}");
         }
         for source in ["127.0.0.1:1", "0.0.0.1:4000", "223.255.255.255:4000", "[::1]:4000", "[fe80::1]:4000"] {
             assert_eq!(check(source), Ok(()), "{source}");
@@ -128,13 +178,38 @@ mod tests {
         assert_eq!(check("127.0.0.1:5000"), Err(Refusal::OwnPort));
         assert_eq!(check("[2001:db8::1]:20001"), Err(Refusal::OwnPort));
         assert_eq!(check("127.0.0.1:5001"), Ok(()));
+        assert_eq!(check_with(&Guard::lifted(), "192.0.2.1:7", 10, 10), Ok(()));
     }
 
     #[test]
-    fn a_lifted_guard_still_refuses_what_cannot_be_answered() {
-        let guard = Guard::new(vec![5000], true);
-        assert_eq!(guard.check(([127, 0, 0, 1], 5000).into()), Ok(()));
-        assert_eq!(guard.check(([127, 0, 0, 1], 7).into()), Ok(()));
-        assert_eq!(guard.check(([127, 0, 0, 1], 0).into()), Err(Refusal::Unanswerable));
+    fn a_reply_of_over_three_times_the_length_is_refused_except_on_loopback() {
+        let guard = Guard::new(vec![], 1000, Instant::now());
+        // 28 + 2 bytes of question, 3 × 30 of answer.
+        assert_eq!(check_with(&guard, "192.0.2.1:4000", 2, 62), Ok(()));
+        assert_eq!(check_with(&guard, "192.0.2.1:4000", 2, 63), Err(Refusal::Amplification));
+        assert_eq!(check_with(&guard, "[::ffff:192.0.2.1]:4000", 2, 63), Err(Refusal::Amplification));
+        assert_eq!(check_with(&guard, "[2001:db8::1]:4000", 2, 102), Ok(()));
+        assert_eq!(check_with(&guard, "[2001:db8::1]:4000", 2, 103), Err(Refusal::Amplification));
+        for exempt in ["127.0.0.1:4000", "127.9.9.9:4000", "[::1]:4000", "[::ffff:127.0.0.1]:4000"] {
+            assert_eq!(check_with(&guard, exempt, 2, 2_000), Ok(()), "{exempt}");
+        }
+        assert_eq!(check_with(&Guard::lifted(), "192.0.2.1:4000", 2, 2_000), Ok(()));
+    }
+
+    #[test]
+    fn a_source_is_answered_so_often_whatever_its_port_except_on_loopback() {
+        let answers = |guard: &Guard, ip: &str| {
+            let sources = (0..50).map(|port| format!("{ip}:{}", 4000 + port));
+            sources.filter(|source| check_with(guard, source, 10, 10).is_ok()).count()
+        };
+        let limited = || Guard::new(vec![], 5, Instant::now());
+        assert_eq!(answers(&limited(), "192.0.2.1"), 5);
+        assert_eq!(answers(&limited(), "[::ffff:192.0.2.1]"), 5);
+        assert_eq!(answers(&limited(), "127.0.0.1"), 50);
+        assert_eq!(answers(&Guard::new(vec![], 0, Instant::now()), "192.0.2.1"), 50);
+        assert_eq!(answers(&Guard::lifted(), "192.0.2.1"), 50);
+        let guard = limited();
+        let workers = [guard.clone(), guard];
+        assert_eq!(answers(&workers[0], "192.0.2.1") + answers(&workers[1], "192.0.2.1"), 5, "all workers together");
     }
 }

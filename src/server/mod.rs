@@ -1,12 +1,14 @@
-//! The responder: binds the services, runs the loop, adds up the tallies.
+//! The responder: binds the services, runs one loop a worker, adds up the tallies.
 
 mod complaints;
 mod endpoint;
 mod event_loop;
 mod guard;
+mod rate_limit;
 mod reply;
 mod reply_queue;
 mod service;
+mod stats;
 mod tally;
 
 #[cfg(test)]
@@ -15,6 +17,9 @@ mod simulation;
 use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicU64;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, log};
@@ -24,12 +29,14 @@ pub use reply::{ReplyTemplate, TemplateError};
 pub use service::{Service, ServiceError};
 pub use tally::{Counts, EndpointReport, Report, Tally};
 
-use crate::net::Socket;
-use crate::net::bind::{BufferSizes, bind};
+use crate::net::bind::{BufferSizes, Port, bind};
+use crate::net::{Io, Socket};
 use crate::shutdown::Shutdown;
 use endpoint::Endpoint;
 use event_loop::{EventLoop, Schedule};
 use guard::Guard;
+use stats::Stats;
+use tally::add_up;
 
 /// How a server behaves, apart from what it serves.
 #[derive(Clone, Debug)]
@@ -47,8 +54,18 @@ pub struct Options {
     pub stats: Option<Duration>,
     /// How long answering and flushing may take after a stop was asked for.
     pub grace: Duration,
-    /// Whether sources are answered whose port belongs to a service, ours or a well-known one.
+    /// How many replies a second an IPv4 address or an IPv6 /64 is given, other than loopback; 0 for any number.
+    pub rate_limit: u32,
+    /// Whether everybody is answered who can be: sources whose port belongs to a service, ours or a well-known one,
+    /// questions that are much shorter than their answer, and any number of them.
     pub no_guard: bool,
+    /// Which datapath moves the datagrams.
+    pub io: Io,
+    /// How many loops share the work, each in a thread and with sockets of its own. With more than one, peers are
+    /// spread over them by `SO_REUSEPORT`, and a second server on the same port is not refused.
+    pub workers: NonZeroUsize,
+    /// How long a loop goes on polling after there was something to do. It answers sooner then, and uses up a core.
+    pub spin: Duration,
 }
 
 impl Default for Options {
@@ -60,7 +77,11 @@ impl Default for Options {
             count: None,
             stats: None,
             grace: Duration::from_millis(500),
+            rate_limit: 1_000,
             no_guard: false,
+            io: Io::Auto,
+            workers: NonZeroUsize::MIN,
+            spin: Duration::ZERO,
         }
     }
 }
@@ -94,12 +115,14 @@ impl Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Services that listen, and the loop that will serve them.
+/// Services that listen, and the loops that will serve them.
 #[derive(Debug)]
 pub struct Server {
-    event_loop: EventLoop,
+    /// One a worker, each with the same endpoints in the same order.
+    loops: Vec<EventLoop>,
     options: Options,
     addresses: Vec<SocketAddr>,
+    shutdown: Shutdown,
     started: Instant,
 }
 
@@ -114,17 +137,24 @@ impl Server {
     /// system refuses one; the message is one line that says what to do.
     pub fn bind(services: &[Service], options: Options, shutdown: Shutdown) -> Result<Self, Error> {
         let places = places(services)?;
-        let sockets = bind_all(&places, &options)?;
-        let addresses: Vec<_> = sockets.iter().map(|(_, address, _)| *address).collect();
-        let guard = Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.no_guard);
-        let cannot_start = |error: io::Error| Error::failed(format!("cannot start the event loop: {error}"));
-        let mut event_loop = EventLoop::new(shutdown, guard).map_err(cannot_start)?;
-        for (service, address, socket) in sockets {
-            let endpoint = Endpoint::new(socket, address, service.name(), service.template().cloned());
-            event_loop.add(endpoint).map_err(cannot_start)?;
-            info!("Server is listening on {address} ({})", service.name());
+        let mut workers = vec![bind_all(&places, &options)?];
+        let bound: Vec<_> = workers[0].iter().map(|(service, address, _)| (*service, vec![*address])).collect();
+        for _ in 1..options.workers.get() {
+            workers.push(bind_all(&bound, &options)?);
         }
-        Ok(Self { event_loop, options, addresses, started: Instant::now() })
+        let addresses: Vec<_> = workers[0].iter().map(|(_, address, _)| *address).collect();
+        let guard = if options.no_guard {
+            Guard::lifted()
+        } else {
+            Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
+        };
+        let loops = workers.into_iter().map(|sockets| start_loop(sockets, shutdown.clone(), guard.clone()));
+        let loops = loops.collect::<io::Result<_>>();
+        let loops = loops.map_err(|error| Error::failed(format!("cannot start the event loop: {error}")))?;
+        for (service, addresses) in &bound {
+            addresses.iter().for_each(|address| info!("Server is listening on {address} ({})", service.name()));
+        }
+        Ok(Self { loops, options, addresses, shutdown, started: Instant::now() })
     }
 
     /// The addresses that it listens on, in the order in which the services were named; ports are the real ones.
@@ -137,21 +167,46 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`Error::Failed`] when polling failed or a socket became unusable.
+    /// [`Error::Failed`] when polling failed or a socket became unusable; all loops stop then.
     pub fn run(&mut self) -> Result<(), Error> {
-        self.event_loop.run(&Schedule {
-            until: self.options.run_for.and_then(|time| self.started.checked_add(time)),
-            count: self.options.count,
-            stats: self.options.stats,
-            grace: self.options.grace,
+        let Self { loops, options, shutdown, .. } = self;
+        let schedule = &Schedule {
+            until: options.run_for.and_then(|time| self.started.checked_add(time)),
+            count: options.count,
+            received: AtomicU64::new(0),
+            stats: options.stats.map(|interval| Stats::new(interval, loops.len())),
+            spin: options.spin,
+            grace: options.grace,
+        };
+        let run = |event_loop: &mut EventLoop| {
+            let result = event_loop.run(schedule);
+            // One that failed takes the others along.
+            shutdown.request();
+            result
+        };
+        let Some((first, others)) = loops.split_first_mut() else { return Ok(()) };
+        thread::scope(|scope| {
+            let others: Vec<_> = others.iter_mut().map(|other| scope.spawn(|| run(other))).collect();
+            let result = run(first);
+            let died = |_| Err(Error::failed("a worker panicked".to_owned()));
+            others.into_iter().fold(result, |result, other| result.and(other.join().unwrap_or_else(died)))
         })
     }
 
     /// What it did so far.
     pub fn report(&self) -> Report {
         let seconds = self.started.elapsed().as_millis() as f64 / 1000.0;
-        Report { schema: 1, seconds, endpoints: self.event_loop.reports().collect() }
+        let endpoints = add_up(self.loops.iter().map(|event_loop| event_loop.reports().collect()));
+        Report { schema: 1, seconds, endpoints }
     }
+}
+
+fn start_loop(sockets: Vec<Bound<'_>>, shutdown: Shutdown, guard: Guard) -> io::Result<EventLoop> {
+    let mut event_loop = EventLoop::new(shutdown, guard)?;
+    for (service, address, socket) in sockets {
+        event_loop.add(Endpoint::new(socket, address, service.name(), service.template().cloned()))?;
+    }
+    Ok(event_loop)
 }
 
 impl Endpoint<Socket> {
@@ -267,7 +322,8 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
         receive: options.receive_buffer.unwrap_or(DEFAULT_BUFFER),
         send: options.send_buffer.unwrap_or(DEFAULT_BUFFER),
     };
-    let (socket, given) = bind(address, wanted)?;
+    let port = if options.workers == NonZeroUsize::MIN { Port::Own } else { Port::Shared };
+    let (socket, given) = bind(address, wanted, port)?;
     let address = socket.local_addr()?;
     for (name, asked, wanted, given) in [
         ("receive", options.receive_buffer, wanted.receive, given.receive),
@@ -278,8 +334,10 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
             log!(level, "The {name} buffer on {address} holds {given} bytes, not {wanted}: the system sets a limit");
         }
     }
-    if address.ip().is_unspecified() {
+    let socket = Socket::new(socket, options.io)?;
+    debug!("Datagrams on {address} move in this way: {}", socket.describe());
+    if !socket.knows_local_address() && address.ip().is_unspecified() {
         debug!("Replies from {address} leave from an address that the system chooses");
     }
-    Ok((Socket::new(socket), address))
+    Ok((socket, address))
 }

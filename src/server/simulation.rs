@@ -73,9 +73,9 @@ impl Transport for Script {
         self.receives += 1;
         inbox.clear();
         for _ in 0..self.batch {
-            let Some(room) = inbox.room() else { return Received::More };
+            let Some(slot) = inbox.slot() else { return Received::More };
             let Some((source, segment, bytes)) = self.next_message() else { return Received::Drained };
-            room[..bytes.len()].copy_from_slice(&bytes);
+            slot[..bytes.len()].copy_from_slice(&bytes);
             inbox.keep(bytes.len(), segment, source, None);
             if let Some(error) = self.receive_errors.pop_front() {
                 return Received::Failed(io::Error::from_raw_os_error(error));
@@ -88,17 +88,17 @@ impl Transport for Script {
         self.owed = 0;
         for (count, datagram) in datagrams.iter().enumerate() {
             if let Some(error) = self.send_errors.pop_front() {
-                return Sent { count, error: Some(io::Error::from_raw_os_error(error)) };
+                return Sent { count, error: Some(io::Error::from_raw_os_error(error)), lost: 1 };
             }
             if self.room == 0 {
                 self.owed = datagrams.len() - count;
                 self.blocked = true;
-                return Sent { count, error: Some(io::ErrorKind::WouldBlock.into()) };
+                return Sent { count, error: Some(io::ErrorKind::WouldBlock.into()), lost: 0 };
             }
             self.room -= 1;
             self.wire.push(datagram.parts.concat());
         }
-        Sent { count: datagrams.len(), error: None }
+        Sent { count: datagrams.len(), error: None, lost: 0 }
     }
 }
 
@@ -155,7 +155,11 @@ impl Simulation {
         let template = "Hello {}".parse().expect("a template");
         Self {
             endpoint: Endpoint::new(script, ([127, 0, 0, 1], 5000).into(), "hello", Some(template)),
-            shared: Shared { inbox: Inbox::new(), outbox: Outbox::default(), guard: Guard::new(vec![5000], false) },
+            shared: Shared {
+                inbox: Inbox::new(),
+                outbox: Outbox::default(),
+                guard: Guard::new(vec![5000], 0, Instant::now()),
+            },
             now: Instant::now(),
             arrived: 0,
         }
@@ -307,7 +311,7 @@ fn receives_that_always_fail_end_the_loop_and_others_do_not() {
         }
 
         fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent {
-            Sent { count: datagrams.len(), error: None }
+            Sent { count: datagrams.len(), error: None, lost: 0 }
         }
     }
 

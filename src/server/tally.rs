@@ -17,6 +17,10 @@ impl Counts {
         *self.0.entry(name).or_default() += 1;
     }
 
+    fn add_all(&mut self, other: &Self) {
+        other.0.iter().for_each(|(name, count)| *self.0.entry(name).or_default() += count);
+    }
+
     /// How many of all names.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
@@ -58,7 +62,7 @@ pub struct Tally {
     pub receive_errors: Counts,
     /// Replies that had to wait until the socket was writable, whatever became of them.
     pub waited: u64,
-    /// The most replies that waited at one time.
+    /// The most replies that waited at one time, for one socket.
     pub waiting_peak: u64,
     /// Replies that wait now; at the end, those that never left.
     pub unsent: u64,
@@ -76,6 +80,23 @@ pub struct EndpointReport {
     pub tally: Tally,
     /// Datagrams that never reached it because the receive buffer was full; `None` where the system does not tell.
     pub kernel_dropped: Option<u64>,
+}
+
+impl EndpointReport {
+    fn add(&mut self, other: &Self) {
+        let (sum, tally) = (&mut self.tally, &other.tally);
+        sum.received += tally.received;
+        sum.received_bytes += tally.received_bytes;
+        sum.answered += tally.answered;
+        sum.answered_bytes += tally.answered_bytes;
+        sum.refused.add_all(&tally.refused);
+        sum.failed.add_all(&tally.failed);
+        sum.receive_errors.add_all(&tally.receive_errors);
+        sum.waited += tally.waited;
+        sum.waiting_peak = sum.waiting_peak.max(tally.waiting_peak);
+        sum.unsent += tally.unsent;
+        self.kernel_dropped = self.kernel_dropped.zip(other.kernel_dropped).map(|(a, b)| a + b);
+    }
 }
 
 impl Display for EndpointReport {
@@ -100,6 +121,16 @@ impl Display for EndpointReport {
     }
 }
 
+/// Adds up what several loops did, endpoint by endpoint; all have the same endpoints in the same order.
+pub fn add_up(loops: impl Iterator<Item = Vec<EndpointReport>>) -> Vec<EndpointReport> {
+    loops
+        .reduce(|mut sum, reports| {
+            sum.iter_mut().zip(&reports).for_each(|(sum, report)| sum.add(report));
+            sum
+        })
+        .unwrap_or_default()
+}
+
 /// What a server did: `serve --json` prints it as it is serialized.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -107,13 +138,29 @@ pub struct Report {
     pub schema: u32,
     /// From the moment at which all services listened, in seconds.
     pub seconds: f64,
-    /// One for each socket, in the order in which the services were named.
+    /// One for each address, in the order in which the services were named.
     pub endpoints: Vec<EndpointReport>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loops_add_up() {
+        let report = |received, reason, waiting_peak, kernel_dropped| {
+            let mut tally = Tally { received, waiting_peak, unsent: 1, ..Tally::default() };
+            tally.refused.add(reason);
+            EndpointReport { service: "hello", address: ([127, 0, 0, 1], 5000).into(), tally, kernel_dropped }
+        };
+        let sum = add_up([vec![report(1, "a", 5, Some(1))], vec![report(2, "b", 3, Some(2))]].into_iter());
+        assert_eq!(sum.len(), 1);
+        let tally = &sum[0].tally;
+        assert_eq!((tally.received, tally.waiting_peak, tally.unsent), (3, 5, 2));
+        assert_eq!(tally.refused.to_string(), "2 (a 1, b 1)");
+        assert_eq!(sum[0].kernel_dropped, Some(3));
+        assert!(add_up(std::iter::empty()).is_empty());
+    }
 
     #[test]
     fn a_line_tells_what_happened_and_leaves_out_what_did_not() {

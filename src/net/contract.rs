@@ -1,0 +1,191 @@
+//! The contract of [`Transport`], as one suite for every datapath, on real sockets.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use super::bind::{BufferSizes, Port, bind};
+use super::inbox::SLOTS;
+use super::{Inbox, Io, LONGEST_PAYLOAD, Outgoing, Received, Socket, Transport};
+
+/// Runs a check with each datapath that this platform has.
+fn with_each(check: impl Fn(Io)) {
+    check(Io::Portable);
+    check(Io::Auto);
+}
+
+fn socket(address: &str, io: Io) -> Socket {
+    let sizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
+    let (socket, _) = bind(address.parse().expect("an address"), sizes, Port::Own).expect("a free port");
+    Socket::new(socket, io).expect("a socket")
+}
+
+fn peer(socket: &Socket, address: &str) -> UdpSocket {
+    let peer = UdpSocket::bind(format!("{address}:0")).expect("a free port");
+    let port = socket.local_addr().expect("an address").port();
+    peer.connect(format!("{address}:{port}")).expect("connected");
+    peer.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    peer
+}
+
+fn next(peer: &UdpSocket) -> Vec<u8> {
+    let mut bytes = vec![0; 65_535];
+    let length = peer.recv(&mut bytes).expect("a datagram");
+    bytes.truncate(length);
+    bytes
+}
+
+/// Receives until so many datagrams came: source, local address and payload.
+fn receive(socket: &mut Socket, count: usize) -> Vec<(SocketAddr, Option<SocketAddr>, Vec<u8>)> {
+    let (mut inbox, mut datagrams) = (Inbox::new(), Vec::new());
+    let start = Instant::now();
+    while datagrams.len() < count {
+        assert!(start.elapsed() < Duration::from_secs(60), "{} of {count} came", datagrams.len());
+        let received = socket.receive(&mut inbox);
+        assert!(!matches!(received, Received::Failed(_)), "{received:?}");
+        datagrams.extend(inbox.datagrams().map(|d| (d.source, d.local, d.payload.to_vec())));
+    }
+    datagrams
+}
+
+fn send_all(socket: &mut Socket, datagrams: &[Outgoing<'_>]) {
+    let sent = socket.send(datagrams);
+    assert_eq!((sent.count, sent.lost), (datagrams.len(), 0), "{:?}", sent.error);
+}
+
+#[test]
+fn datagrams_of_every_length_come_whole_and_in_order() {
+    with_each(|io| {
+        for address in ["127.0.0.1", "[::1]"] {
+            let mut socket = socket(&format!("{address}:0"), io);
+            let peer = peer(&socket, address);
+            let messages: Vec<_> =
+                [0, 1, 1472, 1473, 8192, LONGEST_PAYLOAD, 0, 3].iter().map(|n| vec![*n as u8; *n]).collect();
+            messages.iter().for_each(|message| assert_eq!(peer.send(message).expect("sent"), message.len()));
+            let came = receive(&mut socket, messages.len());
+            let source = peer.local_addr().expect("an address");
+            assert!(came.iter().all(|(from, _, _)| *from == source));
+            assert!(came.iter().map(|(_, _, payload)| payload).eq(&messages));
+
+            let parts = |message| Outgoing { to: source, from: None, parts: [b"", message, b""] };
+            let replies: Vec<_> = messages.iter().map(|message| parts(message.as_slice())).collect();
+            send_all(&mut socket, &replies);
+            messages.iter().for_each(|message| assert_eq!(&next(&peer), message));
+        }
+    });
+}
+
+#[test]
+fn an_empty_socket_is_drained_and_a_datagram_too_many_is_not() {
+    with_each(|io| {
+        let mut socket = socket("127.0.0.1:0", io);
+        let mut inbox = Inbox::new();
+        assert!(matches!(socket.receive(&mut inbox), Received::Drained));
+        assert_eq!(inbox.datagrams().count(), 0);
+        let peer = peer(&socket, "127.0.0.1");
+        (0..=SLOTS).for_each(|i| assert_eq!(peer.send(&[i as u8]).expect("sent"), 1));
+        assert!(matches!(socket.receive(&mut inbox), Received::More));
+        assert_eq!(inbox.datagrams().count(), SLOTS);
+        assert!(matches!(socket.receive(&mut inbox), Received::Drained));
+        assert_eq!(inbox.datagrams().map(|d| d.payload[0]).collect::<Vec<_>>(), [SLOTS as u8]);
+    });
+}
+
+#[test]
+fn parts_leave_as_one_datagram_to_each_peer_in_order() {
+    with_each(|io| {
+        let mut socket = socket("127.0.0.1:0", io);
+        let peers = [peer(&socket, "127.0.0.1"), peer(&socket, "127.0.0.1"), peer(&socket, "127.0.0.1")];
+        let lengths = [20, 20, 20, 7, 20, 0, 20, 3_000, 3_000, 1, 1];
+        let messages: Vec<_> = (0..200_usize).map(|i| vec![i as u8; lengths[i % lengths.len()]]).collect();
+        let mut replies: Vec<_> = (messages.iter().enumerate())
+            .map(|(i, message)| {
+                let to = peers[i * i % 3].local_addr().expect("an address");
+                Outgoing { to, from: None, parts: [b"<", message, b">"] }
+            })
+            .collect();
+        socket.arrange(&mut replies);
+        send_all(&mut socket, &replies);
+        for (number, peer) in peers.iter().enumerate() {
+            for (_, message) in messages.iter().enumerate().filter(|(i, _)| i * i % 3 == number) {
+                assert_eq!(next(peer), [b"<", message.as_slice(), b">"].concat());
+            }
+        }
+    });
+}
+
+#[test]
+fn an_error_takes_only_its_datagram() {
+    with_each(|io| {
+        let mut socket = socket("127.0.0.1:0", io);
+        let peer = peer(&socket, "127.0.0.1");
+        let to = peer.local_addr().expect("an address");
+        let too_long = vec![0; LONGEST_PAYLOAD + 1];
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let parts = |to, message| Outgoing { to, from: None, parts: [message, b"", b""] };
+        let replies = [
+            parts(to, &b"first"[..]),
+            parts(to, &too_long),
+            parts(to, b"second"),
+            parts(nowhere, b"lost1"),
+            parts(nowhere, b"lost2"),
+            parts(to, b"third"),
+        ];
+        let (mut done, mut errors) = (0, Vec::new());
+        while done < replies.len() {
+            let sent = socket.send(&replies[done..]);
+            done += sent.count;
+            if let Some(error) = sent.error {
+                assert_ne!(error.kind(), io::ErrorKind::WouldBlock);
+                assert!(sent.lost > 0);
+                errors.extend((done..done + sent.lost).map(|i| (i, error.raw_os_error())));
+                done += sent.lost;
+            }
+        }
+        assert_eq!(errors, [(1, Some(libc::EMSGSIZE)), (3, Some(libc::EINVAL)), (4, Some(libc::EINVAL))]);
+        assert_eq!([next(&peer), next(&peer), next(&peer)], [&b"first"[..], b"second", b"third"]);
+    });
+}
+
+#[test]
+fn where_it_can_be_known_replies_leave_from_the_address_that_was_asked() {
+    for (wildcard, asked) in [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "127.0.0.3"), ("[::]:0", "[::1]")] {
+        let mut socket = socket(wildcard, Io::Auto);
+        if !socket.knows_local_address() {
+            return;
+        }
+        // The peer is connected: the kernel gives it nothing that comes from elsewhere.
+        let peer = peer(&socket, asked);
+        (0..3).for_each(|_| assert_eq!(peer.send(b"who are you?").expect("sent"), 12));
+        let came = receive(&mut socket, 3);
+        let local = came[0].1.expect("a local address").ip().to_canonical();
+        assert_eq!(local.to_string(), asked.trim_matches(['[', ']']));
+        let reply = |(to, from, _): &(_, _, _)| Outgoing { to: *to, from: *from, parts: [b"it is me", b"", b""] };
+        let replies: Vec<_> = came.iter().map(reply).collect();
+        send_all(&mut socket, &replies);
+        (0..3).for_each(|_| assert_eq!(next(&peer), b"it is me"));
+    }
+}
+
+#[test]
+fn a_socket_bound_to_one_address_is_not_told_what_it_knows() {
+    let mut socket = socket("127.0.0.1:0", Io::Auto);
+    peer(&socket, "127.0.0.1").send(b"x").expect("sent");
+    assert_eq!(receive(&mut socket, 1)[0].1, None);
+}
+
+#[test]
+fn what_the_kernel_drops_is_counted() {
+    with_each(|io| {
+        let sizes = BufferSizes { receive: 4096, send: 4096 };
+        let (bound, _) = bind("127.0.0.1:0".parse().expect("an address"), sizes, Port::Own).expect("a free port");
+        let mut socket = Socket::new(bound, io).expect("a socket");
+        let peer = peer(&socket, "127.0.0.1");
+        (0..1000).for_each(|_| assert_eq!(peer.send(b"too many").expect("sent"), 8));
+        let Some(dropped) = socket.kernel_drops() else { return };
+        let came = receive(&mut socket, 1000 - dropped as usize).len();
+        assert!(dropped > 0);
+        assert!(matches!(socket.receive(&mut Inbox::new()), Received::Drained));
+        assert_eq!(came + dropped as usize, 1000);
+    });
+}

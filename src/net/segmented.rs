@@ -1,0 +1,422 @@
+//! Linux: many datagrams a system call, and runs of them through the network stack as one.
+//!
+//! Of what an answer costs, the kernel's work for each packet is nearly all, so the lever is to have fewer, larger
+//! packets in there: `UDP_GRO` hands over datagrams of one sender coalesced, `UDP_SEGMENT` takes a run of replies
+//! of one length as one (see udp(7); `runs` decides what is a run). recvmmsg(2) and sendmmsg(2) save
+//! system calls on top.
+//!
+//! ```text
+//!  mmsghdr[i]                                  the arrays lie on the stack, for one call
+//! ┌──────────┐   ┌──────────────────────┐
+//! │ name     │──>│ source or destination│
+//! │ iov      │──>│ iovec, iovec, …      │──> a slot of the inbox, or the parts of the replies
+//! │ control  │──>│ Control              │    received: UDP_GRO's segment length, packet info
+//! │ msg_len  │   └──────────────────────┘    sent: UDP_SEGMENT's length, packet info
+//! └──────────┘
+//! ```
+//!
+//! This is the crate's only `unsafe` code.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr;
+
+use mio::net::UdpSocket;
+
+use super::control::Control;
+use super::inbox::SLOTS;
+use super::runs::{Arranger, run_length};
+use super::socket::Datapath;
+use super::{Inbox, Outgoing, Received, Sent};
+
+/// How many runs one system call sends at the most.
+const RUNS: usize = 64;
+
+/// How many pieces of memory one system call sends at the most; the longest run has 192.
+const PIECES: usize = 512;
+
+/// How few messages a receive is prepared for; preparing for more than come costs time.
+const FEWEST: usize = 4;
+
+/// Receives and sends in batches, coalesced and segmented as far as the kernel allows it.
+#[derive(Debug)]
+struct Segmented {
+    /// The kernel may hand over several datagrams as one message.
+    coalesces: bool,
+    /// The kernel cuts messages into datagrams.
+    segments: bool,
+    /// The kernel says which address a datagram was sent to.
+    packet_info: bool,
+    wildcard: bool,
+    connected: bool,
+    /// How many messages to be prepared for.
+    expected: usize,
+    arranger: Arranger,
+}
+
+/// The segmented datapath for a socket.
+pub fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datapath>> {
+    let local = socket.local_addr()?;
+    let fd = socket.as_raw_fd();
+    let wildcard = local.ip().is_unspecified();
+    // Only a wildcard address leaves in doubt where a datagram was sent to; packet info costs 5 %.
+    let packet_info = wildcard
+        && match local {
+            SocketAddr::V4(_) => set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+            SocketAddr::V6(_) => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+        }
+        .is_ok();
+    Ok(Box::new(Segmented {
+        coalesces: set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok(),
+        // Sets what is set already: no segmenting but where a send asks for it.
+        segments: set_option(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok(),
+        packet_info,
+        wildcard,
+        connected: socket.peer_addr().is_ok(),
+        expected: FEWEST,
+        arranger: Arranger::default(),
+    }))
+}
+
+impl Datapath for Segmented {
+    fn receive(&mut self, socket: &UdpSocket, inbox: &mut Inbox) -> Received {
+        inbox.clear();
+        let mut room = SLOTS;
+        loop {
+            let wanted = self.expected.min(room);
+            match socket.try_io(|| receive_messages(socket.as_raw_fd(), inbox, wanted)) {
+                Ok(count) if count == wanted => {
+                    self.expected = SLOTS.min(2 * self.expected);
+                    room -= count;
+                    if room == 0 {
+                        return Received::More;
+                    }
+                }
+                Ok(count) => {
+                    self.expected = (2 * count).clamp(FEWEST, SLOTS);
+                    // The kernel comes back early only after it saw the queue empty, and what arrives later
+                    // makes a new edge: no need to ask again. Not so with a peer's ICMP error, which ends a
+                    // batch too and is told by the next call; only connected sockets have those, since we do not
+                    // set IP_RECVERR.
+                    if !self.connected {
+                        return Received::Drained;
+                    }
+                    room -= count;
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return Received::Drained,
+                    _ => return Received::Failed(error),
+                },
+            }
+        }
+    }
+
+    fn arrange(&mut self, datagrams: &mut [Outgoing<'_>]) {
+        if self.segments {
+            self.arranger.arrange(datagrams);
+        }
+    }
+
+    fn send(&mut self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> Sent {
+        let mut done = 0;
+        while done < datagrams.len() {
+            let rest = &datagrams[done..];
+            match self.send_runs(socket, rest) {
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let run = self.run_length(rest);
+                    if run == 1 || !self.is_about_segments(&error) {
+                        return Sent::stopped(done, error, run);
+                    }
+                    for datagram in &rest[..run] {
+                        if let Err(error) = self.send_alone(socket, datagram) {
+                            return Sent::stopped(done, error, 1);
+                        }
+                        done += 1;
+                    }
+                }
+            }
+        }
+        Sent::all(datagrams)
+    }
+
+    fn knows_local_address(&self) -> bool {
+        self.packet_info || !self.wildcard
+    }
+
+    fn describe(&self) -> String {
+        let able = |able, what| if able { format!(", {what}") } else { String::new() };
+        format!(
+            "batches{}{}{}",
+            able(self.coalesces, "coalesced receives"),
+            able(self.segments, "segmented sends"),
+            able(self.packet_info, "packet info")
+        )
+    }
+}
+
+impl Segmented {
+    fn run_length(&self, datagrams: &[Outgoing<'_>]) -> usize {
+        if self.segments { run_length(datagrams) } else { datagrams.len().min(1) }
+    }
+
+    /// Whether a send may have failed only because it was segmented. EMSGSIZE: a segment exceeds the path's MTU, where
+    /// IP would fragment a single datagram. EINVAL: the kernel or the route does not segment. EIO: the device
+    /// cannot, and will not for the next run either.
+    fn is_about_segments(&mut self, error: &io::Error) -> bool {
+        self.segments &= error.raw_os_error() != Some(libc::EIO);
+        matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EINVAL | libc::EIO))
+    }
+
+    fn send_alone(&self, socket: &UdpSocket, datagram: &Outgoing<'_>) -> io::Result<usize> {
+        loop {
+            match self.send_runs(socket, std::slice::from_ref(datagram)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends the first runs of `datagrams` with one system call; returns how many datagrams left. An error
+    /// concerns the first run; that of a later one shows when it has become the first.
+    fn send_runs(&self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
+        let mut batch = SendBatch::new();
+        let mut done = 0;
+        while done < datagrams.len() {
+            let run = &datagrams[done..done + self.run_length(&datagrams[done..])];
+            if !batch.push(run) {
+                break;
+            }
+            done += run.len();
+        }
+        let runs = socket.try_io(|| batch.send(socket.as_raw_fd(), self.connected))?;
+        Ok(batch.runs[..runs].iter().map(|run| run.datagrams).sum())
+    }
+}
+
+/// The runs that one sendmmsg(2) sends. Of the large arrays only the first entries are filled in: clearing them
+/// would cost more than a batch of one saves.
+struct SendBatch {
+    used: usize,
+    runs: [Run; RUNS],
+    names: [MaybeUninit<Name>; RUNS],
+    controls: [MaybeUninit<Control>; RUNS],
+    pieces: usize,
+    iovecs: [MaybeUninit<libc::iovec>; PIECES],
+}
+
+#[derive(Clone, Copy, Default)]
+struct Run {
+    datagrams: usize,
+    pieces: usize,
+    name_length: usize,
+    control_length: usize,
+}
+
+impl SendBatch {
+    fn new() -> Self {
+        Self {
+            used: 0,
+            runs: [Run::default(); RUNS],
+            names: [const { MaybeUninit::uninit() }; RUNS],
+            controls: [const { MaybeUninit::uninit() }; RUNS],
+            pieces: 0,
+            iovecs: [const { MaybeUninit::uninit() }; PIECES],
+        }
+    }
+
+    /// Adds a run, if there is room for it.
+    fn push(&mut self, run: &[Outgoing<'_>]) -> bool {
+        let Some(first) = run.first() else { return false };
+        if self.used == RUNS || PIECES - self.pieces < 3 * run.len() {
+            return false;
+        }
+        let mut control = Control::EMPTY;
+        if run.len() > 1 {
+            control.push_segment(first.length());
+        }
+        if let Some(from) = first.from {
+            control.push_source(from);
+        }
+        let name = Name::from(first.to);
+        self.runs[self.used] = Run {
+            datagrams: run.len(),
+            pieces: self.push_pieces(run),
+            name_length: name.length(),
+            control_length: control.as_bytes().len(),
+        };
+        self.names[self.used].write(name);
+        self.controls[self.used].write(control);
+        self.used += 1;
+        true
+    }
+
+    /// Adds the parts of a run, joined where they lie side by side, as the echoes of a coalesced message do.
+    fn push_pieces(&mut self, run: &[Outgoing<'_>]) -> usize {
+        let before = self.pieces;
+        let mut piece: &[u8] = &[];
+        let mut last = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        for part in run.iter().flat_map(|datagram| datagram.parts).filter(|part| !part.is_empty()) {
+            if piece.as_ptr_range().end == part.as_ptr() {
+                last.iov_len += part.len();
+                self.pieces -= 1;
+            } else {
+                last = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
+            }
+            self.iovecs[self.pieces].write(last);
+            self.pieces += 1;
+            piece = part;
+        }
+        self.pieces - before
+    }
+
+    /// Sends the runs; returns how many of them left.
+    fn send(&mut self, fd: RawFd, connected: bool) -> io::Result<usize> {
+        let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; RUNS];
+        let mut iovecs = self.iovecs.as_mut_ptr().cast::<libc::iovec>();
+        for (i, run) in self.runs[..self.used].iter().enumerate() {
+            let header = headers[i].write(empty_header());
+            if !connected {
+                header.msg_hdr.msg_name = self.names[i].as_mut_ptr().cast();
+                header.msg_hdr.msg_namelen = run.name_length as libc::socklen_t;
+            }
+            if run.control_length > 0 {
+                header.msg_hdr.msg_control = self.controls[i].as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = run.control_length as _;
+            }
+            header.msg_hdr.msg_iov = iovecs;
+            header.msg_hdr.msg_iovlen = run.pieces as _;
+            iovecs = iovecs.wrapping_add(run.pieces);
+        }
+        // SAFETY: the first `used` headers are filled in. They point to entries of our own arrays, filled in too,
+        // and these to parts of datagrams that the caller borrows; none of it moves before the call is over, and
+        // the kernel writes to nothing but the headers' lengths.
+        let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr().cast(), self.used as libc::c_uint, 0) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+/// Receives at the most `wanted` messages with one system call; returns how many came.
+fn receive_messages(fd: RawFd, inbox: &mut Inbox, wanted: usize) -> io::Result<usize> {
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SLOTS];
+    let mut names = [const { MaybeUninit::<Name>::uninit() }; SLOTS];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; SLOTS];
+    let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; SLOTS];
+    for (i, slot) in inbox.slots().take(wanted).enumerate() {
+        let iovec = iovecs[i].write(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
+        let control = controls[i].write(Control::EMPTY).room();
+        // Anew for each call: the kernel overwrites the lengths.
+        let header = &mut headers[i].write(empty_header()).msg_hdr;
+        header.msg_name = ptr::from_mut(names[i].write(Name::NONE)).cast();
+        header.msg_namelen = size_of::<Name>() as libc::socklen_t;
+        header.msg_iov = iovec;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = control.len() as _;
+    }
+    let wanted = wanted as libc::c_uint;
+    // SAFETY: the caller wants no more messages than the inbox has slots, so that many headers are filled in. They
+    // point to names, controls and iovecs of this function, and these to slots of the inbox, which nobody else can
+    // use meanwhile; each with its true length.
+    let count = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr().cast(), wanted, 0, ptr::null_mut()) };
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+    for i in 0..count {
+        // SAFETY: filled in above, and the kernel keeps what it writes there valid.
+        let (header, name, control) =
+            unsafe { (headers[i].assume_init_ref(), names[i].assume_init_ref(), controls[i].assume_init_mut()) };
+        control.filled(header.msg_hdr.msg_controllen as _);
+        let beside = control.read();
+        let length = header.msg_len as usize;
+        inbox.keep(length, beside.segment.unwrap_or(length), name.address(), beside.local);
+    }
+    Ok(count)
+}
+
+fn empty_header() -> libc::mmsghdr {
+    // SAFETY: of integers and pointers, for all of which zero is a value.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the value lives through the call, and its length is told.
+    match unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(&value).cast(), length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A socket address as the kernel lays it out.
+#[derive(Clone, Copy)]
+union Name {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+    family: libc::sa_family_t,
+}
+
+impl Name {
+    const NONE: Self = Self {
+        v6: libc::sockaddr_in6 {
+            sin6_family: libc::AF_UNSPEC as libc::sa_family_t,
+            sin6_port: 0,
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+            sin6_scope_id: 0,
+        },
+    };
+
+    fn family(&self) -> libc::c_int {
+        // SAFETY: all variants begin with the family, and of integers every value is valid.
+        libc::c_int::from(unsafe { self.family })
+    }
+
+    fn length(&self) -> usize {
+        if self.family() == libc::AF_INET { size_of::<libc::sockaddr_in>() } else { size_of::<libc::sockaddr_in6>() }
+    }
+
+    /// The address; `0.0.0.0:0`, which nobody answers, if there is none.
+    fn address(&self) -> SocketAddr {
+        match self.family() {
+            libc::AF_INET => {
+                // SAFETY: the family says that it is this variant.
+                let name = unsafe { self.v4 };
+                SocketAddrV4::new(u32::from_be(name.sin_addr.s_addr).into(), u16::from_be(name.sin_port)).into()
+            }
+            libc::AF_INET6 => {
+                // SAFETY: the family says that it is this variant.
+                let name = unsafe { self.v6 };
+                let port = u16::from_be(name.sin6_port);
+                SocketAddrV6::new(name.sin6_addr.s6_addr.into(), port, name.sin6_flowinfo, name.sin6_scope_id).into()
+            }
+            _ => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        }
+    }
+}
+
+impl From<SocketAddr> for Name {
+    fn from(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(address) => Self {
+                v4: libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: address.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: address.ip().to_bits().to_be() },
+                    sin_zero: [0; 8],
+                },
+            },
+            SocketAddr::V6(address) => Self {
+                v6: libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: address.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                    sin6_scope_id: address.scope_id(),
+                },
+            },
+        }
+    }
+}
