@@ -24,6 +24,7 @@ pub enum Command {
     Serve(Serve),
     Send(Send),
     Ping(Ping),
+    Bench(Bench),
 }
 
 /// Answer every UDP datagram, until Ctrl+C.
@@ -234,6 +235,70 @@ Examples:
   udpong ping :5000                             until Ctrl+C
   udpong ping HOST:7 -c 100 -i 20ms -q          a hundred in two seconds, summary only
   udpong ping HOST:7 -c 60 --max-loss 1% -q     exit code 1 if more is lost
+";
+
+/// Load a UDP responder and measure it.
+///
+/// Closed loop: so many datagrams in flight, and each answer lets the next one leave. With --rate an open loop:
+/// datagrams leave on a schedule, and latency counts from when each should have left, so that a responder that
+/// stalls cannot hide. An open loop above 1,000 datagrams a second keeps a core busy to be on time.
+///
+/// Exit code: 0 all well, 1 no answer at all or a limit broken, 2 wrong use or another error.
+#[derive(Args, Debug)]
+#[command(before_help = BENCH_EXAMPLES)]
+pub struct Bench {
+    /// Whom to load: HOST:PORT, HOST (port 5000) or :PORT (127.0.0.1)
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+
+    /// How many sockets
+    #[arg(long, value_name = "N", value_parser = units::count, default_value = "1", help_heading = "What to send")]
+    pub clients: u64,
+
+    /// Datagrams in flight on each socket [default: 1, or what one send carries]
+    #[arg(long, value_name = "N", value_parser = units::count, conflicts_with = "rate", help_heading = "What to send")]
+    pub in_flight: Option<u64>,
+
+    /// Datagrams a second, on all sockets together
+    #[arg(long, value_name = "R", value_parser = units::positive_rate, help_heading = "What to send")]
+    pub rate: Option<u32>,
+
+    /// Payload of a datagram, 0 to 65507 bytes; below 17 answers are matched in order
+    #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size, default_value = "56", help_heading = "What to send")]
+    pub size: usize,
+
+    /// Datagrams that one send carries, by UDP_SEGMENT where the system has it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), default_value = "1", help_heading = "What to send")]
+    pub segments: u8,
+
+    #[command(flatten)]
+    pub family: Family,
+
+    /// How long to measure (300ms, 5s, 1m30s)
+    #[arg(short, long, value_name = "DURATION", value_parser = units::positive_duration, default_value = "5s", help_heading = "When to stop")]
+    pub time: Duration,
+
+    /// How long to send before measuring
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "0", help_heading = "When to stop")]
+    pub warm_up: Duration,
+
+    /// When a datagram without an answer is lost
+    #[arg(short = 'W', long, value_name = "DURATION", value_parser = units::positive_duration, default_value = "1s", help_heading = "When to stop")]
+    pub timeout: Duration,
+
+    /// Print the report as one JSON object
+    #[arg(long, help_heading = "What to tell")]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  udpong bench :5000                                  one datagram in flight, for 5 s
+  udpong bench :5000 --clients 64 --in-flight 32      as fast as answers come
+  udpong bench :5000 --rate 10k --max-p99 5ms         exit code 1 if answers get slow
 ";
 
 /// Which addresses of a name are taken.

@@ -8,10 +8,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::{Cli, Command, Ping, Send, Serve};
+use cli::{Bench, Cli, Command, Ping, Send, Serve};
 use log::{LevelFilter, info};
 use simple_logger::SimpleLogger;
 use udpong::client;
+use udpong::client::bench;
+use udpong::client::generator::{Load, Shape};
 use udpong::client::limits::Limits;
 use udpong::client::ping::{self, Format};
 use udpong::client::send::{self, Conversation};
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         Command::Serve(asked) => serve(&asked).map_err(Failure::from),
         Command::Send(asked) => send(&asked),
         Command::Ping(asked) => ping(&asked),
+        Command::Bench(asked) => bench(&asked),
     };
     let Err(Failure { message, code }) = result else {
         return ExitCode::SUCCESS;
@@ -150,6 +153,30 @@ fn ping(asked: &Ping) -> Result<(), Failure> {
         limits: limits(asked.limits),
     };
     Ok(ping::ping(&asked.target, &options, &stop_on_signals()?, &mut io::stdout())?)
+}
+
+fn bench(asked: &Bench) -> Result<(), Failure> {
+    let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let segments = usize::from(asked.segments);
+    let options = bench::Options {
+        shape: Shape {
+            clients: number(asked.clients),
+            load: match asked.rate {
+                Some(rate) => Load::Rate(rate),
+                None => Load::InFlight(asked.in_flight.map_or(segments, number)),
+            },
+            size: asked.size,
+            segments,
+            timeout: asked.timeout,
+        },
+        time: asked.time,
+        warm_up: asked.warm_up,
+        family: family(asked.family),
+        json: asked.json,
+        limits: limits(asked.limits),
+    };
+    let (mut out, mut errors) = (io::stdout(), io::stderr());
+    Ok(bench::bench(&asked.target, &options, &stop_on_signals()?, &mut out, &mut errors)?)
 }
 
 fn stop_on_signals() -> Result<Shutdown, Failure> {

@@ -80,6 +80,18 @@ pub fn rate(text: &str) -> Result<u32, String> {
     rate.ok_or_else(|| "write a whole number from 0, as 0, 1000 or 10k".to_owned())
 }
 
+/// A [`rate`] that is not zero.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn positive_rate(text: &str) -> Result<u32, String> {
+    match rate(text)? {
+        0 => Err("it must be at least 1".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
 fn scaled(text: &str, step: u64) -> Option<u64> {
     let (digits, factor) = match text.as_bytes() {
         [.., b'k' | b'K'] => (&text[..text.len() - 1], step),
@@ -119,7 +131,7 @@ mod tests {
         }
         assert!(size("1024M").is_err());
         assert_eq!((rate("0"), rate("10k")), (Ok(0), Ok(10_000)));
-        assert!(rate("5000M").is_err() && rate("-1").is_err());
+        assert!(rate("5000M").is_err() && rate("-1").is_err() && positive_rate("0").is_err());
         assert_eq!((payload_size("0"), payload_size("8k"), payload_size("65507")), (Ok(0), Ok(8192), Ok(65_507)));
         assert!(payload_size("65508").is_err() && payload_size("64k").is_err());
     }

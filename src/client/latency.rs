@@ -78,6 +78,11 @@ impl Latencies {
         (self.mean, self.squares, self.last, self.steps) = (0.0, 0.0, None, 0.0);
     }
 
+    /// The longest; zero when there are none.
+    pub fn longest(&self) -> Duration {
+        Duration::from_nanos(self.max)
+    }
+
     /// How many there are, by value, as far as three digits tell values apart.
     pub fn histogram(&self) -> &Histogram<u64> {
         &self.histogram

@@ -1,12 +1,16 @@
 //! The other end: says something to a UDP responder, any responder, and tells what comes back.
 //!
 //! What an answer means is decided in pure code, with time as an argument: [`payload`] finds a probe in an answer,
-//! [`tracker`] decides how each probe ended, [`latency`] and [`limits`] sum up, [`report`] tells. Only [`send`] and
-//! [`ping`] hold sockets and clocks.
+//! [`tracker`] decides how each probe ended, [`latency`] and [`limits`] sum up, [`report`] tells. Only [`send`],
+//! [`ping`] and [`bench`], with its [`generator`] and [`lane`]s, hold sockets and clocks.
 
+pub mod bench;
+pub mod generator;
 pub mod histogram;
+pub mod lane;
 pub mod latency;
 pub mod limits;
+pub mod pace;
 pub mod payload;
 pub mod ping;
 pub mod report;
@@ -21,6 +25,8 @@ use std::time::Duration;
 
 use mio::{Events, Poll};
 use serde::Serialize;
+
+use latency::Latencies;
 
 /// Why a client's command is no success.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +48,13 @@ impl Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// How long the end of a run waits for second answers when nothing is in flight any more: twice the longest round
+/// trip, and at the least what a busy responder may need between two sends.
+fn linger(latencies: &Latencies, timeout: Duration) -> Duration {
+    const LEAST: Duration = Duration::from_millis(50);
+    latencies.longest().saturating_mul(2).max(LEAST).min(timeout)
+}
 
 /// What a failing write of results becomes.
 fn cannot_write(error: io::Error) -> Error {

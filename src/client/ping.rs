@@ -13,7 +13,7 @@ use super::report::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
 use super::status_signal::StatusSignal;
 use super::target::{self, Family};
 use super::tracker::{Answer, Fate, Tracker};
-use super::{Error, cannot_poll, cannot_write, print_json, wait};
+use super::{Error, cannot_poll, cannot_write, linger, print_json, wait};
 use crate::net::{self, Inbox, Outgoing, Received, Socket, Transport};
 use crate::shutdown::Shutdown;
 
@@ -139,19 +139,24 @@ impl Ping<'_> {
         // A second wake-up for each probe is nothing here, and spares watching for the rare full send buffer.
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(&mut self.socket, SOCKET, interest).map_err(cannot_poll)?;
+        let mut end = None;
         loop {
             if self.readable {
                 self.receive()?;
             }
-            self.record.note_time(Instant::now())?;
-            let next = schedule.next().filter(|_| shutdown.requested().is_none());
-            if next.is_some() {
+            let now = Instant::now();
+            self.record.note_time(now)?;
+            let sends = shutdown.requested().is_none() && schedule.next().is_some();
+            if sends {
                 self.send_due(&mut schedule)?;
-            } else if self.record.tracker.in_flight() == 0 && !self.readable {
-                return Ok(());
+            } else if self.record.tracker.in_flight() == 0 {
+                let end = *end.get_or_insert_with(|| now.checked_add(self.record.linger()));
+                if !self.readable && end.is_none_or(|end| end <= now) {
+                    return Ok(());
+                }
             }
-            let next = schedule.next().filter(|_| self.writable && shutdown.requested().is_none());
-            let at = [next, self.record.tracker.next_timeout()].into_iter().flatten().min();
+            let next = schedule.next().filter(|_| sends && self.writable);
+            let at = [next, self.record.tracker.next_timeout(), end.flatten()].into_iter().flatten().min();
             let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
             wait(&mut poll, &mut events, if self.readable { Some(Duration::ZERO) } else { timeout })?;
             for event in events.iter().filter(|event| event.token() == SOCKET) {
@@ -321,6 +326,11 @@ impl<'a> Record<'a> {
 
     fn lost(&mut self, sequence: u64) -> Result<(), Error> {
         self.object(&ProbeObject { seq: sequence + 1, fate: Fate::Lost, rtt_ms: None, bytes: None, reordered: false })
+    }
+
+    /// How long second answers are waited for once every probe has ended.
+    fn linger(&self) -> Duration {
+        linger(&self.latencies, self.timeout)
     }
 
     /// What is known so far: on stdout, or on stderr where only JSON should stand on stdout.

@@ -201,7 +201,8 @@ impl<'a> BenchReport<'a> {
 
 impl Display for BenchReport<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "--- {} udp bench: {:.3} s, {} clients ---", self.target, self.seconds, self.clients)?;
+        let clients = if self.clients == 1 { "1 client".to_owned() } else { format!("{} clients", self.clients) };
+        writeln!(f, "--- {} udp bench: {:.3} s, {clients} ---", self.target, self.seconds)?;
         let loss = Percent(self.counts.loss_percent());
         writeln!(
             f,

@@ -64,6 +64,24 @@ impl Counts {
         if self.sent == 0 { 0.0 } else { 100.0 * (self.lost + self.refused) as f64 / self.sent as f64 }
     }
 
+    /// Adds the counts of other probes.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in [
+            (&mut self.sent, other.sent),
+            (&mut self.answered, other.answered),
+            (&mut self.late, other.late),
+            (&mut self.lost, other.lost),
+            (&mut self.refused, other.refused),
+            (&mut self.truncated, other.truncated),
+            (&mut self.altered, other.altered),
+            (&mut self.duplicate, other.duplicate),
+            (&mut self.reordered, other.reordered),
+            (&mut self.unmatched, other.unmatched),
+        ] {
+            *sum += more;
+        }
+    }
+
     fn of(&mut self, fate: Fate) -> &mut u64 {
         match fate {
             Fate::Answered => &mut self.answered,

@@ -1,5 +1,6 @@
 //! The program from outside: the real binary, real sockets, real input.
 
+mod bench;
 mod exercises;
 mod harness;
 mod peers;
