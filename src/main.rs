@@ -5,6 +5,8 @@ mod units;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -32,8 +34,7 @@ fn main() -> ExitCode {
     let Err(Failure { message, code }) = result else {
         return ExitCode::SUCCESS;
     };
-    // Not eprintln!, which panics where stderr is closed.
-    let _ = writeln!(io::stderr(), "udpong: {message}");
+    say(&message);
     ExitCode::from(code)
 }
 
@@ -58,6 +59,26 @@ impl From<client::Error> for Failure {
             client::Error::Usage(message) | client::Error::Failed(message) => Self { message, code: 2 },
             client::Error::Unmet(message) => Self { message, code: 1 },
         }
+    }
+}
+
+/// Writes an error to stderr, and waits no longer than a second for it: a stuck stderr must not keep the program
+/// from ending.
+fn say(message: &str) {
+    // Not eprintln!, which panics where stderr is closed.
+    fn write(line: &str) {
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+    let line = format!("udpong: {message}\n");
+    let (done, finished) = mpsc::channel();
+    let copy = line.clone();
+    let thread = thread::Builder::new().spawn(move || {
+        write(&copy);
+        let _ = done.send(());
+    });
+    match thread {
+        Ok(_) => drop(finished.recv_timeout(Duration::from_secs(1))),
+        Err(_) => write(&line),
     }
 }
 

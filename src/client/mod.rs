@@ -2,7 +2,7 @@
 //!
 //! What an answer means is decided in pure code, with time as an argument: [`payload`] finds a probe in an answer,
 //! [`tracker`] decides how each probe ended, [`latency`] and [`limits`] sum up, [`report`] tells. Only [`send`],
-//! [`ping`] and [`bench`], with its [`generator`] and [`lane`]s, hold sockets and clocks.
+//! [`ping`] and [`mod@bench`], with its [`generator`] and [`lane`]s, hold sockets and clocks.
 
 pub mod bench;
 pub mod generator;

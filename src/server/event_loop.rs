@@ -6,7 +6,7 @@
 //! 3. give one turn to each that stands in the line; those that want another go to its end.
 //!
 //! A turn is bounded, so one flooded socket delays the others, and the look at the shutdown flag, by one turn of
-//! each endpoint and no more (invariant 5, defended by `tests/program/stop.rs` and `tests/program/services.rs`).
+//! each endpoint and no more (invariant 5, defended by `tests/program/load.rs` and `tests/program/stop.rs`).
 
 use std::collections::VecDeque;
 use std::io;

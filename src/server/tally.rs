@@ -43,7 +43,7 @@ impl Display for Counts {
 /// What became of the datagrams of one endpoint.
 ///
 /// Every datagram ends in exactly one way: `received` = `answered` + `refused` + `failed` + `unsent`
-/// (invariant 6, defended by `server::simulation` and `tests/program/services.rs`).
+/// (invariant 6, defended by `server::simulation` and `tests/program/load.rs`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Datagrams that came.

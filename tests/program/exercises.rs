@@ -1,6 +1,9 @@
-//! The five exercises that udpong descends from, byte for byte, with their own Python clients.
+//! The five exercises that udpong descends from, byte for byte, with clients that are not ours.
 
-use crate::harness::{Server, needs, python};
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+use crate::harness::{Server, ask, client, in_namespace, needs, python, run};
 
 /// A client as the exercises write it: one message, one answer.
 const CLIENT: &str = "
@@ -50,4 +53,121 @@ fn exercise_5_echoes() {
         answer("echo@localhost:0", "This is the message.  It will be repeated."),
         "This is the message.  It will be repeated."
     );
+}
+
+#[test]
+fn by_default_each_listens_where_its_exercise_does() {
+    needs!("unshare", "ip", "python3");
+    if in_namespace("exercises::by_default_each_listens_where_its_exercise_does") {
+        // localhost, last, has one address or two.
+        let server = Server::start_many(4, &["hello", "fixed", "ack", "echo"]);
+        let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+        assert_eq!(addresses[..3], ["0.0.0.0:5000", "127.0.0.1:20001", "127.0.0.1:12345"]);
+        assert!(["127.0.0.1:10000", "[::1]:10000"].contains(&&*addresses[3]), "{addresses:?}");
+        assert_eq!(python(CLIENT, &["5000", "you"]), b"Hello you");
+        assert_eq!(python(CLIENT, &["10000", "you"]), b"you");
+        assert_eq!(python(CLIENT, &["20001", "you"]), b"Hello UDP Client");
+        assert_eq!(python(CLIENT, &["12345", "you"]), b"Server acknowledges: you");
+        assert!(server.stop().status.success());
+
+        let server = Server::start(&["echo@127.0.0.1:12345"]);
+        assert_eq!(server.address().to_string(), "127.0.0.1:12345");
+        assert_eq!(python(CLIENT, &["12345", "you"]), b"you");
+        assert!(server.stop().status.success());
+
+        let server = Server::start(&[]);
+        assert_eq!(server.address().to_string(), "0.0.0.0:5000");
+        assert_eq!(python(CLIENT, &["5000", "Hello, server!"]), b"Hello Hello, server!");
+        assert!(server.stop().status.success());
+    }
+}
+
+#[test]
+fn exercise_1_says_these_words_and_no_others() {
+    let mut server = Server::start(&["hello@127.0.0.1:0"]);
+    let socket = client(server.address());
+    ask(&socket, b"Hello, server!");
+    server.wait_for_line("Sent response", 0);
+    let (here, there) = (server.address(), socket.local_addr().expect("an address"));
+    let log = server.stop().log;
+    let words: Vec<_> = log.iter().map(|line| line.split_once("] ").expect("a target").1).collect();
+    let expected = [
+        format!("Server is listening on {here} (hello)"),
+        format!("Received message from {there}: Hello, server! (14 bytes)"),
+        format!("Sent response to {there}: Hello Hello, server! (20 bytes)"),
+        format!(
+            "hello on {here}: received 1 (14 bytes), answered 1 (20 bytes), refused 0, failed 0, unsent 0, \
+             dropped by the kernel 0"
+        ),
+    ];
+    assert_eq!(words, expected);
+    for line in &log {
+        let stamp = line.split(' ').next().expect("a time");
+        assert!(stamp.ends_with('Z') && line.contains(" INFO "), "{line}");
+    }
+}
+
+/// Types a message into a program, reads so many bytes of its answer, and closes its input.
+fn talk(command: &[&str], message: &[u8], length: usize) -> Vec<u8> {
+    let mut child = Command::new("timeout")
+        .arg("60")
+        .args(command)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("timeout");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(message).expect("typed");
+    let mut answer = vec![0; length];
+    child.stdout.take().expect("a pipe").read_exact(&mut answer).expect("an answer");
+    drop(input);
+    child.wait().expect("the end of a child");
+    answer
+}
+
+#[test]
+fn socat_is_answered() {
+    needs!("timeout", "socat");
+    let server = Server::start_many(2, &["hello@127.0.0.1:0", "ack@[::1]:0"]);
+    let [v4, v6] = [0, 1].map(|i: usize| server.addresses()[i].port());
+    assert_eq!(talk(&["socat", "-t0.1", "-", &format!("UDP4:127.0.0.1:{v4}")], b"hi", 8), b"Hello hi");
+    let answer = talk(&["socat", "-t0.1", "-", &format!("UDP6:[::1]:{v6}")], b"hi", 23);
+    assert_eq!(answer, b"Server acknowledges: hi");
+}
+
+#[test]
+fn ncat_is_answered() {
+    needs!("timeout", "ncat");
+    let server = Server::start(&["hello@127.0.0.1:0"]);
+    let port = server.address().port().to_string();
+    assert_eq!(talk(&["ncat", "-u", "127.0.0.1", &port], b"hi\n", 9), b"Hello hi\n");
+}
+
+#[test]
+fn nping_is_answered() {
+    needs!("nping");
+    let server = Server::start(&["hello@127.0.0.1:0", "--json"]);
+    let port = server.address().port().to_string();
+    let mut nping = Command::new("nping");
+    nping.args(["--udp", "--unprivileged", "-p", &port, "-c", "5", "--delay", "50ms", "--data-string", "hi"]);
+    let output = run(nping.arg("127.0.0.1"), b"");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("UDP packets sent: 5"), "{said}");
+    let endpoint = server.stop().endpoint();
+    assert_eq!((endpoint.get("received_bytes"), endpoint.get("answered_bytes")), (10, 40));
+}
+
+#[test]
+fn check_udp_is_content() {
+    const CHECK_UDP: &str = "/usr/lib/nagios/plugins/check_udp";
+    needs!(CHECK_UDP);
+    let server = Server::start(&["hello@127.0.0.1:0"]);
+    let port = server.address().port().to_string();
+    let check = |expected: &str| {
+        let mut check = Command::new(CHECK_UDP);
+        check.args(["-H", "127.0.0.1", "-p", &port, "-s", "hi", "-e", expected]);
+        run(&mut check, b"").status.code()
+    };
+    assert_eq!(check("Hello hi"), Some(0));
+    assert_eq!(check("Goodbye"), Some(1));
 }

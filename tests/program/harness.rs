@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -61,6 +62,12 @@ pub fn python(program: &str, arguments: &[&str]) -> Vec<u8> {
     output.stdout
 }
 
+/// Runs a shell script that has to succeed.
+pub fn shell(script: &str) {
+    let output = run(Command::new("sh").arg("-ec").arg(script), b"");
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Sends a signal, named as kill(1) does.
 pub fn signal(name: &str, process: u32) {
     let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {process}")).status().expect("sh");
@@ -100,12 +107,17 @@ impl Finished {
         serde_json::from_str(&self.stdout).expect("JSON on stdout")
     }
 
-    /// The report of the only endpoint, whose counts must add up.
-    pub fn endpoint(&self) -> Endpoint {
+    /// The reports of the endpoints, whose counts must add up.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
         let report = self.report();
-        let endpoints = report["endpoints"].as_array().expect("endpoints");
+        report["endpoints"].as_array().expect("endpoints").iter().cloned().map(Endpoint::new).collect()
+    }
+
+    /// The report of the only endpoint.
+    pub fn endpoint(&self) -> Endpoint {
+        let mut endpoints = self.endpoints();
         assert_eq!(endpoints.len(), 1);
-        Endpoint::new(endpoints[0].clone())
+        endpoints.remove(0)
     }
 }
 
@@ -153,14 +165,9 @@ impl Server {
 
     /// Starts a command that ends in `udpong serve …`, and waits until it listens on so many addresses.
     pub fn spawn(sockets: usize, command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let log = Log::read(child.stderr.take().expect("a pipe"));
-        let mut server = Self { child, log, addresses: Vec::new() };
+        let mut server = Self::launch(command.stderr(Stdio::piped()));
+        let stderr = server.child.stderr.take().expect("a pipe");
+        server.log = Log::read(stderr);
         for _ in 0..sockets {
             let line = server.wait_for_line("Server is listening on ", server.addresses.len());
             let address =
@@ -170,8 +177,54 @@ impl Server {
         server
     }
 
+    /// Starts a command that becomes `udpong serve …` on 127.0.0.1, and whose stderr is the caller's affair; the
+    /// kernel says when and where it listens.
+    pub fn spawn_unheard(command: &mut Command) -> Self {
+        let mut server = Self::launch(command);
+        let id = server.id();
+        server.addresses.push(wait_until("the server has bound its socket", || bound_to(id)));
+        server
+    }
+
+    /// Begins to read the log, for a server that was [spawned unheard](Self::spawn_unheard).
+    pub fn hear(&mut self, stderr: impl Read + Send + 'static) {
+        self.log = Log::read(stderr);
+    }
+
+    fn launch(command: &mut Command) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self { child, log: Log::read(std::io::empty()), addresses: Vec::new() }
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A field of /proc/PID/status, in the unit that stands there (kB for memory).
+    pub fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("a field");
+        line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+    }
+
+    /// The processor time that it has used, in ticks of 10 ms: utime and stime of /proc/PID/stat.
+    pub fn processor_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("a process");
+        let behind_name = stat.rsplit_once(')').expect("a name").1;
+        behind_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
+    }
+
+    /// Stops it in its tracks until [`signal`] sends it a CONT.
+    pub fn freeze(&self) {
+        signal("STOP", self.id());
+        wait_until("the server has stopped", || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("a process");
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")).then_some(())
+        });
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -273,6 +326,32 @@ impl Log {
     }
 }
 
+/// Checks that a server was never larger than it may be: 6 MB.
+pub fn assert_memory_is_small(server: &Server) {
+    // Of a binary without optimization 4 MB lie in memory, of a release build 1.5 MB.
+    let limit = if cfg!(debug_assertions) { 9 << 10 } else { 6 << 10 };
+    let (all, own) = (server.status("VmHWM"), server.status("RssAnon"));
+    assert!(all < limit, "{all} kB");
+    assert!(own < 3 << 10, "{own} kB that are not the binary's");
+}
+
+/// Where a process has bound its first IPv4 UDP socket, on 127.0.0.1.
+fn bound_to(process: u32) -> Option<SocketAddr> {
+    let table = std::fs::read_to_string(format!("/proc/{process}/net/udp")).ok()?;
+    for entry in std::fs::read_dir(format!("/proc/{process}/fd")).ok()? {
+        let link = std::fs::read_link(entry.ok()?.path()).unwrap_or_default();
+        let Some(inode) = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')) else {
+            continue;
+        };
+        let line = table.lines().find(|line| line.split_whitespace().nth(9) == Some(inode));
+        if let Some(local) = line.and_then(|line| line.split_whitespace().nth(1)) {
+            let port = local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok())?;
+            return (port != 0).then_some(([127, 0, 0, 1], port).into());
+        }
+    }
+    None
+}
+
 /// A client's socket on a free port, which gives up after the [`LIMIT`].
 pub fn client(server: SocketAddr) -> UdpSocket {
     let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -296,12 +375,93 @@ pub fn ask(socket: &UdpSocket, message: &[u8]) -> Vec<u8> {
     receive(socket)
 }
 
+/// Asks until there is an answer, since a flooded kernel may have no room for the question; says how often.
+pub fn insist(server: SocketAddr) -> u64 {
+    let socket = client(server);
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    let mut asked = 0;
+    wait_until("there is an answer", || {
+        socket.send(b"you").expect("sent");
+        asked += 1;
+        socket.recv(&mut [0; 10]).ok()
+    });
+    asked
+}
+
 /// Waits for one datagram.
 pub fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut answer = vec![0; 65_535];
     let length = socket.recv(&mut answer).expect("an answer");
     answer.truncate(length);
     answer
+}
+
+/// Sends the same message so often, as fast as it goes, and does not look at the answers.
+pub fn flood(to: SocketAddr, message: &[u8], count: u64) {
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
+    for _ in 0..count {
+        socket.send_to(message, to).expect("sent");
+    }
+}
+
+/// Floods an address from two threads until it is dropped.
+pub struct Flood {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Flood {
+    pub fn start(to: SocketAddr) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let start = || {
+            let over = Arc::clone(&over);
+            thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    flood(to, b"flood", 100);
+                }
+            })
+        };
+        Self { threads: vec![start(), start()], over }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().expect("a flood"));
+    }
+}
+
+/// Sends datagrams from sources that are not its own. Only root may, in a namespace for one.
+pub struct Forger {
+    socket: socket2::Socket,
+    /// The checksum of UDP, which nobody computes here; 0 says that there is none.
+    pub checksum: u16,
+}
+
+impl Forger {
+    pub fn new() -> Self {
+        // IPPROTO_RAW: the header of IP is ours to write (raw(7)).
+        let protocol = socket2::Protocol::from(255);
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol));
+        Self { socket: socket.expect("a raw socket"), checksum: 0 }
+    }
+
+    pub fn send(&self, (source, port): ([u8; 4], u16), to: SocketAddr, message: &[u8]) {
+        let std::net::IpAddr::V4(destination) = to.ip() else {
+            panic!("{to} is not IPv4");
+        };
+        let length = 8 + u16::try_from(message.len()).expect("a short message");
+        // The kernel fills in the length and the checksum of the header.
+        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+        packet.extend(source);
+        packet.extend(destination.octets());
+        for field in [port, to.port(), length, self.checksum] {
+            packet.extend(field.to_be_bytes());
+        }
+        packet.extend(message);
+        self.socket.send_to(&packet, &to.into()).expect("sent");
+    }
 }
 
 /// Runs the rest of a test in a network namespace of its own, as root there, with lo up.

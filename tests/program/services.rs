@@ -1,8 +1,10 @@
 //! What is served: every service, moved addresses, several at once, any bytes of any length, and the tally of it.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Endpoint, Server, ask, client, receive};
+use crate::harness::{Endpoint, Server, ask, client, in_namespace, needs, receive, run, signal};
 
 #[test]
 fn every_service_answers_as_it_says() {
@@ -84,5 +86,89 @@ fn answers_keep_the_order_of_their_messages() {
         for i in 0..100 {
             assert_eq!(receive(&socket), message(i));
         }
+    }
+}
+
+#[test]
+fn an_empty_text_is_answered_with_an_empty_datagram() {
+    let server = Server::start(&["reply=@127.0.0.1:0"]);
+    assert_eq!(ask(&client(server.address()), b"you"), b"");
+}
+
+#[test]
+fn more_services_are_served_than_one_poll_reports() {
+    let services = ["echo@127.0.0.1:0"; 150];
+    let server = Server::start_many(150, &[&services[..], &["-q", "--json"]].concat());
+    let clients: Vec<_> = server.addresses().iter().map(|address| client(*address)).collect();
+    for round in 0..3 {
+        // All of them are ready at once, with more than a turn's worth.
+        server.freeze();
+        for client in &clients {
+            (0..70).for_each(|i| assert!(client.send(format!("{round} {i}").as_bytes()).is_ok()));
+        }
+        signal("CONT", server.id());
+        for client in &clients {
+            (0..70).for_each(|i| assert_eq!(receive(client), format!("{round} {i}").into_bytes()));
+        }
+    }
+    let endpoints = server.stop().endpoints();
+    assert!(endpoints.len() == 150 && endpoints.iter().all(|endpoint| endpoint.get("answered") == 210));
+}
+
+#[test]
+fn addresses_are_moved_in_three_ways() {
+    needs!("unshare", "ip");
+    if in_namespace("services::addresses_are_moved_in_three_ways") {
+        let services =
+            ["fixed@127.0.0.2:7000", "fixed@:7001", "fixed@127.0.0.3", "ack@[::1]", "reply=a@b {}@[::1]:7002"];
+        let server = Server::start_many(5, &services);
+        let addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["127.0.0.2:7000", "127.0.0.1:7001", "127.0.0.3:20001", "[::1]:12345", "[::1]:7002"]);
+        for address in &server.addresses()[..3] {
+            assert_eq!(ask(&client(*address), b"you"), b"Hello UDP Client");
+        }
+        assert_eq!(ask(&client(server.addresses()[3]), b"you"), b"Server acknowledges: you");
+        assert_eq!(ask(&client(server.addresses()[4]), b"you"), b"a@b you");
+    }
+}
+
+/// `udpong serve` where /etc/hosts is another file. In a namespace only.
+fn with_hosts(hosts: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-ec", "mount --bind \"$0\" /etc/hosts; exec \"$@\""]).arg(hosts);
+    command.arg(env!("CARGO_BIN_EXE_udpong")).arg("serve").args(arguments).env_remove("RUST_LOG");
+    command
+}
+
+#[test]
+fn a_name_with_several_addresses_is_served_on_each_or_not_at_all() {
+    needs!("unshare", "ip", "mount");
+    if in_namespace("services::a_name_with_several_addresses_is_served_on_each_or_not_at_all") {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let hosts = file.path();
+        let names = "127.0.0.1 twice\n127.0.0.2 twice\n127.0.0.1 once\n192.0.2.1 once\n192.0.2.1 never\n";
+        std::fs::write(hosts, names).expect("written");
+        let mut server = Server::spawn(3, &mut with_hosts(hosts, &["echo@twice:7000", "ack@once:7001", "--log=debug"]));
+        let mut addresses: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+        addresses.sort();
+        assert_eq!(addresses, ["127.0.0.1:7000", "127.0.0.1:7001", "127.0.0.2:7000"]);
+        for address in &server.addresses()[..2] {
+            assert_eq!(ask(&client(*address), b"you"), b"you");
+        }
+        server.wait_for_line("Not listening on 192.0.2.1:7001 (ack)", 0);
+        assert!(server.stop().status.success());
+
+        let output = run(&mut with_hosts(hosts, &["echo@twice:7000", "ack@never:7001"]), b"");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said.starts_with("udpong: cannot listen on 192.0.2.1:7001 (ack): this machine has no"), "{said}");
+        let output = run(&mut with_hosts(hosts, &["echo@127.0.0.2:7000", "ack@twice:7000"]), b"");
+        assert_eq!(output.status.code(), Some(2));
+        let holder = std::net::UdpSocket::bind("127.0.0.2:7000").expect("a free port");
+        let output = run(&mut with_hosts(hosts, &["echo@twice:7000"]), b"");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        assert!(said.contains("cannot listen on 127.0.0.2:7000 (echo): address already in use"), "{said}");
+        drop(holder);
     }
 }

@@ -1,0 +1,147 @@
+//! What cannot be served: each wrong use ends with one line that says what to do, and nothing half started.
+
+use std::net::UdpSocket;
+use std::process::{Command, Output};
+
+use crate::harness::{in_namespace, needs, run, udpong};
+
+/// Runs `udpong serve` to its end, which has to come by itself.
+fn serve(arguments: &[&str]) -> Output {
+    run(udpong(&["serve"]).args(arguments), b"")
+}
+
+/// Checks the exit code and that one line is all it said; gives the line.
+fn one_line(what: &str, output: &Output, code: i32) -> String {
+    let said = String::from_utf8(output.stderr.clone()).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{what}: {said}");
+    assert_eq!(output.stdout, b"", "{what}");
+    assert!(said.starts_with("udpong: ") && said.ends_with('\n') && said.lines().count() == 1, "{what}: {said}");
+    said
+}
+
+#[test]
+fn what_was_asked_wrongly_is_exit_2_with_a_way_out() {
+    let wrong: [(&[&str], &str); 22] = [
+        (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard or reply=TEXT)"),
+        (&[""], "there is no service \"\" (choose"),
+        (&["Hello"], "there is no service \"Hello\" (choose"),
+        (&["hello", "no\x1b[31m\nsuch"], "there is no service \"no\\u{1b}[31m\\nsuch\" (choose"),
+        (&["reply={}{}@:7000"], "the message, {}, can stand in a reply only once"),
+        (&["reply=a {} b {} c@127.0.0.1:0"], "the message, {}, can stand in a reply only once"),
+        (&["reply={@127.0.0.1:0"], "a single { in a reply: write {{ for a brace, {} for the message"),
+        (&["reply=hi"], "reply=hi needs an address: write reply=hi@HOST:PORT"),
+        (&["reply=hi@:7000"], "reply=hi needs an address: write reply=hi@HOST:PORT"),
+        (&["discard"], "discard needs an address: write discard@HOST:PORT"),
+        (&["hello@127.0.0.1:65536"], "\"65536\" is no port: write a number from 1 to 65535, or 0 for any free one"),
+        (&["hello@127.0.0.1:-1"], "\"-1\" is no port"),
+        (&["hello@127.0.0.1:http"], "\"http\" is no port"),
+        (&["hello@127.0.0.1:"], "\"\" is no port"),
+        (&["hello@::1:5000"], "has too many colons: write an IPv6 address in brackets, as in [::1]:5000"),
+        (&["hello@"], "\"\" is no address: write HOST:PORT, :PORT, HOST or [IPV6]:PORT"),
+        (&["hello@127.0.0.1:7000", "echo@127.0.0.1:7000"], "cannot share the port: try echo@127.0.0.1:7001"),
+        (&["hello@127.0.0.1:7000", "echo@0.0.0.0:7000"], "cannot share the port: try echo@0.0.0.0:7001"),
+        (&["hello@:7000", "echo@127.0.0.2:7000"], "cannot share the port: try echo@127.0.0.2:7001"),
+        (&["hello@[::]:7000", "echo@0.0.0.0:7000"], "cannot share the port: try echo@0.0.0.0:7001"),
+        (&["hello@:7000", "echo@[::]:7000"], "cannot share the port: try echo@[::]:7001"),
+        (&["fixed", "fixed"], "fixed on 127.0.0.1:20001 and fixed on 127.0.0.1:20001 cannot share the port"),
+    ];
+    for (arguments, way_out) in wrong {
+        let what = format!("{arguments:?}");
+        let line = one_line(&what, &serve(arguments), 2);
+        assert!(line.contains(way_out), "{what}: {line}");
+    }
+}
+
+#[test]
+fn wrong_flags_are_exit_2_and_say_what_to_write() {
+    let wrong: [(&[&str], &str); 9] = [
+        (&["--for", "5"], "write a duration as 300ms, 5s or 1m30s"),
+        (&["--grace=-1s"], "write a duration as 300ms, 5s or 1m30s"),
+        (&["--stats", "0s"], "it must be longer than nothing"),
+        (&["--count", "0"], "write a whole number from 1, as 1000, 10k or 2M"),
+        (&["--recv-buffer", "lots"], "write 1 to 1023M bytes, as 65536, 64k or 4M"),
+        (&["--send-buffer", "2000M"], "write 1 to 1023M bytes, as 65536, 64k or 4M"),
+        (&["--log", "loud"], "--log"),
+        (&["--json=yes"], "--json"),
+        (&["--nonsense"], "--nonsense"),
+    ];
+    for (arguments, way_out) in wrong {
+        let output = serve(arguments);
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}: {said}");
+        assert!(said.starts_with("error: ") && said.contains(way_out), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_failures() {
+    let help = run(&mut udpong(&["--help"]), b"");
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("serve"));
+    let help = serve(&["--help"]);
+    let said = String::from_utf8_lossy(&help.stdout);
+    assert!(help.status.success());
+    for word in ["hello", "echo", "fixed", "ack", "discard", "reply=TEXT", "0.0.0.0:5000", "--grace", "--no-guard"] {
+        assert!(said.contains(word), "{word} is not in the help: {said}");
+    }
+    let version = run(&mut udpong(&["--version"]), b"");
+    assert!(version.status.success());
+    assert_eq!(version.stdout, format!("udpong {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
+    assert_eq!(run(&mut udpong(&[]), b"").status.code(), Some(2));
+}
+
+#[test]
+fn an_address_in_use_is_exit_1_and_leaves_nothing_half_started() {
+    let holder = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let taken = holder.local_addr().expect("an address");
+    let free = UdpSocket::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
+    let first = format!("hello@{free}");
+    for host in ["127.0.0.1", "0.0.0.0"] {
+        let output = serve(&[&first, &format!("echo@{host}:{}", taken.port())]);
+        let line = one_line(host, &output, 1);
+        let place = format!("cannot listen on {host}:{} (echo): address already in use", taken.port());
+        assert!(line.contains(&place), "{line}");
+        assert!(line.contains("is another server running? try echo@"), "{line}");
+        UdpSocket::bind(free).expect("the first service's port is free again");
+    }
+}
+
+#[test]
+fn an_address_of_another_machine_is_exit_1() {
+    let line = one_line("192.0.2.1", &serve(&["hello@127.0.0.1:0", "echo@192.0.2.1:7000"]), 1);
+    assert!(line.contains("cannot listen on 192.0.2.1:7000 (echo): this machine has no such address"), "{line}");
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_exit_1() {
+    needs!("unshare", "ip");
+    // In a namespace nobody else's name server is asked.
+    if in_namespace("usage::a_name_that_does_not_resolve_is_exit_1") {
+        let line = one_line("a name", &serve(&["hello@127.0.0.1:7000", "echo@nowhere.invalid:7001"]), 1);
+        assert!(line.contains("cannot look up \"nowhere.invalid\" for echo: "), "{line}");
+        assert!(line.contains("(try an address such as 127.0.0.1)"), "{line}");
+    }
+}
+
+#[test]
+fn a_port_without_permission_is_exit_1() {
+    needs!("unshare", "ip", "setpriv");
+    if in_namespace("usage::a_port_without_permission_is_exit_1") {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service"]);
+        command.arg(env!("CARGO_BIN_EXE_udpong")).args(["serve", "hello@127.0.0.1:7000", "echo@127.0.0.1:7"]);
+        let line = one_line("port 7", &run(&mut command, b""), 1);
+        assert!(line.contains("cannot listen on 127.0.0.1:7 (echo): permission denied"), "{line}");
+        assert!(line.contains("low ports need root or CAP_NET_BIND_SERVICE; try echo@127.0.0.1:1025"), "{line}");
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_printed_is_exit_1() {
+    needs!("sh");
+    let mut command = Command::new("sh");
+    command.arg("-c").arg("exec \"$0\" serve hello@127.0.0.1:0 --for 1ms --json >/dev/full");
+    let output = run(command.arg(env!("CARGO_BIN_EXE_udpong")), b"");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.lines().last().is_some_and(|line| line.starts_with("udpong: cannot print the report: ")), "{said}");
+}
