@@ -368,3 +368,56 @@ impl<'a> Record<'a> {
         if self.format == Format::JsonStream { print_json(self.out, probe) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(start: Instant, count: Option<u64>, deadline: Option<Duration>) -> Schedule {
+        let until = deadline.map(|deadline| start + deadline);
+        Schedule { next: Some(start), interval: Duration::from_millis(100), left: count, until }
+    }
+
+    fn after(start: Instant, millis: u64) -> Option<Instant> {
+        Some(start + Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn a_probe_that_leaves_late_does_not_shift_the_next() {
+        let start = Instant::now();
+        let mut schedule = schedule(start, Some(2), None);
+        assert_eq!(schedule.next(), Some(start));
+        schedule.advance(start + Duration::from_millis(30));
+        assert_eq!(schedule.next(), after(start, 100));
+        schedule.advance(start + Duration::from_millis(100));
+        assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn no_probe_is_due_at_the_deadline() {
+        let start = Instant::now();
+        let mut schedule = schedule(start, None, Some(Duration::from_millis(200)));
+        schedule.advance(start);
+        assert_eq!(schedule.next(), after(start, 100));
+        schedule.advance(start);
+        assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn who_was_stopped_for_long_goes_on_with_the_schedule() {
+        let start = Instant::now();
+        let mut schedule = schedule(start, None, None);
+        schedule.advance(start + Duration::from_millis(60_030));
+        assert_eq!(schedule.next(), after(start, 60_000));
+        schedule.advance(start + Duration::from_millis(60_030));
+        assert_eq!(schedule.next(), after(start, 60_100));
+    }
+
+    #[test]
+    fn an_interval_beyond_every_clock_is_no_next_probe() {
+        let start = Instant::now();
+        let mut schedule = Schedule { interval: Duration::MAX, ..schedule(start, None, None) };
+        schedule.advance(start);
+        assert_eq!(schedule.next(), None);
+    }
+}

@@ -173,6 +173,9 @@ impl Conversation {
         if net::is_broken(error) {
             return Error::Failed(format!("the socket became unusable: {error}"));
         }
+        if error.raw_os_error() == Some(libc::EMSGSIZE) {
+            return Error::Unmet(format!("the message is too long for the way to {}: {error}", self.target));
+        }
         Error::Unmet(target::cannot_reach(self.target, error).to_string())
     }
 
