@@ -10,23 +10,56 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::{Cli, Command, Serve};
+use cli::{Bench, Cli, Command, Ping, Send, Serve};
 use log::{LevelFilter, info};
 use simple_logger::SimpleLogger;
+use udpong::client;
+use udpong::client::bench;
+use udpong::client::generator::{Load, Shape};
+use udpong::client::limits::Limits;
+use udpong::client::ping::{self, Format};
+use udpong::client::send::{self, Conversation};
+use udpong::client::target::Family;
 use udpong::log_writer::LogWriter;
-use udpong::server::{DATAGRAM_LOG, Error, Options, Report, Server, Service, Shutdown};
+use udpong::server::{DATAGRAM_LOG, Error, Options, Report, Server, Service};
+use udpong::shutdown::Shutdown;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(asked) => serve(&asked),
+        Command::Serve(asked) => serve(&asked).map_err(Failure::from),
+        Command::Send(asked) => send(&asked),
+        Command::Ping(asked) => ping(&asked),
+        Command::Bench(asked) => bench(&asked),
     };
-    let (message, code) = match result {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Error::Usage(message)) => (message, 2),
-        Err(Error::Failed(message)) => (message, 1),
+    let Err(Failure { message, code }) = result else {
+        return ExitCode::SUCCESS;
     };
     say(&message);
     ExitCode::from(code)
+}
+
+/// What is told on stderr, and the exit code.
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Usage(message) => Self { message, code: 2 },
+            Error::Failed(message) => Self { message, code: 1 },
+        }
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        match error {
+            client::Error::Usage(message) | client::Error::Failed(message) => Self { message, code: 2 },
+            client::Error::Unmet(message) => Self { message, code: 1 },
+        }
+    }
 }
 
 /// Writes an error to stderr, and waits no longer than a second for it: a stuck stderr must not keep the program
@@ -104,4 +137,92 @@ fn print(report: &Report) -> io::Result<()> {
     serde_json::to_writer(&mut stdout, report)?;
     stdout.write_all(b"\n")?;
     stdout.flush()
+}
+
+fn send(asked: &Send) -> Result<(), Failure> {
+    let Send { timeout, retries, raw, .. } = *asked;
+    let options = send::Options { timeout, retries, raw, family: family(asked.family) };
+    let mut out = io::stdout();
+    let result = Conversation::with(&asked.target, options).and_then(|mut conversation| match &asked.message {
+        Some(message) => conversation.say(message.as_encoded_bytes(), &mut out),
+        None => {
+            let input = io::stdin();
+            conversation.converse(input.lock(), input.is_terminal(), &mut out, &mut io::stderr())
+        }
+    });
+    result.map_err(|error| match error {
+        // Here a name without an address is as much an answer as silence is.
+        client::Error::Failed(message) => Failure { message, code: 1 },
+        error => error.into(),
+    })
+}
+
+fn ping(asked: &Ping) -> Result<(), Failure> {
+    let options = ping::Options {
+        interval: asked.interval,
+        count: asked.count,
+        size: asked.size,
+        timeout: asked.timeout,
+        deadline: asked.deadline,
+        family: family(asked.family),
+        format: match asked {
+            Ping { json: true, .. } => Format::Json,
+            Ping { json_stream: true, .. } => Format::JsonStream,
+            Ping { quiet: true, .. } => Format::Summary,
+            _ => Format::Text,
+        },
+        limits: limits(asked.limits),
+    };
+    Ok(ping::ping(&asked.target, &options, &stop_on_signals()?, &mut io::stdout())?)
+}
+
+fn bench(asked: &Bench) -> Result<(), Failure> {
+    let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let segments = usize::from(asked.segments);
+    let options = bench::Options {
+        shape: Shape {
+            clients: number(asked.clients),
+            load: match asked.rate {
+                Some(rate) => Load::Rate(rate),
+                None => Load::InFlight(asked.in_flight.map_or(segments, number)),
+            },
+            size: asked.size,
+            segments,
+            timeout: asked.timeout,
+        },
+        time: asked.time,
+        warm_up: asked.warm_up,
+        family: family(asked.family),
+        json: asked.json,
+        limits: limits(asked.limits),
+    };
+    let (mut out, mut errors) = (io::stdout(), io::stderr());
+    Ok(bench::bench(&asked.target, &options, &stop_on_signals()?, &mut out, &mut errors)?)
+}
+
+fn stop_on_signals() -> Result<Shutdown, Failure> {
+    let shutdown = Shutdown::new();
+    let told = |error| Failure { message: format!("cannot wait for signals: {error}"), code: 2 };
+    shutdown.on_signals().map_err(told)?;
+    Ok(shutdown)
+}
+
+fn family(asked: cli::Family) -> Family {
+    match asked {
+        cli::Family { v4: true, .. } => Family::V4,
+        cli::Family { v6: true, .. } => Family::V6,
+        _ => Family::Any,
+    }
+}
+
+fn limits(asked: cli::Limits) -> Limits {
+    Limits {
+        loss: asked.max_loss,
+        mean: asked.max_mean,
+        p50: asked.max_p50,
+        p90: asked.max_p90,
+        p99: asked.max_p99,
+        p99_9: asked.max_p99_9,
+        max: asked.max_rtt,
+    }
 }

@@ -1,6 +1,8 @@
-//! Durations and sizes as they are written on a command line.
+//! Durations, sizes, counts and shares as they are written on a command line.
 
 use std::time::Duration;
+
+use udpong::net::LONGEST_PAYLOAD;
 
 /// Reads `300ms`, `5s`, `1m30s` or `50us`; `0` needs no unit.
 ///
@@ -36,6 +38,27 @@ pub fn size(text: &str) -> Result<usize, String> {
     size.and_then(|size| size.try_into().ok()).ok_or_else(|| "write 1 to 1023M bytes, as 65536, 64k or 4M".to_owned())
 }
 
+/// Reads the size of a payload in bytes, `0` to `65507`; k is 1,024 bytes.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn payload_size(text: &str) -> Result<usize, String> {
+    let size = scaled(text, 1024).and_then(|size| usize::try_from(size).ok());
+    let size = size.filter(|size| *size <= LONGEST_PAYLOAD);
+    size.ok_or_else(|| format!("write 0 to {LONGEST_PAYLOAD} bytes, as 56 or 8k"))
+}
+
+/// Reads a share, `1%` or `0.5`: 0 to 100 percent.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number.filter(|percent| (0.0..=100.0).contains(percent)).ok_or_else(|| "write 0% to 100%, as 1% or 0.5%".to_owned())
+}
+
 /// Reads a count of at least 1, `1000`, `10k` or `2M`; k is 1,000, M 1,000 k.
 ///
 /// # Errors
@@ -55,6 +78,18 @@ pub fn count(text: &str) -> Result<u64, String> {
 pub fn rate(text: &str) -> Result<u32, String> {
     let rate = scaled(text, 1000).and_then(|rate| rate.try_into().ok());
     rate.ok_or_else(|| "write a whole number from 0, as 0, 1000 or 10k".to_owned())
+}
+
+/// A [`rate`] that is not zero.
+///
+/// # Errors
+///
+/// What is wrong with the text, in one line.
+pub fn positive_rate(text: &str) -> Result<u32, String> {
+    match rate(text)? {
+        0 => Err("it must be at least 1".to_owned()),
+        rate => Ok(rate),
+    }
 }
 
 fn scaled(text: &str, step: u64) -> Option<u64> {
@@ -96,13 +131,23 @@ mod tests {
         }
         assert!(size("1024M").is_err());
         assert_eq!((rate("0"), rate("10k")), (Ok(0), Ok(10_000)));
-        assert!(rate("5000M").is_err() && rate("-1").is_err());
+        assert!(rate("5000M").is_err() && rate("-1").is_err() && positive_rate("0").is_err());
+        assert_eq!((payload_size("0"), payload_size("8k"), payload_size("65507")), (Ok(0), Ok(8192), Ok(65_507)));
+        assert!(payload_size("65508").is_err() && payload_size("64k").is_err());
+    }
+
+    #[test]
+    fn shares_are_percent() {
+        assert_eq!((percent("1%"), percent("0.5"), percent("100%")), (Ok(1.0), Ok(0.5), Ok(100.0)));
+        for wrong in ["", "%", "-1", "101%", "NaN", "inf", "1%%"] {
+            assert!(percent(wrong).is_err(), "{wrong}");
+        }
     }
 
     proptest! {
         #[test]
         fn no_text_panics(text in "[-+0-9.a-zA-Zµ ]*") {
-            let _ = (duration(&text), size(&text), count(&text));
+            let _ = (duration(&text), size(&text), count(&text), percent(&text));
         }
     }
 }

@@ -8,7 +8,8 @@ use allocation_counter::measure;
 use log::LevelFilter;
 use simple_logger::SimpleLogger;
 use udpong::log_writer::LogWriter;
-use udpong::server::{Options, Server, Shutdown};
+use udpong::server::{Options, Server};
+use udpong::shutdown::Shutdown;
 
 /// Datagrams in flight at a time: more than a turn handles, fewer than a receive buffer of the usual size holds.
 const WINDOW: u64 = 100;

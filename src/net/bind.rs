@@ -1,4 +1,5 @@
-//! Makes a socket as a server wants it: which options are set before it is bound, and what the system made of them.
+//! Makes sockets: a bound one as a server wants it, a connected one as a client does; which options are set before
+//! that, and what the system made of them.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -36,14 +37,10 @@ pub enum Port {
 ///
 /// What socket(2), setsockopt(2) and bind(2) report.
 pub fn bind(address: SocketAddr, wanted: BufferSizes, port: Port) -> io::Result<(UdpSocket, BufferSizes)> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
+    let socket = open(address, wanted)?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // Some systems refuse what is over their limit instead of cutting it: the default then stays.
-    let _ = socket.set_recv_buffer_size(wanted.receive);
-    let _ = socket.set_send_buffer_size(wanted.send);
     if port == Port::Shared {
         set_reuse_port(&socket)?;
     }
@@ -53,4 +50,28 @@ pub fn bind(address: SocketAddr, wanted: BufferSizes, port: Port) -> io::Result<
         send: socket.send_buffer_size()? / BUFFER_SIZE_FACTOR,
     };
     Ok((socket.into(), given))
+}
+
+/// Connects a non-blocking UDP socket on a free port to `target` and asks for buffers, which may come out smaller.
+///
+/// Connected, because the system then keeps away what others than the target send, and tells what ICMP brings: a
+/// closed port is an [`io::ErrorKind::ConnectionRefused`] on the next call (udp(7)), not silence.
+///
+/// # Errors
+///
+/// What socket(2) and connect(2) report; the latter when no route leads to the target. Nothing is sent yet, so
+/// whether anybody listens there remains to be seen.
+pub fn connect(target: SocketAddr, wanted: BufferSizes) -> io::Result<UdpSocket> {
+    let socket = open(target, wanted)?;
+    socket.connect(&target.into())?;
+    Ok(socket.into())
+}
+
+fn open(address: SocketAddr, wanted: BufferSizes) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    // Some systems refuse what is over their limit instead of cutting it: the default then stays.
+    let _ = socket.set_recv_buffer_size(wanted.receive);
+    let _ = socket.set_send_buffer_size(wanted.send);
+    Ok(socket)
 }

@@ -77,7 +77,7 @@ pub struct Datagram<'a> {
 /// A datagram to send, borrowed from wherever its parts lie, so that sending an echo copies nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing<'a> {
-    /// Where it goes.
+    /// Where it goes; from a connected socket, always to its peer.
     pub to: SocketAddr,
     /// The local address that it should leave from; `None` leaves the choice to the system.
     pub from: Option<SocketAddr>,

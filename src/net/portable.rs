@@ -1,4 +1,4 @@
-//! One datagram a system call, on every platform that mio runs on: recv_from and send_to.
+//! One datagram a system call, on every platform that mio runs on: recv_from, and send_to or send.
 //!
 //! It cannot learn which address a datagram was sent to, so on a wildcard address the system chooses where
 //! replies leave from.
@@ -11,8 +11,9 @@ use super::socket::Datapath;
 use super::{Inbox, Outgoing, Received, Sent};
 
 /// Moves one datagram at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Portable {
+    connected: bool,
     /// Where a reply of several parts is put together: `send_to` takes one slice.
     assembled: Vec<u8>,
 }
@@ -53,6 +54,11 @@ impl Datapath for Portable {
 }
 
 impl Portable {
+    /// The portable datapath for a socket, bound or connected.
+    pub fn new(socket: &std::net::UdpSocket) -> Self {
+        Self { connected: socket.peer_addr().is_ok(), assembled: Vec::new() }
+    }
+
     /// Sends one datagram, from whatever address the system chooses.
     pub fn send_one(&mut self, socket: &UdpSocket, datagram: &Outgoing<'_>) -> io::Result<()> {
         let payload = match datagram.parts {
@@ -64,7 +70,9 @@ impl Portable {
             }
         };
         loop {
-            match socket.send_to(payload, datagram.to) {
+            // The BSDs refuse an address for what is connected (EISCONN).
+            let sent = if self.connected { socket.send(payload) } else { socket.send_to(payload, datagram.to) };
+            match sent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result.map(drop),
             }

@@ -1,4 +1,4 @@
-//! A bound socket as server and client hold it, whichever datapath moves its datagrams.
+//! A bound or connected socket as server and client hold it, whichever datapath moves its datagrams.
 
 use std::fmt::Debug;
 use std::io;
@@ -48,17 +48,17 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Takes over a bound socket, which must be in non-blocking mode.
+    /// Takes over a bound or connected socket, which must be in non-blocking mode.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::Unsupported`] for [`Io::Segmented`] elsewhere than on Linux, or what getsockname(2) reports.
     pub fn new(socket: UdpSocket, io: Io) -> io::Result<Self> {
         let datapath = match io {
-            Io::Portable => Box::new(Portable::default()),
+            Io::Portable => Box::new(Portable::new(&socket)),
             Io::Segmented => segmented::datapath(&socket)?,
             Io::Auto => match segmented::datapath(&socket) {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => Box::new(Portable::default()),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => Box::new(Portable::new(&socket)),
                 result => result?,
             },
         };

@@ -19,10 +19,10 @@ use slab::Slab;
 use super::Error;
 use super::endpoint::{Endpoint, Shared};
 use super::guard::Guard;
-use super::shutdown::Shutdown;
 use super::stats::Stats;
 use super::tally::EndpointReport;
 use crate::net::{Inbox, Outbox, Socket};
+use crate::shutdown::Shutdown;
 
 /// The one token that no endpoint has: a slab's keys count up from 0.
 const WAKER: Token = Token(usize::MAX);

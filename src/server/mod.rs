@@ -8,7 +8,6 @@ mod rate_limit;
 mod reply;
 mod reply_queue;
 mod service;
-mod shutdown;
 mod stats;
 mod tally;
 
@@ -28,11 +27,11 @@ use log::{debug, info, log};
 pub use endpoint::DATAGRAM_LOG;
 pub use reply::{ReplyTemplate, TemplateError};
 pub use service::{Service, ServiceError};
-pub use shutdown::Shutdown;
 pub use tally::{Counts, EndpointReport, Report, Tally};
 
 use crate::net::bind::{BufferSizes, Port, bind};
 use crate::net::{Io, Socket};
+use crate::shutdown::Shutdown;
 use endpoint::Endpoint;
 use event_loop::{EventLoop, Schedule};
 use guard::Guard;

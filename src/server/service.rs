@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
 use super::reply::{ReplyTemplate, TemplateError};
+use crate::host_port::{self, HostPortError};
 
 /// A service that is known by name.
 struct Known {
@@ -90,7 +91,7 @@ impl FromStr for Service {
                 (known, known.template.map(str::parse).transpose()?)
             }
         };
-        let (host, port) = address.map_or(Ok((None, None)), split_address)?;
+        let (host, port) = address.map_or(Ok((None, None)), host_port::split)?;
         Ok(Self {
             name: known.name,
             template,
@@ -99,35 +100,6 @@ impl FromStr for Service {
             written: written.to_owned(),
         })
     }
-}
-
-/// Takes `HOST:PORT`, `:PORT` or `HOST` apart; the brackets of an IPv6 address are taken off.
-fn split_address(address: &str) -> Result<(Option<&str>, Option<u16>), ServiceError> {
-    let bad = || ServiceError::BadAddress(address.to_owned());
-    let (host, port) = if let Some(rest) = address.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(bad)?;
-        let port = match rest {
-            "" => None,
-            _ => Some(rest.strip_prefix(':').ok_or_else(bad)?),
-        };
-        (host, port)
-    } else {
-        match address.split_once(':') {
-            Some((_, port)) if port.contains(':') => return Err(ServiceError::NoBrackets(address.to_owned())),
-            Some((host, port)) => (host, Some(port)),
-            None => (address, None),
-        }
-    };
-    if host.is_empty() && (port.is_none() || address.starts_with('[')) {
-        return Err(bad());
-    }
-    let port = port.map(parse_port).transpose()?;
-    Ok(((!host.is_empty()).then_some(host), port))
-}
-
-fn parse_port(text: &str) -> Result<u16, ServiceError> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits).ok_or_else(|| ServiceError::BadPort(text.to_owned()))
 }
 
 /// Why a text names no [`Service`]. Each is shown as one line that says what to write instead.
@@ -140,11 +112,7 @@ pub enum ServiceError {
     /// The service has no default for the part of the address that was left out.
     NoAddress(String),
     /// What stands behind the `@` is no address.
-    BadAddress(String),
-    /// An IPv6 address without its brackets.
-    NoBrackets(String),
-    /// The port is no number from 0 to 65535.
-    BadPort(String),
+    BadAddress(HostPortError),
 }
 
 impl Display for ServiceError {
@@ -158,20 +126,18 @@ impl Display for ServiceError {
                 let name = name.escape_debug();
                 write!(f, "{name} needs an address: write {name}@HOST:PORT")
             }
-            Self::BadAddress(address) => {
-                write!(f, "{address:?} is no address: write HOST:PORT, :PORT, HOST or [IPV6]:PORT")
-            }
-            Self::NoBrackets(address) => {
-                write!(f, "{address:?} has too many colons: write an IPv6 address in brackets, as in [::1]:5000")
-            }
-            Self::BadPort(port) => {
-                write!(f, "{port:?} is no port: write a number from 1 to 65535, or 0 for any free one")
-            }
+            Self::BadAddress(error) => error.fmt(f),
         }
     }
 }
 
 impl Error for ServiceError {}
+
+impl From<HostPortError> for ServiceError {
+    fn from(error: HostPortError) -> Self {
+        Self::BadAddress(error)
+    }
+}
 
 impl From<TemplateError> for ServiceError {
     fn from(error: TemplateError) -> Self {
@@ -220,11 +186,11 @@ mod tests {
         assert_eq!(error("discard@localhost"), ServiceError::NoAddress("discard".into()));
         assert_eq!(error("reply=hi"), ServiceError::NoAddress("reply=hi".into()));
         for bad in ["", "[::1", "[::1]x", "[]:5", "[]"] {
-            assert_eq!(error(&format!("hello@{bad}")), ServiceError::BadAddress(bad.into()));
+            assert_eq!(error(&format!("hello@{bad}")), HostPortError::BadAddress(bad.into()).into());
         }
-        assert_eq!(error("hello@::1"), ServiceError::NoBrackets("::1".into()));
+        assert_eq!(error("hello@::1"), HostPortError::NoBrackets("::1".into()).into());
         for bad in ["", "65536", "-1", "+5", "5x", "http"] {
-            assert_eq!(error(&format!("hello@:{bad}")), ServiceError::BadPort(bad.into()));
+            assert_eq!(error(&format!("hello@:{bad}")), HostPortError::BadPort(bad.into()).into());
         }
     }
 

@@ -273,7 +273,7 @@ impl Drop for Server {
 }
 
 /// What a child writes, line by line.
-struct Log {
+pub struct Log {
     written: Arc<Written>,
     reader: Option<JoinHandle<()>>,
 }
@@ -286,7 +286,7 @@ struct Written {
 }
 
 impl Log {
-    fn read(from: impl Read + Send + 'static) -> Self {
+    pub fn read(from: impl Read + Send + 'static) -> Self {
         let written = Arc::new(Written::default());
         let shared = Arc::clone(&written);
         let reader = thread::spawn(move || {
@@ -300,7 +300,8 @@ impl Log {
         Self { written, reader: Some(reader) }
     }
 
-    fn wait<T>(&self, mut condition: impl FnMut(&[String], bool) -> Option<T>) -> T {
+    /// Waits until the lines so far, and whether there will be no more, give a result.
+    pub fn wait<T>(&self, mut condition: impl FnMut(&[String], bool) -> Option<T>) -> T {
         let start = Instant::now();
         let mut lines = self.written.lines.lock().expect("the log");
         loop {
@@ -316,7 +317,8 @@ impl Log {
         self.written.lines.lock().expect("the log").0.clone()
     }
 
-    fn all(&mut self) -> Vec<String> {
+    /// All lines, once there will be no more.
+    pub fn all(&mut self) -> Vec<String> {
         if let Some(reader) = self.reader.take() {
             reader.join().expect("the log's reader");
         }

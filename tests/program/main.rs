@@ -1,12 +1,16 @@
 //! The program from outside: the real binary, real sockets, real input.
 
 mod backpressure;
+mod bench;
 mod exercises;
 mod faults;
 mod guard;
 mod harness;
 mod load;
 mod log;
+mod peers;
+mod ping;
+mod send;
 mod services;
 mod stop;
 mod usage;

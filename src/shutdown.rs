@@ -42,7 +42,7 @@ impl Shutdown {
     }
 
     /// Wakes one more loop at a request.
-    pub(super) fn wake(&self, waker: Waker) {
+    pub(crate) fn wake(&self, waker: Waker) {
         self.shared.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
     }
 

@@ -1,0 +1,115 @@
+//! `bench`: warms up, measures, reports.
+
+use std::io::Write;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::generator::{Generator, Load, Shape};
+use super::limits::Limits;
+use super::report::{BenchReport, Measured};
+use super::target::{self, Family};
+use super::{Error, cannot_write, print_json};
+use crate::net::LONGEST_PAYLOAD;
+use crate::shutdown::Shutdown;
+
+/// What is sent, for how long, and how the result is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How much of what.
+    pub shape: Shape,
+    /// How long is measured.
+    pub time: Duration,
+    /// How long is sent before, without being measured.
+    pub warm_up: Duration,
+    /// Which addresses of the target's name are taken.
+    pub family: Family,
+    /// Whether the report is a JSON object.
+    pub json: bool,
+    /// What the result must not exceed.
+    pub limits: Limits,
+}
+
+/// Measures until the time is over or `shutdown` asks for the report so far. Progress and warnings go to stderr.
+///
+/// # Errors
+///
+/// [`Error::Unmet`] when there was no answer or a limit is broken, [`Error::Usage`] and [`Error::Failed`] when
+/// something else is in the way.
+pub fn bench(
+    target: &str,
+    options: &Options,
+    shutdown: &Shutdown,
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> Result<(), Error> {
+    check(&options.shape)?;
+    let address = target::find(target, options.family)?;
+    let mut generator = Generator::new(address, options.shape, shutdown)?;
+    if !options.warm_up.is_zero() {
+        run(&mut generator, "warming up", options.warm_up)?;
+    }
+    let time = if generator.is_over() { Duration::ZERO } else { options.time };
+    let time = run(&mut generator, "measuring", time)?;
+    let counts = generator.counts();
+    let nobody_listens = generator.nobody_listens();
+    let shared = generator.shared();
+    let measured = Measured {
+        time,
+        clients: options.shape.clients,
+        counts,
+        sent_bytes: counts.sent * options.shape.size as u64,
+        answered_bytes: shared.received_bytes,
+        latencies: &shared.latencies,
+        lateness: matches!(options.shape.load, Load::Rate(_)).then_some(&shared.lateness),
+    };
+    let report = BenchReport::new(address, &measured);
+    if options.json {
+        print_json(out, &report)?;
+    } else {
+        write!(out, "{report}").and_then(|()| out.flush()).map_err(cannot_write)?;
+    }
+    if let Some(error) = &shared.error {
+        let _ = writeln!(errors, "udpong: some datagrams met an error: {error}");
+    }
+    if let Some(warning) = report.generator_was_the_limit() {
+        let _ = writeln!(errors, "udpong: {warning}");
+    }
+    if nobody_listens {
+        return Err(Error::Unmet(format!("nobody listens on {address} (port unreachable)")));
+    }
+    report.check(&options.limits)
+}
+
+fn check(shape: &Shape) -> Result<(), Error> {
+    let Shape { load, size, segments, .. } = *shape;
+    if segments > 1 && (size == 0 || size * segments > LONGEST_PAYLOAD) {
+        return Err(Error::Usage(format!(
+            "one send carries 1 to {LONGEST_PAYLOAD} bytes: {segments} datagrams of {size} bytes do not fit"
+        )));
+    }
+    match load {
+        Load::InFlight(window) if window < segments => Err(Error::Usage(format!(
+            "{segments} datagrams a send need as many in flight: write --in-flight {segments} or more"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// One run with its progress bar, which draws itself on a terminal only.
+fn run(generator: &mut Generator, what: &'static str, time: Duration) -> Result<Duration, Error> {
+    let length = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:40} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(what);
+    let result = generator.run(time, |sent_for, answers| {
+        if !bar.is_hidden() {
+            bar.set_message(format!("{:.0} answers/s", answers as f64 / sent_for.as_secs_f64().max(0.001)));
+            bar.set_position(u64::try_from(sent_for.as_millis()).unwrap_or(u64::MAX));
+        }
+    });
+    bar.finish_and_clear();
+    result
+}

@@ -1,0 +1,255 @@
+//! The loop of a bench: a poll over its lanes, a line of those that want a turn, and the time.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::lane::{Lane, Shared};
+use super::pace::Pace;
+use super::tracker::Counts;
+use super::{Error, cannot_poll, linger, target, wait};
+use crate::shutdown::Shutdown;
+
+/// The token that no lane has.
+const WAKER: Token = Token(usize::MAX);
+
+/// More sockets than that are reported by the next poll.
+const EVENTS: usize = 256;
+
+/// How often datagrams past their timeout are looked for.
+const SWEEP: Duration = Duration::from_millis(20);
+
+/// How many sends of an open loop go by before the answers are looked at.
+const BURST: usize = 64;
+
+/// What leaves, and what holds it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Closed loop: so many datagrams are out on each lane, and an answer lets the next one leave.
+    InFlight(usize),
+    /// Open loop: so many datagrams a second on all lanes together, on a schedule, whatever comes back.
+    Rate(u32),
+}
+
+/// How much of what a generator sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// How many sockets.
+    pub clients: usize,
+    /// What leaves when.
+    pub load: Load,
+    /// The payload of a datagram, in bytes.
+    pub size: usize,
+    /// How many datagrams one send carries.
+    pub segments: usize,
+    /// When a datagram without an answer is lost.
+    pub timeout: Duration,
+}
+
+/// Lanes to one target, and the loop over them.
+#[derive(Debug)]
+pub struct Generator {
+    shape: Shape,
+    poll: Poll,
+    events: Events,
+    lanes: Vec<Registered>,
+    ready: VecDeque<usize>,
+    shared: Shared,
+    shutdown: Shutdown,
+}
+
+#[derive(Debug)]
+struct Registered {
+    lane: Lane,
+    /// What the poll was last told to report.
+    interest: Interest,
+    in_line: bool,
+}
+
+impl Generator {
+    /// Opens the lanes; `shutdown` ends a run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] when the system has not so many sockets for us.
+    pub fn new(target: SocketAddr, shape: Shape, shutdown: &Shutdown) -> Result<Self, Error> {
+        let poll = Poll::new().map_err(cannot_poll)?;
+        shutdown.wake(Waker::new(poll.registry(), WAKER).map_err(cannot_poll)?);
+        let window = match shape.load {
+            Load::InFlight(window) => window,
+            Load::Rate(_) => 0,
+        };
+        let mut lanes = Vec::new();
+        for number in 1..=shape.clients {
+            let mut socket = target::open(target)
+                .map_err(|error| Error::Failed(format!("cannot open client {number} of {}: {error}", shape.clients)))?;
+            let interest = Interest::READABLE;
+            poll.registry().register(&mut socket, Token(number - 1), interest).map_err(cannot_poll)?;
+            let lane = Lane::new(socket, window, shape.timeout);
+            lanes.push(Registered { lane, interest, in_line: false });
+        }
+        Ok(Self {
+            shape,
+            poll,
+            events: Events::with_capacity(EVENTS),
+            ready: VecDeque::with_capacity(lanes.len()),
+            lanes,
+            shared: Shared::new(target, shape.size, shape.segments),
+            shutdown: shutdown.clone(),
+        })
+    }
+
+    /// Sends for `time`, then waits for what is out; returns how long it sent. Counts begin at zero.
+    ///
+    /// A shutdown ends the sending. `progress` is told now and then how long it has been sending, and how many
+    /// datagrams came back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] when polling failed or a socket became unusable.
+    pub fn run(&mut self, time: Duration, mut progress: impl FnMut(Duration, u64)) -> Result<Duration, Error> {
+        self.shared.start_over();
+        self.lanes.iter_mut().for_each(|registered| registered.lane.tracker_mut().start_over());
+        let start = Instant::now();
+        let mut pace = match self.shape.load {
+            Load::Rate(rate) => Some(Pace::new(start, rate, self.shape.segments as u64)),
+            Load::InFlight(_) => None,
+        };
+        let mut sweep = start;
+        let mut now = start;
+        while now.saturating_duration_since(start) < time && !self.is_over() {
+            if now >= sweep {
+                self.sweep(now, true);
+                progress(now.saturating_duration_since(start), self.shared.received);
+                sweep = now + SWEEP;
+            }
+            if let Some(pace) = &mut pace {
+                self.send_due(pace, now)?;
+            }
+            let left = time.saturating_sub(now.saturating_duration_since(start));
+            let timeout = left.min(sweep.saturating_duration_since(now));
+            // The poll counts whole milliseconds and rounds up; for what is due sooner it must not sleep.
+            let due = pace.as_ref().map(|pace| pace.due().saturating_duration_since(now).as_millis());
+            let due = due.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)));
+            self.turn(due.map_or(timeout, |due| due.min(timeout)), true)?;
+            now = Instant::now();
+        }
+        self.drain()?;
+        Ok(now.saturating_duration_since(start))
+    }
+
+    /// How the datagrams of the last run ended.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        self.lanes.iter().for_each(|registered| counts.add(registered.lane.tracker().counts()));
+        counts
+    }
+
+    /// What the lanes found out.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Whether a shutdown was asked for, or nobody listens.
+    pub fn is_over(&self) -> bool {
+        self.shutdown.requested().is_some() || self.nobody_listens()
+    }
+
+    /// Whether all that ever came back is that nobody listens.
+    pub fn nobody_listens(&self) -> bool {
+        self.shared.refused > 0 && !self.shared.heard
+    }
+
+    /// Waits until nothing is out, and a little longer for second answers.
+    fn drain(&mut self) -> Result<(), Error> {
+        let mut end = None;
+        while !self.nobody_listens() {
+            let now = Instant::now();
+            self.sweep(now, false);
+            if self.lanes.iter().all(|registered| registered.lane.tracker().in_flight() == 0) {
+                let linger = linger(&self.shared.latencies, self.shape.timeout);
+                if *end.get_or_insert(now + linger) <= now {
+                    break;
+                }
+            }
+            self.turn(SWEEP, false)?;
+        }
+        for registered in &mut self.lanes {
+            while registered.lane.tracker_mut().lose_rest().is_some() {}
+        }
+        Ok(())
+    }
+
+    /// Gives up what is past its timeout, and makes room for more.
+    fn sweep(&mut self, now: Instant, sending: bool) {
+        for (key, registered) in self.lanes.iter_mut().enumerate() {
+            let tracker = registered.lane.tracker_mut();
+            while tracker.time_out(now).is_some() {}
+            while tracker.lose(now).is_some() {}
+            line_up(&mut self.ready, key, registered, sending, self.shape.segments);
+        }
+    }
+
+    /// Sends what is due, on one lane after the other.
+    fn send_due(&mut self, pace: &mut Pace, now: Instant) -> Result<(), Error> {
+        for _ in 0..BURST {
+            let due = pace.due();
+            if due > now {
+                break;
+            }
+            let first = usize::try_from(pace.group() % self.lanes.len() as u64).unwrap_or(0);
+            let (before, after) = self.lanes.split_at_mut(first);
+            let mut lanes = (first..).zip(after).chain((0..).zip(before));
+            let Some((key, registered)) = lanes.find(|(_, registered)| registered.lane.is_writable()) else {
+                break;
+            };
+            pace.take(registered.lane.send(pace.together(), Some(due), &mut self.shared)?);
+            watch(&self.poll, key, registered)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for events, `timeout` at the most, and gives one turn to each lane that wants one.
+    fn turn(&mut self, timeout: Duration, sending: bool) -> Result<(), Error> {
+        let timeout = if self.ready.is_empty() { timeout } else { Duration::ZERO };
+        wait(&mut self.poll, &mut self.events, Some(timeout))?;
+        let segments = self.shape.segments;
+        for event in &self.events {
+            // The waker's token finds no lane: the flag that it stands for is looked at in each turn anyway.
+            if let Some(registered) = self.lanes.get_mut(event.token().0) {
+                registered.lane.note(event.is_readable() || event.is_error(), event.is_writable());
+                watch(&self.poll, event.token().0, registered)?;
+                line_up(&mut self.ready, event.token().0, registered, sending, segments);
+            }
+        }
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else { break };
+            let Some(registered) = self.lanes.get_mut(key) else { continue };
+            registered.in_line = false;
+            registered.lane.take_turn(sending, &mut self.shared)?;
+            watch(&self.poll, key, registered)?;
+            line_up(&mut self.ready, key, registered, sending, segments);
+        }
+        Ok(())
+    }
+}
+
+/// Tells the poll whether a lane waits until it is writable.
+fn watch(poll: &Poll, key: usize, registered: &mut Registered) -> Result<(), Error> {
+    let interest = registered.lane.interest();
+    if interest != registered.interest {
+        poll.registry().reregister(&mut registered.lane.socket, Token(key), interest).map_err(cannot_poll)?;
+        registered.interest = interest;
+    }
+    Ok(())
+}
+
+/// Puts a lane that wants a turn at the end of the line, unless it stands there already.
+fn line_up(ready: &mut VecDeque<usize>, key: usize, registered: &mut Registered, sending: bool, segments: usize) {
+    if registered.lane.wants_turn(sending, segments) && !registered.in_line {
+        registered.in_line = true;
+        ready.push_back(key);
+    }
+}

@@ -1,0 +1,82 @@
+//! The other end: says something to a UDP responder, any responder, and tells what comes back.
+//!
+//! What an answer means is decided in pure code, with time as an argument: [`payload`] finds a probe in an answer,
+//! [`tracker`] decides how each probe ended, [`latency`] and [`limits`] sum up, [`report`] tells. Only [`send`],
+//! [`ping`] and [`mod@bench`], with its [`generator`] and [`lane`]s, hold sockets and clocks.
+
+pub mod bench;
+pub mod generator;
+pub mod histogram;
+pub mod lane;
+pub mod latency;
+pub mod limits;
+pub mod pace;
+pub mod payload;
+pub mod ping;
+pub mod report;
+pub mod send;
+pub mod status_signal;
+pub mod target;
+pub mod tracker;
+
+use std::fmt::{self, Display, Formatter};
+use std::io::{self, Write};
+use std::time::Duration;
+
+use mio::{Events, Poll};
+use serde::Serialize;
+
+use latency::Latencies;
+
+/// Why a client's command is no success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// It was asked for something that cannot be.
+    Usage(String),
+    /// The system would not, or the target cannot be reached at all.
+    Failed(String),
+    /// It did its work, and what came back, or did not, is not what was hoped for.
+    Unmet(String),
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) | Self::Failed(message) | Self::Unmet(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// How long the end of a run waits for second answers when nothing is in flight any more: twice the longest round
+/// trip, and at the least what a busy responder may need between two sends.
+fn linger(latencies: &Latencies, timeout: Duration) -> Duration {
+    const LEAST: Duration = Duration::from_millis(50);
+    latencies.longest().saturating_mul(2).max(LEAST).min(timeout)
+}
+
+/// What a failing write of results becomes.
+fn cannot_write(error: io::Error) -> Error {
+    Error::Failed(format!("cannot write the results: {error}"))
+}
+
+/// What a failing poll, or registering with it, becomes.
+fn cannot_poll(error: io::Error) -> Error {
+    Error::Failed(format!("cannot wait for the network: {error}"))
+}
+
+/// Waits for events, `timeout` at the most.
+fn wait(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> Result<(), Error> {
+    match poll.poll(events, timeout) {
+        // A signal that stops and continues the process, for one.
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        result => result.map_err(cannot_poll),
+    }
+}
+
+/// Prints one JSON value and a line break.
+fn print_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Error> {
+    serde_json::to_writer(&mut *out, value).map_err(io::Error::from).map_err(cannot_write)?;
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(cannot_write)
+}

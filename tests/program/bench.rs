@@ -1,0 +1,187 @@
+//! `bench`: what it counts adds up, and what it measures is true, whatever the responder does.
+
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Server, needs, run, signal, udpong};
+use crate::peers::{Peer, free_address};
+
+fn bench(target: &str, arguments: &[&str]) -> Output {
+    run(udpong(&["bench", target]).args(arguments), b"")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The report of `--json`, which must be all that stands on stdout, and add up.
+fn report(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"));
+    assert_eq!(count(&report, "sent"), count(&report, "answered") + count(&report, "lost"), "{report}");
+    report
+}
+
+fn count(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("no count {field} in {report}"))
+}
+
+fn latency(report: &Value, figure: &str) -> f64 {
+    report["latency_ms"][figure].as_f64().unwrap_or_else(|| panic!("no latency {figure} in {report}"))
+}
+
+#[test]
+fn every_service_of_ours_is_loaded_without_a_loss() {
+    let services = ["hello@127.0.0.1:0", "echo@[::1]:0", "ack@:0", "fixed@:0"];
+    let server = Server::start_many(4, &[&services[..], &["-q"]].concat());
+    for address in server.addresses() {
+        for load in [&["--in-flight", "8", "--clients", "3"][..], &["--segments", "4"], &["--rate", "2k"], &["-s", "0"]]
+        {
+            let output = bench(&address.to_string(), &[load, &["-t", "100ms", "-W", "10s", "--json"]].concat());
+            let report = report(&output);
+            assert!(count(&report, "answered") > 0, "{report}");
+            assert_eq!((count(&report, "lost"), count(&report, "duplicate")), (0, 0), "{address} {load:?}: {report}");
+            assert_eq!(report["lateness_ms"].is_object(), load[0] == "--rate", "{report}");
+            assert_eq!(output.status.code(), Some(0));
+            assert_eq!(report["target"], address.to_string());
+        }
+    }
+}
+
+#[test]
+fn the_report_is_told_as_text_and_nothing_else_is() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let output = bench(&server.address().to_string(), &["-t", "50ms", "--clients", "2"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with(&format!("--- {} udp bench: 0.0", server.address())), "{text}");
+    assert!(text.contains(" 2 clients ---\n") && text.contains(" answers/s ") && text.contains("\np50 "), "{text}");
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn a_lost_answer_does_not_stall_the_window() {
+    needs!("python3");
+    let peer = Peer::python(
+        "
+def answer(n, data, to):
+    if n % 10 != 0: server.sendto(data, to)
+    if n % 7 == 0: server.sendto(data, to)
+",
+    );
+    let output = bench(&peer.target(), &["-t", "1s", "-W", "50ms", "--json"]);
+    let report = report(&output);
+    assert!(count(&report, "lost") >= 2 && count(&report, "duplicate") >= 2, "{report}");
+}
+
+#[test]
+fn a_responder_that_stalls_cannot_hide_from_a_schedule() {
+    needs!("python3");
+    let peer = Peer::python(
+        "
+def answer(n, data, to):
+    if n == 50: time.sleep(0.5)
+    server.sendto(data, to)
+",
+    );
+    let output = bench(&peer.target(), &["--rate", "200", "-t", "1s", "-W", "30s", "--json"]);
+    let report = report(&output);
+    // 100 of 200 datagrams were due during the stall; in a closed loop it would be one.
+    assert!(latency(&report, "p90") > 200.0, "{report}");
+    assert!((100..=200).contains(&count(&report, "sent")), "{report}");
+    assert_eq!(count(&report, "lost"), 0, "{report}");
+}
+
+#[test]
+fn a_closed_port_ends_it_at_once() {
+    let start = Instant::now();
+    for load in [&["--rate", "1k"][..], &["--clients", "4", "--in-flight", "4"], &["--warm-up", "30s"]] {
+        let output = bench(
+            &free_address().to_string(),
+            &[load, &["-t", "60s", "-W", "30s", "--json", "--max-loss", "1%"]].concat(),
+        );
+        let report = report(&output);
+        assert_eq!(count(&report, "answered"), 0);
+        assert!(report["latency_ms"]["p50"].is_null());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains("nobody listens on"), "{}", stderr(&output));
+    }
+    assert!(start.elapsed() < Duration::from_secs(25), "waited for answers that cannot come");
+}
+
+#[test]
+fn silence_is_lost() {
+    let server = Server::start(&["discard@127.0.0.1:0", "-q"]);
+    let output = bench(&server.address().to_string(), &["-t", "100ms", "-W", "50ms", "--in-flight", "4", "--json"]);
+    let report = report(&output);
+    assert!(count(&report, "lost") >= 4, "{report}");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no answer from"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_responder_that_dies_is_not_flooded_and_the_rest_is_lost() {
+    needs!("python3");
+    let peer = Peer::python(
+        "
+def answer(n, data, to):
+    server.sendto(data, to)
+    if n == 20: sys.exit()
+",
+    );
+    let output = bench(&peer.target(), &["-t", "300ms", "-W", "50ms", "--in-flight", "2", "--json"]);
+    let report = report(&output);
+    assert_eq!(count(&report, "answered"), 20, "{report}");
+    assert!((1..100).contains(&count(&report, "lost")), "{report}");
+}
+
+#[test]
+fn ctrl_c_gives_the_report_so_far() {
+    let mut server = Server::start(&["echo@127.0.0.1:0"]);
+    let mut command = udpong(&["bench", &server.address().to_string(), "-t", "60s", "--json"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    server.wait_for_line("Received message", 0);
+    server.wait_for_line("Received message", 9);
+    signal("INT", child.id());
+    let output = child.wait_with_output().expect("its output");
+    let report = report(&output);
+    assert!(count(&report, "answered") >= 9, "{report}");
+    assert!(report["seconds"].as_f64().is_some_and(|seconds| seconds < 60.0), "{report}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_warm_up_is_not_measured() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q", "--json"]);
+    let target = server.address().to_string();
+    let report = report(&bench(&target, &["--warm-up", "100ms", "-t", "100ms", "-W", "10s", "--json"]));
+    assert!(server.stop().endpoint().get("received") > count(&report, "sent"));
+    assert_eq!(count(&report, "lost"), 0);
+}
+
+#[test]
+fn a_broken_limit_is_named_and_decides_the_exit_code() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    let output = bench(&target, &["-t", "50ms", "--max-p99", "1us"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("p99, ") && stderr(&output).contains("is over 1us"), "{}", stderr(&output));
+    assert_eq!(bench(&target, &["-t", "50ms", "--max-p99", "1m", "--max-loss", "0%"]).status.code(), Some(0));
+}
+
+#[test]
+fn wrong_use_exits_with_2() {
+    for (arguments, expected) in [
+        (&["--segments", "64", "-s", "1200"][..], "do not fit"),
+        (&["--segments", "2", "-s", "0"], "do not fit"),
+        (&["--segments", "8", "--in-flight", "4"], "--in-flight 8 or more"),
+        (&["--segments", "65"], "65"),
+        (&["--rate", "0"], "at least 1"),
+        (&["--rate", "1k", "--in-flight", "2"], "cannot be used with"),
+    ] {
+        let output = bench(":5000", arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
+    }
+}
