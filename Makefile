@@ -23,8 +23,8 @@ lint: ## Check format, clippy and rustdoc; warnings are errors
 doc: ## Build the documentation of the code, private items included
 	$(CARGO) doc --locked --no-deps --document-private-items
 
-bench: ## Measure (comes with the bench command)
-	@echo "make bench: there is nothing to measure with yet"
+bench: ## Measure against a std loop, mio, Tokio and Python, for 3 minutes at the most
+	$(CARGO) bench --locked --bench compare
 
 clean: ## Remove what was built
 	$(CARGO) clean

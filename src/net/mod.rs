@@ -110,7 +110,8 @@ pub struct Sent {
     /// How many of the datagrams left; they are the first of those given.
     pub count: usize,
     /// Why the next one did not leave; `None` when all did. After [`io::ErrorKind::WouldBlock`] it may be tried
-    /// again when the socket is writable; after anything else it is lost, and the one behind it may be tried at once.
+    /// again when the socket is writable, after [`io::ErrorKind::ConnectionRefused`], which tells of an earlier one, at
+    /// once; after anything else it is lost, and the one behind it may be tried at once.
     pub error: Option<io::Error>,
 }
 

@@ -124,7 +124,9 @@ impl Datapath for Segmented {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let run = self.run_length(rest);
-                    if run == 1 || error.kind() == io::ErrorKind::WouldBlock {
+                    // A refusal is about an earlier datagram, and told once: it must not get lost in trying again.
+                    if run == 1 || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused)
+                    {
                         return Sent { count: done, error: Some(error) };
                     }
                     self.note_failed_run(&error);
