@@ -119,6 +119,11 @@ impl Lane {
         if self.writable { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE }
     }
 
+    /// Whether there may be something to receive.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
     /// Whether a send may be tried.
     pub fn is_writable(&self) -> bool {
         self.writable
