@@ -1,6 +1,6 @@
 //! The log: `simple_logger` behind a bounded queue, so that a slow, stuck or closed stderr never stops the loop.
 //!
-//! Whoever logs formats the line into a buffer from a fixed pool and leaves it to a thread of this module. When
+//! Whoever logs formats the line into a buffer from a pool of fixed size and leaves it to a thread of this module. When
 //! the pool is empty the line is not even formatted; it is counted, and the count is told later. So logging
 //! neither waits nor allocates (invariants 7 and 8, defended by `tests/program/log.rs` and
 //! `tests/allocation.rs`).
@@ -18,10 +18,10 @@ use simple_logger::SimpleLogger;
 use crate::server::DATAGRAM_LOG;
 
 /// How many lines may wait.
-const LINES: usize = 512;
+const LINES: usize = 256;
 
 /// How many of the buffers the lines about single datagrams leave to all others.
-const RESERVED: usize = 64;
+const RESERVED: usize = 32;
 
 /// What the longest line of ours needs: 256 characters of a message of four bytes each, and the words around it.
 const LINE_CAPACITY: usize = 1280;
@@ -48,12 +48,28 @@ struct Shared {
 
 struct Queue {
     free: Vec<Line>,
+    /// How many buffers there are by now, of [`LINES`]: a quiet program never needs them all.
+    made: usize,
     waiting: VecDeque<Line>,
     skipped: u64,
     /// The writing thread waits for `work`.
     idle: bool,
     /// Somebody waits for `done`: skipped lines are told at once.
     flushing: bool,
+}
+
+impl Queue {
+    /// An empty buffer, if more than `reserved` are left.
+    fn buffer(&mut self, reserved: usize) -> Option<Line> {
+        let unmade = LINES - self.made;
+        if self.free.len() + unmade <= reserved {
+            return None;
+        }
+        self.free.pop().or_else(|| {
+            self.made += 1;
+            Some(Line { level: Level::Error, text: String::with_capacity(LINE_CAPACITY), target: 0 })
+        })
+    }
 }
 
 struct Line {
@@ -70,9 +86,9 @@ impl LogWriter {
     ///
     /// The system has no thread for us.
     pub fn start(sink: SimpleLogger) -> std::io::Result<Self> {
-        let line = || Line { level: Level::Error, text: String::with_capacity(LINE_CAPACITY), target: 0 };
         let queue = Queue {
-            free: (0..LINES).map(|_| line()).collect(),
+            free: Vec::with_capacity(LINES),
+            made: 0,
             waiting: VecDeque::with_capacity(LINES),
             skipped: 0,
             idle: false,
@@ -126,8 +142,7 @@ impl Log for LogWriter {
         }
         let reserved = if record.target() == DATAGRAM_LOG { RESERVED } else { 0 };
         let mut queue = self.shared.lock();
-        let line = if queue.free.len() > reserved { queue.free.pop() } else { None };
-        let Some(mut line) = line else {
+        let Some(mut line) = queue.buffer(reserved) else {
             queue.skipped += 1;
             return;
         };

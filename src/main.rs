@@ -102,8 +102,8 @@ fn serve(asked: &Serve) -> Result<(), Error> {
     log.flush(deadline);
     report.endpoints.iter().for_each(|endpoint| info!("{endpoint}"));
     log.flush(deadline);
-    result?;
-    if asked.json { print(&report).map_err(|error| failed("print the report", error)) } else { Ok(()) }
+    let printed = if asked.json { print(&report) } else { Ok(()) };
+    result.and(printed.map_err(|error| failed("print the report", error)))
 }
 
 /// How long the log may take for its last lines when the time for stopping is over.

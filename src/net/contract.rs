@@ -50,7 +50,7 @@ fn receive(socket: &mut Socket, count: usize) -> Vec<(SocketAddr, Option<SocketA
 
 fn send_all(socket: &mut Socket, datagrams: &[Outgoing<'_>]) {
     let sent = socket.send(datagrams);
-    assert_eq!((sent.count, sent.lost), (datagrams.len(), 0), "{:?}", sent.error);
+    assert_eq!(sent.count, datagrams.len(), "{:?}", sent.error);
 }
 
 #[test]
@@ -137,9 +137,8 @@ fn an_error_takes_only_its_datagram() {
             done += sent.count;
             if let Some(error) = sent.error {
                 assert_ne!(error.kind(), io::ErrorKind::WouldBlock);
-                assert!(sent.lost > 0);
-                errors.extend((done..done + sent.lost).map(|i| (i, error.raw_os_error())));
-                done += sent.lost;
+                errors.push((done, error.raw_os_error()));
+                done += 1;
             }
         }
         assert_eq!(errors, [(1, Some(libc::EMSGSIZE)), (3, Some(libc::EINVAL)), (4, Some(libc::EINVAL))]);

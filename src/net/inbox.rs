@@ -16,9 +16,12 @@ const LARGEST: usize = 65_535;
 const STRIDE: usize = 1025 * 64;
 
 /// How many messages one receive brings at the most. It bounds a turn: at about 5 µs for each answer, a flood on
-/// one socket delays the others, and Ctrl+C, by well under a millisecond a turn. It bounds the memory too, 3 MiB
-/// when every message is of the largest size.
-pub(crate) const SLOTS: usize = 48;
+/// one socket delays the others, and Ctrl+C, by well under a millisecond a turn.
+pub(crate) const SLOTS: usize = 32;
+
+/// An inbox that holds so many bytes counts as full: a few large messages are as much work as many small ones, and
+/// memory that is never touched is never resident.
+const FULL: usize = 512 << 10;
 
 /// Less than Linux charges a receive buffer for the smallest message, in bytes (832 on Linux 6.18).
 const SMALLEST_CHARGE: usize = 512;
@@ -29,6 +32,7 @@ const SMALLEST_CHARGE: usize = 512;
 pub struct Inbox {
     arena: Box<[u8]>,
     messages: Vec<Message>,
+    bytes: usize,
 }
 
 /// What one receive from the system brought: one datagram, or several of one source that the kernel coalesced.
@@ -44,7 +48,7 @@ struct Message {
 impl Inbox {
     /// An empty inbox.
     pub fn new() -> Self {
-        Self { arena: vec![0; SLOTS * STRIDE].into_boxed_slice(), messages: Vec::with_capacity(SLOTS) }
+        Self { arena: vec![0; SLOTS * STRIDE].into_boxed_slice(), messages: Vec::with_capacity(SLOTS), bytes: 0 }
     }
 
     /// The datagrams in the order of their arrival.
@@ -54,17 +58,30 @@ impl Inbox {
 
     /// What the messages took up in the kernel's receive buffer at the least, in bytes as the kernel charges them.
     pub fn charge(&self) -> usize {
-        self.messages.iter().map(|message| SMALLEST_CHARGE + message.length).sum()
+        SMALLEST_CHARGE * self.messages.len() + self.bytes
     }
 
     /// Forgets what came before.
     pub(crate) fn clear(&mut self) {
         self.messages.clear();
+        self.bytes = 0;
     }
 
-    /// The slots that the next messages may be written to, of at least 65,535 bytes each; none when it is full.
+    /// How many messages have come.
+    pub(crate) fn messages(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// How many more messages may come.
+    pub(crate) fn room(&self) -> usize {
+        if self.bytes < FULL { SLOTS - self.messages.len() } else { 0 }
+    }
+
+    /// The slots that the next messages may be written to, as many as there is room for, of at least 65,535 bytes
+    /// each.
     pub(crate) fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        self.arena.chunks_mut(STRIDE).skip(self.messages.len())
+        let room = self.room();
+        self.arena.chunks_mut(STRIDE).skip(self.messages.len()).take(room)
     }
 
     /// The slot that the next message may be written to; `None` when the inbox is full.
@@ -76,6 +93,7 @@ impl Inbox {
     pub(crate) fn keep(&mut self, length: usize, segment: usize, source: SocketAddr, local: Option<SocketAddr>) {
         debug_assert!(length <= LARGEST && self.messages.len() < SLOTS);
         self.messages.push(Message { length, segment, source, local });
+        self.bytes += length;
     }
 }
 
@@ -142,13 +160,15 @@ mod tests {
     #[test]
     fn every_slot_holds_the_largest_datagram_and_a_full_inbox_has_none() {
         let mut inbox = Inbox::new();
-        for i in 0..SLOTS {
-            put(&mut inbox, &[i as u8; LARGEST], LARGEST, peer(1));
+        while inbox.slot().is_some() {
+            let number = inbox.messages.len() as u8;
+            put(&mut inbox, &[number; LARGEST], LARGEST, peer(1));
         }
-        assert_eq!(inbox.slots().count(), 0);
-        assert!(inbox.datagrams().enumerate().all(|(i, datagram)| datagram.payload == [i as u8; LARGEST]));
-        assert_eq!(inbox.datagrams().count(), SLOTS);
+        assert_eq!(inbox.datagrams().count(), FULL.div_ceil(LARGEST));
+        assert!((0..).zip(inbox.datagrams()).all(|(i, datagram)| datagram.payload == [i; LARGEST]));
         inbox.clear();
-        assert_eq!((inbox.slots().count(), inbox.datagrams().count()), (SLOTS, 0));
+        assert_eq!((inbox.room(), inbox.datagrams().count()), (SLOTS, 0));
+        (0..SLOTS).for_each(|_| put(&mut inbox, b"", 0, peer(1)));
+        assert_eq!((inbox.room(), inbox.slots().count()), (0, 0));
     }
 }

@@ -110,23 +110,8 @@ pub struct Sent {
     /// How many of the datagrams left; they are the first of those given.
     pub count: usize,
     /// Why the next one did not leave; `None` when all did. After [`io::ErrorKind::WouldBlock`] it may be tried
-    /// again when the socket is writable.
+    /// again when the socket is writable; after anything else it is lost, and the one behind it may be tried at once.
     pub error: Option<io::Error>,
-    /// How many of the next ones the error has lost; those behind them may be tried at once. None when the
-    /// send would have blocked.
-    pub lost: usize,
-}
-
-impl Sent {
-    fn all(datagrams: &[Outgoing<'_>]) -> Self {
-        Self { count: datagrams.len(), error: None, lost: 0 }
-    }
-
-    /// `count` left, and `error` stands in the way of the next `concerned`.
-    fn stopped(count: usize, error: io::Error, concerned: usize) -> Self {
-        let lost = if error.kind() == io::ErrorKind::WouldBlock { 0 } else { concerned };
-        Self { count, error: Some(error), lost }
-    }
 }
 
 /// A non-blocking datagram socket: [`Socket`] in the program, a script in the tests.

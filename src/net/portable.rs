@@ -38,10 +38,10 @@ impl Datapath for Portable {
     fn send(&mut self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> Sent {
         for (count, datagram) in datagrams.iter().enumerate() {
             if let Err(error) = self.send_one(socket, datagram) {
-                return Sent::stopped(count, error, 1);
+                return Sent { count, error: Some(error) };
             }
         }
-        Sent::all(datagrams)
+        Sent { count: datagrams.len(), error: None }
     }
 
     fn knows_local_address(&self) -> bool {

@@ -83,17 +83,10 @@ pub fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datapath>> {
 impl Datapath for Segmented {
     fn receive(&mut self, socket: &UdpSocket, inbox: &mut Inbox) -> Received {
         inbox.clear();
-        let mut room = SLOTS;
-        loop {
-            let wanted = self.expected.min(room);
+        while inbox.room() > 0 {
+            let wanted = self.expected.min(inbox.room());
             match socket.try_io(|| receive_messages(socket.as_raw_fd(), inbox, wanted)) {
-                Ok(count) if count == wanted => {
-                    self.expected = SLOTS.min(2 * self.expected);
-                    room -= count;
-                    if room == 0 {
-                        return Received::More;
-                    }
-                }
+                Ok(count) if count == wanted => self.expected = SLOTS.min(2 * self.expected),
                 Ok(count) => {
                     self.expected = (2 * count).clamp(FEWEST, SLOTS);
                     // The kernel comes back early only after it saw the queue empty, and what arrives later
@@ -103,7 +96,6 @@ impl Datapath for Segmented {
                     if !self.connected {
                         return Received::Drained;
                     }
-                    room -= count;
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
@@ -112,6 +104,9 @@ impl Datapath for Segmented {
                 },
             }
         }
+        // Large messages fill it sooner, and need not have as many slots ready.
+        self.expected = self.expected.min(inbox.messages().max(FEWEST));
+        Received::More
     }
 
     fn arrange(&mut self, datagrams: &mut [Outgoing<'_>]) {
@@ -129,19 +124,20 @@ impl Datapath for Segmented {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let run = self.run_length(rest);
-                    if run == 1 || !self.is_about_segments(&error) {
-                        return Sent::stopped(done, error, run);
+                    if run == 1 || error.kind() == io::ErrorKind::WouldBlock {
+                        return Sent { count: done, error: Some(error) };
                     }
+                    self.note_failed_run(&error);
                     for datagram in &rest[..run] {
                         if let Err(error) = self.send_alone(socket, datagram) {
-                            return Sent::stopped(done, error, 1);
+                            return Sent { count: done, error: Some(error) };
                         }
                         done += 1;
                     }
                 }
             }
         }
-        Sent::all(datagrams)
+        Sent { count: datagrams.len(), error: None }
     }
 
     fn knows_local_address(&self) -> bool {
@@ -164,12 +160,11 @@ impl Segmented {
         if self.segments { run_length(datagrams) } else { datagrams.len().min(1) }
     }
 
-    /// Whether a send may have failed only because it was segmented. EMSGSIZE: a segment exceeds the path's MTU, where
-    /// IP would fragment a single datagram. EINVAL: the kernel or the route does not segment. EIO: the device
-    /// cannot, and will not for the next run either.
-    fn is_about_segments(&mut self, error: &io::Error) -> bool {
+    /// A run has failed, and its datagrams go one by one: each alone may pass (EMSGSIZE: a segment exceeds the path's
+    /// MTU, where IP would fragment a single datagram; EINVAL: the route does not segment; ENOBUFS), and if not, the
+    /// error is its own. EIO says that the device cannot segment, and will not for the next run either.
+    fn note_failed_run(&mut self, error: &io::Error) {
         self.segments &= error.raw_os_error() != Some(libc::EIO);
-        matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EINVAL | libc::EIO))
     }
 
     fn send_alone(&self, socket: &UdpSocket, datagram: &Outgoing<'_>) -> io::Result<usize> {

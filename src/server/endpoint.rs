@@ -285,8 +285,8 @@ impl<S: Transport> Endpoint<S> {
                 // Not ENOBUFS either: the socket stays writable then, so waiting for an event would hang, and
                 // trying again would spin.
                 Some(error) => {
-                    replies[done..done + sent.lost].iter().for_each(|reply| self.fail(reply, &error, now));
-                    done += sent.lost;
+                    self.fail(&replies[done], &error, now);
+                    done += 1;
                 }
             }
         }

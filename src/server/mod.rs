@@ -254,7 +254,9 @@ fn look_up(service: &Service) -> Result<Vec<SocketAddr>, Error> {
             service.name()
         ))
     })?;
-    for address in found {
+    for mut address in found {
+        // The system binds no IPv6 socket to an IPv4 address.
+        address.set_ip(address.ip().to_canonical());
         if !addresses.contains(&address) {
             addresses.push(address);
         }

@@ -6,15 +6,17 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many sources are told apart, in 24 bytes each: 768 KiB in all, resident only as far as sources come.
-const SLOTS: usize = 1 << 15;
+/// How many sources are told apart, in 16 bytes each, 512 KiB in all: in shelves, which are made when a source first
+/// needs them, and which the workers lock one by one.
+const SHELVES: usize = 64;
+const SHELF: usize = 512;
 
 /// How long a source that was answered in bursts is looked at: it may use up the replies of this time at once.
 const BURST: Duration = Duration::from_secs(1);
 
 /// Limits the replies to each IPv4 address and each IPv6 /64.
 ///
-/// Memory does not grow with the number of sources. Where two of them meet in a slot, the one that comes takes it
+/// Memory does not grow with the number of sources. Where two of them meet in a bucket, the one that comes takes it
 /// over with a full bucket, so the answer is given rather than refused; a key of this process keeps anybody from
 /// finding sources that meet on purpose.
 #[derive(Debug)]
@@ -23,11 +25,11 @@ pub struct RateLimit {
     cost: Duration,
     start: Instant,
     key: RandomState,
-    slots: Box<[Mutex<Bucket>]>,
+    shelves: [Mutex<Vec<Bucket>>; SHELVES],
 }
 
 /// A bucket as the generic cell rate algorithm keeps it.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     source: u64,
     /// Up to when the replies so far have used up the source's time, in nanoseconds since the start.
@@ -41,7 +43,7 @@ impl RateLimit {
             cost: BURST / replies_per_second.max(1),
             start,
             key: RandomState::new(),
-            slots: (0..SLOTS).map(|_| Mutex::default()).collect(),
+            shelves: std::array::from_fn(|_| Mutex::default()),
         }
     }
 
@@ -50,8 +52,10 @@ impl RateLimit {
     pub fn allows(&self, source: IpAddr, now: Instant) -> bool {
         let source = group(source);
         let now = nanoseconds(now.saturating_duration_since(self.start));
-        let place = self.key.hash_one(source) as usize % SLOTS;
-        let mut bucket = self.slots[place].lock().unwrap_or_else(PoisonError::into_inner);
+        let place = self.key.hash_one(source) as usize;
+        let mut shelf = self.shelves[place % SHELVES].lock().unwrap_or_else(PoisonError::into_inner);
+        shelf.resize(SHELF, Bucket::default());
+        let bucket = &mut shelf[place / SHELVES % SHELF];
         if bucket.source != source {
             *bucket = Bucket { source, used_up_to: 0 };
         }

@@ -35,7 +35,7 @@ fn replies_wait_and_leave_in_order_and_meanwhile_nothing_is_read_or_done() {
         let told = server.wait_for_line(", waited ", 0);
         let (received, waited, unsent) =
             (number(&told, "received "), number(&told, "waited "), number(&told, "unsent "));
-        assert!(received <= 64 && waited > 0 && unsent > 0 && unsent <= waited, "{told}");
+        assert!(received < MESSAGES && waited > 0 && (1..=32).contains(&unsent), "{told}");
 
         // A loop that spins would use all of this time, 50 ticks.
         let before = server.processor_ticks();
@@ -50,7 +50,7 @@ fn replies_wait_and_leave_in_order_and_meanwhile_nothing_is_read_or_done() {
         let endpoint = server.stop().endpoint();
         assert_eq!((endpoint.get("answered"), endpoint.get("unsent")), (MESSAGES, 0), "{endpoint:?}");
         assert!(endpoint.get("waited") >= waited, "{endpoint:?}");
-        assert!((1..=64).contains(&endpoint.get("waiting_peak")), "{endpoint:?}");
+        assert!((1..=32).contains(&endpoint.get("waiting_peak")), "{endpoint:?}");
     }
 }
 
@@ -74,7 +74,7 @@ fn a_stop_waits_for_the_replies_until_the_grace_time_is_over_and_counts_the_rest
         assert_eq!(finished.status.code(), Some(0));
         let endpoint = finished.endpoint();
         assert!(endpoint.get("unsent") > 0 && endpoint.get("answered") > 0, "{endpoint:?}");
-        assert!(endpoint.get("received") <= 9 && endpoint.get("waiting_peak") <= 9, "{endpoint:?}");
+        assert!(endpoint.get("waiting_peak") <= 12, "{endpoint:?}");
         assert!(finished.log.last().is_some_and(|line| number(line, "unsent ") == endpoint.get("unsent")));
     }
 }

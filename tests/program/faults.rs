@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Finished, Forger, Server, ask, client, in_namespace, needs, receive, run, shell, signal};
+use crate::harness::{Forger, Server, ask, client, in_namespace, needs, receive, run, shell, signal};
 
 #[test]
 fn a_reply_that_no_route_leads_is_lost_alone() {
@@ -114,26 +114,54 @@ fn standing_still_for_a_while_changes_nothing() {
     assert_eq!(server.stop().endpoint().get("answered"), 10);
 }
 
-/// `udpong serve` whose system calls fail as told: SYSCALL:error=NAME:when=FIRST..LAST.
-fn failing(faults: &[&str]) -> Command {
-    let mut command = Command::new("strace");
-    // With -D the program is the child, and strace the grandchild.
-    command.args(["-D", "-qq", "-o", "/dev/null", "-e", "signal=none"]);
-    for fault in faults {
-        command.arg("-e").arg(format!("inject={fault}"));
-    }
-    command.arg(env!("CARGO_BIN_EXE_udpong")).args(["serve", "hello@127.0.0.1:0", "--json"]).env_remove("RUST_LOG");
-    command
-}
-
-/// Whether strace may do its work here; says so if not, and fails where CI=true.
-fn may_trace() -> bool {
+/// Runs a check for each datapath, if strace may do its work here; says so if not, and fails where CI=true.
+fn with_each_datapath(check: impl Fn(&Datapath)) {
     let allowed = run(Command::new("strace").args(["-D", "-qq", "-o", "/dev/null", "true"]), b"").status.success();
     assert!(allowed || std::env::var("CI").as_deref() != Ok("true"), "strace is not allowed");
     if !allowed {
         eprintln!("left out, it needs to be allowed to trace");
+        return;
     }
-    allowed
+    check(&Datapath { io: "portable", receive: "recvfrom", send: "sendto" });
+    check(&Datapath { io: "segmented", receive: "recvmmsg", send: "sendmmsg" });
+}
+
+/// The system calls of a datapath.
+struct Datapath {
+    io: &'static str,
+    receive: &'static str,
+    send: &'static str,
+}
+
+impl Datapath {
+    /// `udpong serve` whose system calls fail as told: SYSCALL:error=NAME:when=FIRST..LAST, where SYSCALL may be
+    /// RECEIVE or SEND.
+    fn failing(&self, faults: &[&str]) -> Command {
+        let mut command = Command::new("strace");
+        // With -D the program is the child, and strace the grandchild.
+        command.args(["-D", "-qq", "-o", "/dev/null", "-e", "signal=none"]);
+        for fault in faults {
+            let fault = fault.replace("RECEIVE", self.receive).replace("SEND", self.send);
+            command.arg("-e").arg(format!("inject={fault}"));
+        }
+        let serve = ["serve", "hello@127.0.0.1:0", "--json", "--io", self.io];
+        command.arg(env!("CARGO_BIN_EXE_udpong")).args(serve).env_remove("RUST_LOG");
+        command
+    }
+
+    /// Sends it a datagram, waits for it to end with exit code 1; checks that it says why, once.
+    fn ends(&self, faults: &[&str], why: &str) {
+        let server = Server::spawn(1, &mut self.failing(faults));
+        let address = server.address();
+        // It may have ended already.
+        let _ = client(address).send(b"you");
+        let finished = server.finish();
+        assert_eq!(finished.status.code(), Some(1), "{faults:?}: {:#?}", finished.log);
+        let words =
+            format!("udpong: {}", why.replace("SOCKET", &format!("the socket of hello on {address} became unusable")));
+        let said: Vec<_> = finished.log.iter().filter(|line| line.starts_with("udpong: ")).collect();
+        assert!(said.len() == 1 && said[0].starts_with(&words), "{faults:?}: {said:?}");
+    }
 }
 
 const POLL: &str = "/^epoll_p?wait$";
@@ -141,26 +169,26 @@ const POLL: &str = "/^epoll_p?wait$";
 #[test]
 fn an_interrupted_call_is_made_again() {
     needs!("strace");
-    if may_trace() {
+    with_each_datapath(|datapath| {
         let poll = format!("{POLL}:error=EINTR:when=1..5");
-        let faults = [&*poll, "recvfrom:error=EINTR:when=1..5", "sendto:error=EINTR:when=1..5"];
-        let server = Server::spawn(1, &mut failing(&faults));
+        let faults = [&*poll, "RECEIVE:error=EINTR:when=1..5", "SEND:error=EINTR:when=1..5"];
+        let server = Server::spawn(1, &mut datapath.failing(&faults));
         let client = client(server.address());
         for _ in 0..20 {
             assert_eq!(ask(&client, b"you"), b"Hello you");
         }
         let endpoint = server.stop().endpoint();
         assert_eq!((endpoint.get("answered"), endpoint.total("failed"), endpoint.total("receive_errors")), (20, 0, 0));
-    }
+    });
 }
 
 #[test]
 fn an_error_of_an_earlier_datagram_is_counted_and_the_next_one_received() {
     needs!("strace");
-    if may_trace() {
+    with_each_datapath(|datapath| {
         for kind in ["ECONNREFUSED", "EHOSTUNREACH", "ENOMEM"] {
-            let fault = format!("recvfrom:error={kind}:when=1..50");
-            let mut server = Server::spawn(1, &mut failing(&[&fault]));
+            let fault = format!("RECEIVE:error={kind}:when=1..50");
+            let mut server = Server::spawn(1, &mut datapath.failing(&[&fault]));
             assert_eq!(ask(&client(server.address()), b"you"), b"Hello you");
             server.wait_for_line(&format!("Cannot receive on {}: ", server.address()), 0);
             let finished = server.stop();
@@ -168,79 +196,66 @@ fn an_error_of_an_earlier_datagram_is_counted_and_the_next_one_received() {
             assert_eq!((endpoint.get("answered"), endpoint.count("receive_errors", kind)), (1, 50));
             assert_eq!(finished.log.iter().filter(|line| line.contains("Cannot receive")).count(), 1);
         }
-    }
+    });
 }
 
 #[test]
 fn a_reply_without_buffers_is_lost_alone() {
     needs!("strace");
-    if may_trace() {
+    with_each_datapath(|datapath| {
         for kind in ["ENOBUFS", "EMSGSIZE", "ENETDOWN", "EADDRNOTAVAIL", "EPERM", "ENOMEM", "ECONNREFUSED"] {
-            let fault = format!("sendto:error={kind}:when=2..3");
-            let server = Server::spawn(1, &mut failing(&[&fault]));
+            let fault = format!("SEND:error={kind}:when=2..3");
+            let mut server = Server::spawn(1, &mut datapath.failing(&[&fault]));
             let client = client(server.address());
             assert_eq!(ask(&client, b"first"), b"Hello first");
-            for lost in [b"lost", b"gone"] {
-                client.send(lost).expect("sent");
+            for (i, lost) in [b"lost", b"gone"].iter().enumerate() {
+                client.send(*lost).expect("sent");
+                // One by one, lest they leave as one run and fail as one.
+                server.wait_for_line("Received message from ", 1 + i);
             }
             assert_eq!(ask(&client, b"next"), b"Hello next");
             let endpoint = server.stop().endpoint();
             assert_eq!((endpoint.get("answered"), endpoint.count("failed", kind)), (2, 2), "{endpoint:?}");
         }
-    }
+    });
 }
 
 #[test]
 fn a_reply_that_would_have_blocked_a_moment_ago_leaves_all_the_same() {
     needs!("strace");
-    if may_trace() {
+    with_each_datapath(|datapath| {
         // The socket is writable all along: its event has to come although nothing changes any more.
-        let server = Server::spawn(1, &mut failing(&["sendto:error=EAGAIN:when=1"]));
+        let server = Server::spawn(1, &mut datapath.failing(&["SEND:error=EAGAIN:when=1"]));
         let client = client(server.address());
         for _ in 0..5 {
             assert_eq!(ask(&client, b"you"), b"Hello you");
         }
         let endpoint = server.stop().endpoint();
         assert_eq!((endpoint.get("answered"), endpoint.get("waited"), endpoint.get("unsent")), (5, 1, 0));
-    }
-}
-
-/// Sends it a datagram, waits for it to end with exit code 1; checks that it says why, once.
-fn ends(faults: &[&str], why: &str) -> Finished {
-    let server = Server::spawn(1, &mut failing(faults));
-    let address = server.address();
-    // It may have ended already.
-    let _ = client(address).send(b"you");
-    let finished = server.finish();
-    assert_eq!(finished.status.code(), Some(1), "{faults:?}: {:#?}", finished.log);
-    let words =
-        format!("udpong: {}", why.replace("SOCKET", &format!("the socket of hello on {address} became unusable")));
-    let said: Vec<_> = finished.log.iter().filter(|line| line.starts_with("udpong: ")).collect();
-    assert!(said.len() == 1 && said[0].starts_with(&words), "{faults:?}: {said:?}");
-    finished
+    });
 }
 
 #[test]
 fn a_broken_socket_ends_it_with_a_clear_word() {
     needs!("strace");
-    if may_trace() {
-        ends(&["recvfrom:error=EBADF"], "SOCKET: Bad file descriptor");
-        ends(&["recvfrom:error=ENOTSOCK"], "SOCKET: Socket operation on non-socket");
-        ends(&["sendto:error=EBADF"], "SOCKET: Bad file descriptor");
-        ends(&["sendto:error=ENOTSOCK"], "SOCKET: Socket operation on non-socket");
-        ends(&["recvfrom:error=ENOBUFS"], "SOCKET: No buffer space available");
-        ends(&["recvfrom:error=ECONNREFUSED"], "SOCKET: Connection refused");
+    with_each_datapath(|datapath| {
+        datapath.ends(&["RECEIVE:error=EBADF"], "SOCKET: Bad file descriptor");
+        datapath.ends(&["RECEIVE:error=ENOTSOCK"], "SOCKET: Socket operation on non-socket");
+        datapath.ends(&["SEND:error=EBADF"], "SOCKET: Bad file descriptor");
+        datapath.ends(&["SEND:error=ENOTSOCK"], "SOCKET: Socket operation on non-socket");
+        datapath.ends(&["RECEIVE:error=ENOBUFS"], "SOCKET: No buffer space available");
+        datapath.ends(&["RECEIVE:error=ECONNREFUSED"], "SOCKET: Connection refused");
         // Not at the first call, so that it listens.
-        ends(&[&format!("{POLL}:error=EBADF:when=2+")], "cannot poll: Bad file descriptor");
-    }
+        datapath.ends(&[&format!("{POLL}:error=EBADF:when=2+")], "cannot poll: Bad file descriptor");
+    });
 }
 
 #[test]
 fn a_broken_socket_ends_it_with_a_stuck_stderr_too() {
     needs!("strace");
-    if may_trace() {
+    with_each_datapath(|datapath| {
         let (reader, writer) = io::pipe().expect("a pipe");
-        let server = Server::spawn_unheard(failing(&["recvfrom:error=EBADF:when=5000+"]).stderr(writer));
+        let server = Server::spawn_unheard(datapath.failing(&["RECEIVE:error=EBADF:when=5000+"]).stderr(writer));
         let socket = client(server.address());
         let status = loop {
             let _ = socket.send(b"you");
@@ -251,18 +266,18 @@ fn a_broken_socket_ends_it_with_a_stuck_stderr_too() {
         };
         assert_eq!(status.code(), Some(1));
         drop(reader);
-    }
+    });
 }
 
 #[test]
 fn a_start_that_fails_leaves_nothing_behind() {
     needs!("strace");
-    if may_trace() {
+    with_each_datapath(|datapath| {
         for fault in ["epoll_create1:error=EMFILE", "eventfd2:error=EMFILE", "/^socket$:error=EMFILE"] {
-            let output = run(&mut failing(&[fault]), b"");
+            let output = run(&mut datapath.failing(&[fault]), b"");
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{fault}: {said}");
             assert!(said.starts_with("udpong: cannot ") && said.contains("Too many open files"), "{fault}: {said}");
         }
-    }
+    });
 }

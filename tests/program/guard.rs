@@ -4,12 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use crate::harness::{Finished, Forger, Server, ask, client, in_namespace, needs};
 
-/// Sends a few datagrams from `source`, then one from elsewhere that is answered; gives what came back to `source`.
+/// Sends a few datagrams from `source`, then some from elsewhere that are answered; gives what came back to `source`.
+/// Answers to two peers may change places within a turn, so that one turn more has to pass.
 fn answers_to(source: &UdpSocket, server: SocketAddr) -> usize {
     for _ in 0..5 {
         source.send_to(b"you", server).expect("sent");
     }
-    assert_eq!(ask(&client(server), b"you"), b"Hello you");
+    (0..2).for_each(|_| assert_eq!(ask(&client(server), b"you"), b"Hello you"));
     source.set_nonblocking(true).expect("a socket option");
     (0..6).take_while(|_| source.recv(&mut [0; 100]).is_ok()).count()
 }
@@ -30,7 +31,7 @@ fn our_own_ports_are_not_answered() {
     let first = server.addresses()[0].port();
     let finished = server.stop();
     let reports = finished.endpoints();
-    assert_eq!((reports[0].get("answered"), reports[0].count("refused", "own_port")), (2, 10));
+    assert_eq!((reports[0].get("answered"), reports[0].count("refused", "own_port")), (4, 10));
     let line = format!("127.0.0.2:{first}: its port is one of our own, which would answer the answer");
     assert_eq!(refusals(&finished), [line]);
 }
@@ -41,7 +42,7 @@ fn without_guard_our_own_ports_are_answered() {
     let source = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), server.address().port())).expect("a free port");
     assert_eq!(answers_to(&source, server.address()), 5);
     let finished = server.stop();
-    assert_eq!((finished.endpoint().get("answered"), finished.endpoint().total("refused")), (6, 0));
+    assert_eq!((finished.endpoint().get("answered"), finished.endpoint().total("refused")), (7, 0));
     assert!(refusals(&finished).is_empty());
 }
 

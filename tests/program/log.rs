@@ -129,7 +129,7 @@ fn quiet_takes_away_the_lines_about_single_datagrams_and_nothing_else() {
 #[test]
 fn the_level_is_rust_logs_unless_log_says_otherwise() {
     let log = |level: Option<&str>, arguments: &[&str]| {
-        let mut command = udpong(&["serve", "hello@0.0.0.0:0", "--for", "1ms"]);
+        let mut command = udpong(&["serve", "hello@0.0.0.0:0", "--for", "1ms", "--io", "portable"]);
         command.args(arguments);
         if let Some(level) = level {
             command.env("RUST_LOG", level);
