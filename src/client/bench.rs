@@ -54,6 +54,10 @@ pub fn bench(
     let counts = generator.counts();
     let nobody_listens = generator.nobody_listens();
     let shared = generator.shared();
+    let rate = match options.shape.load {
+        Load::Rate(rate) => rate,
+        Load::InFlight(_) => 0,
+    };
     let measured = Measured {
         time,
         clients: options.shape.clients,
@@ -61,7 +65,8 @@ pub fn bench(
         sent_bytes: counts.sent * options.shape.size as u64,
         answered_bytes: shared.received_bytes,
         latencies: &shared.latencies,
-        lateness: matches!(options.shape.load, Load::Rate(_)).then_some(&shared.lateness),
+        lateness: (rate > 0).then_some(&shared.lateness),
+        rate,
     };
     let report = BenchReport::new(address, &measured);
     if options.json {

@@ -117,11 +117,10 @@ impl Generator {
             Load::Rate(rate) => Some(Pace::new(start, rate, self.shape.segments as u64)),
             Load::InFlight(_) => None,
         };
-        let mut sweep = start;
-        let mut now = start;
+        let (mut now, mut polled, mut sweep) = (start, start, start);
         while now.saturating_duration_since(start) < time && !self.is_over() {
             if now >= sweep {
-                self.sweep(now, true);
+                self.sweep(polled, true);
                 progress(now.saturating_duration_since(start), self.shared.received);
                 sweep = now + SWEEP;
             }
@@ -133,6 +132,7 @@ impl Generator {
             // The poll counts whole milliseconds and rounds up; for what is due sooner it must not sleep.
             let due = pace.as_ref().map(|pace| pace.due().saturating_duration_since(now).as_millis());
             let due = due.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)));
+            polled = now;
             self.turn(due.map_or(timeout, |due| due.min(timeout)), true)?;
             now = Instant::now();
         }
@@ -164,17 +164,18 @@ impl Generator {
 
     /// Waits until nothing is out, and a little longer for second answers.
     fn drain(&mut self) -> Result<(), Error> {
-        let mut end = None;
+        let (mut end, mut polled) = (None, Instant::now());
         while !self.nobody_listens() {
+            self.turn(SWEEP, false)?;
+            self.sweep(polled, false);
             let now = Instant::now();
-            self.sweep(now, false);
             if self.lanes.iter().all(|registered| registered.lane.tracker().in_flight() == 0) {
                 let linger = linger(&self.shared.latencies, self.shape.timeout);
                 if *end.get_or_insert(now + linger) <= now {
                     break;
                 }
             }
-            self.turn(SWEEP, false)?;
+            polled = now;
         }
         for registered in &mut self.lanes {
             while registered.lane.tracker_mut().lose_rest().is_some() {}
@@ -182,12 +183,15 @@ impl Generator {
         Ok(())
     }
 
-    /// Gives up what is past its timeout, and makes room for more.
-    fn sweep(&mut self, now: Instant, sending: bool) {
+    /// Gives up what was past its timeout at the time of the last poll, and makes room for more. What had arrived by
+    /// then has been received, however long this process did not run since, except where a lane is still readable.
+    fn sweep(&mut self, polled: Instant, sending: bool) {
         for (key, registered) in self.lanes.iter_mut().enumerate() {
-            let tracker = registered.lane.tracker_mut();
-            while tracker.time_out(now).is_some() {}
-            while tracker.lose(now).is_some() {}
+            if !registered.lane.is_readable() {
+                let tracker = registered.lane.tracker_mut();
+                while tracker.time_out(polled).is_some() {}
+                while tracker.lose(polled).is_some() {}
+            }
             line_up(&mut self.ready, key, registered, sending, self.shape.segments);
         }
     }

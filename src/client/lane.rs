@@ -119,6 +119,11 @@ impl Lane {
         if self.writable { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE }
     }
 
+    /// Whether there may be something to receive.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
     /// Whether a send may be tried.
     pub fn is_writable(&self) -> bool {
         self.writable
@@ -192,13 +197,11 @@ impl Lane {
         while done < datagrams.len() {
             let now = Instant::now();
             let sent = self.socket.send(&datagrams[done..]);
-            let mut over = sent.count;
-            let refused = sent.error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-            // A refusal is what an earlier datagram met, told at the first opportunity: these may be tried again.
+            // A refusal is what an earlier datagram met, told at the first opportunity: the next may be tried again.
             // What the system would not send keeps its place until the timeout, so that trying does not spin.
-            if !refused {
-                over += sent.lost;
-            }
+            let again = |kind| matches!(kind, io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock);
+            let lost = sent.error.as_ref().is_some_and(|error| !again(error.kind()));
+            let over = sent.count + usize::from(lost);
             for _ in 0..over {
                 self.tracker.sent(due.unwrap_or(now), now);
                 if let Some(due) = due {

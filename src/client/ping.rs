@@ -140,12 +140,17 @@ impl Ping<'_> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(&mut self.socket, SOCKET, interest).map_err(cannot_poll)?;
         let mut end = None;
+        let mut polled = Instant::now();
         loop {
             if self.readable {
                 self.receive()?;
             }
+            // What had arrived by the time of the poll has been received now, however long this process did not
+            // run since: a probe is past its timeout only if there was no answer by then.
+            if !self.readable {
+                self.record.note_time(polled)?;
+            }
             let now = Instant::now();
-            self.record.note_time(now)?;
             let sends = shutdown.requested().is_none() && schedule.next().is_some();
             if sends {
                 self.send_due(&mut schedule)?;
@@ -157,7 +162,8 @@ impl Ping<'_> {
             }
             let next = schedule.next().filter(|_| sends && self.writable);
             let at = [next, self.record.tracker.next_timeout(), end.flatten()].into_iter().flatten().min();
-            let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
+            polled = Instant::now();
+            let timeout = at.map(|at| at.saturating_duration_since(polled));
             wait(&mut poll, &mut events, if self.readable { Some(Duration::ZERO) } else { timeout })?;
             for event in events.iter().filter(|event| event.token() == SOCKET) {
                 self.readable |= event.is_readable() || event.is_error();

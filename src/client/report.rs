@@ -121,6 +121,8 @@ pub struct BenchReport<'a> {
     latency_ms: Figures,
     lateness_ms: Option<Figures>,
     #[serde(skip)]
+    scheduled: f64,
+    #[serde(skip)]
     counts: Counts,
     #[serde(skip)]
     latencies: &'a Latencies,
@@ -149,12 +151,14 @@ pub struct Measured<'a> {
     pub latencies: &'a Latencies,
     /// From when each datagram was due to when it left; `None` when none was due at a time.
     pub lateness: Option<&'a Latencies>,
+    /// How many datagrams were due a second; 0 when none was due at a time.
+    pub rate: u32,
 }
 
 impl<'a> BenchReport<'a> {
     /// Sums up what was measured. Whatever did not come back counts as lost.
     pub fn new(target: SocketAddr, measured: &Measured<'a>) -> Self {
-        let Measured { time, clients, counts, sent_bytes, answered_bytes, latencies, lateness } = measured;
+        let Measured { time, clients, counts, sent_bytes, answered_bytes, latencies, lateness, rate } = measured;
         let seconds = time.as_millis() as f64 / 1e3;
         let per_second = |number: f64| if time.is_zero() { 0.0 } else { number / time.as_secs_f64() };
         let mbit = |bytes: u64| (per_second(bytes as f64 * 8.0) / 1e3).round() / 1e3;
@@ -171,6 +175,7 @@ impl<'a> BenchReport<'a> {
             mbit_per_second: BothWays { sent: mbit(*sent_bytes), answered: mbit(*answered_bytes) },
             latency_ms: latencies.figures(),
             lateness_ms: lateness.map(Latencies::figures),
+            scheduled: time.as_secs_f64() * f64::from(*rate),
             counts: *counts,
             latencies,
         }
@@ -185,17 +190,20 @@ impl<'a> BenchReport<'a> {
         check(self.target, &self.counts, &self.latency_ms, limits)
     }
 
-    /// A warning when the generator and not the responder was the limit: most of what the slowest waited for was
-    /// our own sending. Below a millisecond it is the timer's grain, and no reason to distrust the figures.
+    /// A warning when the generator and not the responder was the limit: datagrams that were due never left, or
+    /// a tenth of what the slowest waited for was our own sending. Below a millisecond that is no reason to
+    /// distrust the figures.
     pub fn generator_was_the_limit(&self) -> Option<String> {
         let lateness = self.lateness_ms?.p99?;
         let latency = self.latency_ms.p99.unwrap_or_default();
-        (lateness > 1.0 && lateness > latency / 2.0).then(|| {
-            format!(
-                "the generator was the limit, not {}: 1 of 100 datagrams left over {lateness:.3} ms late",
-                self.target
-            )
-        })
+        let limit = format!("the generator was the limit, not {}", self.target);
+        if (self.sent as f64) < 0.99 * self.scheduled {
+            Some(format!("{limit}: {} of {:.0} datagrams left in time", self.sent, self.scheduled))
+        } else if lateness > 1.0 && lateness > latency / 10.0 {
+            Some(format!("{limit}: 1 of 100 datagrams left over {lateness:.3} ms late"))
+        } else {
+            None
+        }
     }
 }
 
@@ -396,6 +404,7 @@ mod tests {
             answered_bytes: 500_000,
             latencies,
             lateness: None,
+            rate: 0,
         }
     }
 
@@ -444,14 +453,15 @@ mod tests {
 
     #[test]
     fn the_generator_is_blamed_only_when_it_was_the_limit() {
-        let warned = |latency: u64, lateness: u64| {
+        let warned = |latency: u64, lateness: u64, rate: u32| {
             let (latencies, lateness) = (recorded(&[latency]), recorded(&[lateness]));
-            let measured = Measured { lateness: Some(&lateness), ..measured(&latencies) };
+            let measured = Measured { lateness: Some(&lateness), rate, ..measured(&latencies) };
             BenchReport::new(target(), &measured).generator_was_the_limit().is_some()
         };
-        assert!(warned(9_000, 8_000));
-        assert!(!warned(9_000, 2_000));
-        assert!(!warned(500, 400));
+        assert!(warned(9_000, 2_000, 500));
+        assert!(!warned(90_000, 2_000, 500));
+        assert!(!warned(500, 400, 500));
+        assert!(warned(500, 400, 600));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `bench`: what it counts adds up, and what it measures is true, whatever the responder does.
 
 use std::process::{Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -149,6 +150,25 @@ fn ctrl_c_gives_the_report_so_far() {
     assert!(count(&report, "answered") >= 9, "{report}");
     assert!(report["seconds"].as_f64().is_some_and(|seconds| seconds < 60.0), "{report}");
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_generator_that_was_stopped_owns_up_to_it() {
+    let mut server = Server::start(&["echo@127.0.0.1:0"]);
+    let mut command = udpong(&["bench", &server.address().to_string(), "--rate", "100", "-t", "60s", "--json"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    server.wait_for_line("Received message", 0);
+    signal("STOP", child.id());
+    thread::sleep(Duration::from_millis(500));
+    let before = server.log().iter().filter(|line| line.contains("Received message")).count();
+    signal("CONT", child.id());
+    server.wait_for_line("Received message", before + 40);
+    signal("INT", child.id());
+    let output = child.wait_with_output().expect("its output");
+    let report = report(&output);
+    assert!(report["lateness_ms"]["max"].as_f64().is_some_and(|max| max > 400.0), "{report}");
+    assert!(latency(&report, "max") > 400.0, "{report}");
+    assert!(stderr(&output).contains("the generator was the limit"), "{}", stderr(&output));
 }
 
 #[test]
