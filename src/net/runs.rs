@@ -44,14 +44,11 @@ pub struct Arranger {
 impl Arranger {
     /// Rearranges `datagrams` where that makes longer runs.
     pub fn arrange(&mut self, datagrams: &mut [Outgoing<'_>]) {
-        if datagrams.len() < 3 {
+        if datagrams.windows(2).all(|pair| pair[0].to == pair[1].to) {
             return;
         }
         self.places.clear();
         self.places.extend((0..).zip(datagrams.iter()).map(|(place, datagram)| (peer_number(datagram.to), place)));
-        if self.places.is_sorted() {
-            return;
-        }
         self.places.sort_unstable();
         const MOVED: u32 = u32::MAX;
         for start in 0..datagrams.len() {
