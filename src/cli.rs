@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
-use udpong::net::Io;
+use udpong::server::Io;
 
 use crate::units;
 

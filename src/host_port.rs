@@ -8,12 +8,6 @@ use std::fmt::{self, Display, Formatter};
 /// # Errors
 ///
 /// What is wrong with the text, and what to write instead.
-///
-/// ```
-/// use udpong::host_port::split;
-/// assert_eq!(split("[::1]:5000"), Ok((Some("::1"), Some(5000))));
-/// assert_eq!(split(":5000"), Ok((None, Some(5000))));
-/// ```
 pub fn split(text: &str) -> Result<(Option<&str>, Option<u16>), HostPortError> {
     let bad = || HostPortError::BadAddress(text.to_owned());
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {

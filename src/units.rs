@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use udpong::net::LONGEST_PAYLOAD;
+use udpong::client::LONGEST_PAYLOAD;
 
 /// Reads `300ms`, `5s`, `1m30s` or `50us`; `0` needs no unit.
 ///

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
-use udpong::client::generator::{Generator, Load, Shape};
+use udpong::client::{Generator, Load, Shape};
 use udpong::shutdown::Shutdown;
 
 #[test]

@@ -5,19 +5,24 @@
 //! [`ping`] and [`mod@bench`], with its [`generator`] and [`lane`]s, hold sockets and clocks.
 
 pub mod bench;
-pub mod generator;
-pub mod histogram;
-pub mod lane;
-pub mod latency;
-pub mod limits;
-pub mod pace;
-pub mod payload;
+pub(crate) mod generator;
+pub(crate) mod histogram;
+pub(crate) mod lane;
+pub(crate) mod latency;
+pub(crate) mod limits;
+pub(crate) mod pace;
+pub(crate) mod payload;
 pub mod ping;
-pub mod report;
+pub(crate) mod report;
 pub mod send;
-pub mod status_signal;
-pub mod target;
-pub mod tracker;
+pub(crate) mod status_signal;
+pub(crate) mod target;
+pub(crate) mod tracker;
+
+pub use crate::net::LONGEST_PAYLOAD;
+pub use generator::{Generator, Load, Shape};
+pub use limits::Limits;
+pub use target::Family;
 
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};

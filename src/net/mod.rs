@@ -9,7 +9,7 @@
 pub mod bind;
 mod inbox;
 mod outbox;
-mod portable;
+pub(crate) mod portable;
 mod socket;
 
 #[cfg(test)]
@@ -20,9 +20,9 @@ mod control;
 #[cfg(target_os = "linux")]
 mod kernel_drops;
 #[cfg(target_os = "linux")]
-mod runs;
+pub(crate) mod runs;
 #[cfg(target_os = "linux")]
-mod segmented;
+pub(crate) mod segmented;
 
 #[cfg(not(target_os = "linux"))]
 mod kernel_drops {
@@ -42,7 +42,7 @@ mod segmented {
 use std::io;
 use std::net::SocketAddr;
 
-pub use inbox::{Datagrams, Inbox};
+pub use inbox::Inbox;
 pub use outbox::Outbox;
 pub use socket::{Io, Socket};
 

@@ -57,7 +57,7 @@ struct Segmented {
 }
 
 /// The segmented datapath for a socket.
-pub fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datapath>> {
+pub(super) fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datapath>> {
     let local = socket.local_addr()?;
     let fd = socket.as_raw_fd();
     let wildcard = local.ip().is_unspecified();

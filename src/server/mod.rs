@@ -1,15 +1,15 @@
 //! The responder: binds the services, runs one loop a worker, adds up the tallies.
 
 mod complaints;
-mod endpoint;
-mod event_loop;
-mod guard;
+pub(crate) mod endpoint;
+pub(crate) mod event_loop;
+pub(crate) mod guard;
 mod rate_limit;
-mod reply;
-mod reply_queue;
+pub(crate) mod reply;
+pub(crate) mod reply_queue;
 mod service;
 mod stats;
-mod tally;
+pub(crate) mod tally;
 
 #[cfg(test)]
 mod simulation;
@@ -24,13 +24,14 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, log};
 
+pub use crate::net::Io;
 pub use endpoint::DATAGRAM_LOG;
 pub use reply::{ReplyTemplate, TemplateError};
 pub use service::{Service, ServiceError};
 pub use tally::{Counts, EndpointReport, Report, Tally};
 
+use crate::net::Socket;
 use crate::net::bind::{BufferSizes, Port, bind};
-use crate::net::{Io, Socket};
 use crate::shutdown::Shutdown;
 use endpoint::Endpoint;
 use event_loop::{EventLoop, Schedule};
@@ -326,6 +327,7 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
     };
     let port = if options.workers == NonZeroUsize::MIN { Port::Own } else { Port::Shared };
     let (socket, given) = bind(address, wanted, port)?;
+    let socket = Socket::new(socket, options.io)?;
     let address = socket.local_addr()?;
     for (name, asked, wanted, given) in [
         ("receive", options.receive_buffer, wanted.receive, given.receive),
@@ -336,7 +338,6 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
             log!(level, "The {name} buffer on {address} holds {given} bytes, not {wanted}: the system sets a limit");
         }
     }
-    let socket = Socket::new(socket, options.io)?;
     debug!("Datagrams on {address} move in this way: {}", socket.describe());
     if !socket.knows_local_address() && address.ip().is_unspecified() {
         debug!("Replies from {address} leave from an address that the system chooses");
