@@ -20,6 +20,8 @@ mod control;
 #[cfg(target_os = "linux")]
 mod kernel_drops;
 #[cfg(target_os = "linux")]
+mod name;
+#[cfg(target_os = "linux")]
 pub(crate) mod runs;
 #[cfg(target_os = "linux")]
 pub(crate) mod segmented;

@@ -19,7 +19,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 
@@ -27,6 +27,7 @@ use mio::net::UdpSocket;
 
 use super::control::Control;
 use super::inbox::SLOTS;
+use super::name::Name;
 use super::runs::{Arranger, run_length};
 use super::socket::Datapath;
 use super::{Inbox, Outgoing, Received, Sent};
@@ -309,7 +310,7 @@ fn receive_messages(fd: RawFd, inbox: &mut Inbox, wanted: usize) -> io::Result<u
         // Anew for each call: the kernel overwrites the lengths.
         let header = &mut headers[i].write(empty_header()).msg_hdr;
         header.msg_name = ptr::from_mut(names[i].write(Name::NONE)).cast();
-        header.msg_namelen = size_of::<Name>() as libc::socklen_t;
+        header.msg_namelen = Name::SPACE as libc::socklen_t;
         header.msg_iov = iovec;
         header.msg_iovlen = 1;
         header.msg_control = control.as_mut_ptr().cast();
@@ -344,76 +345,5 @@ fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_i
     match unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(&value).cast(), length) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// A socket address as the kernel lays it out.
-#[derive(Clone, Copy)]
-union Name {
-    v4: libc::sockaddr_in,
-    v6: libc::sockaddr_in6,
-    family: libc::sa_family_t,
-}
-
-impl Name {
-    const NONE: Self = Self {
-        v6: libc::sockaddr_in6 {
-            sin6_family: libc::AF_UNSPEC as libc::sa_family_t,
-            sin6_port: 0,
-            sin6_flowinfo: 0,
-            sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
-            sin6_scope_id: 0,
-        },
-    };
-
-    fn family(&self) -> libc::c_int {
-        // SAFETY: all variants begin with the family, and of integers every value is valid.
-        libc::c_int::from(unsafe { self.family })
-    }
-
-    fn length(&self) -> usize {
-        if self.family() == libc::AF_INET { size_of::<libc::sockaddr_in>() } else { size_of::<libc::sockaddr_in6>() }
-    }
-
-    /// The address; `0.0.0.0:0`, which nobody answers, if there is none.
-    fn address(&self) -> SocketAddr {
-        match self.family() {
-            libc::AF_INET => {
-                // SAFETY: the family says that it is this variant.
-                let name = unsafe { self.v4 };
-                SocketAddrV4::new(u32::from_be(name.sin_addr.s_addr).into(), u16::from_be(name.sin_port)).into()
-            }
-            libc::AF_INET6 => {
-                // SAFETY: the family says that it is this variant.
-                let name = unsafe { self.v6 };
-                let port = u16::from_be(name.sin6_port);
-                SocketAddrV6::new(name.sin6_addr.s6_addr.into(), port, name.sin6_flowinfo, name.sin6_scope_id).into()
-            }
-            _ => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        }
-    }
-}
-
-impl From<SocketAddr> for Name {
-    fn from(address: SocketAddr) -> Self {
-        match address {
-            SocketAddr::V4(address) => Self {
-                v4: libc::sockaddr_in {
-                    sin_family: libc::AF_INET as libc::sa_family_t,
-                    sin_port: address.port().to_be(),
-                    sin_addr: libc::in_addr { s_addr: address.ip().to_bits().to_be() },
-                    sin_zero: [0; 8],
-                },
-            },
-            SocketAddr::V6(address) => Self {
-                v6: libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                    sin6_port: address.port().to_be(),
-                    sin6_flowinfo: address.flowinfo(),
-                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                    sin6_scope_id: address.scope_id(),
-                },
-            },
-        }
     }
 }
