@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{LONGEST_PAYLOAD, Outgoing};
 
-/// How many datagrams one segmented send can carry (`UDP_MAX_SEGMENTS` of Linux before 6.9).
+/// How many datagrams one segmented send can carry on every kernel that segments; newer ones take 128.
 pub const MOST_SEGMENTS: usize = 64;
 
 /// The longest datagram that is worth putting in a run, in bytes: what fits an Ethernet frame over IPv6. The kernel
