@@ -31,6 +31,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 const THREAD_NAME: &str = "log-writer";
 
+/// While lines are skipped the sink cannot keep up, and writing as fast as it can would only take processor time from
+/// the loop: the thread then rests for so many times as long as it has written, each time it has written for a while.
+const REST: u32 = 4;
+const A_WHILE: Duration = Duration::from_millis(1);
+
 /// Gives log lines to the writing thread.
 #[derive(Clone)]
 pub struct LogWriter {
@@ -180,14 +185,20 @@ impl Shared {
     fn write(&self) {
         let mut told = Instant::now();
         let mut failed = None;
+        let mut written_for = Duration::ZERO;
         loop {
+            if written_for >= A_WHILE {
+                self.rest(std::mem::take(&mut written_for));
+            }
             match self.next_work(told) {
                 Work::Write(mut line) => {
                     if failed.is_some_and(|at: Instant| at.elapsed() < PAUSE) {
                         self.lock().skipped += 1;
                     } else {
                         let (target, message) = line.text.split_at(line.target);
+                        let start = Instant::now();
                         let written = self.print(line.level, target, message);
+                        written_for += start.elapsed();
                         failed = (!written).then(Instant::now);
                     }
                     line.text.clear();
@@ -198,6 +209,15 @@ impl Shared {
                     self.print(Level::Warn, module_path!(), &format!("{count} log lines skipped"));
                 }
             }
+        }
+    }
+
+    fn rest(&self, written_for: Duration) {
+        let queue = self.lock();
+        if queue.skipped > 0 && !queue.flushing {
+            // Not longer after one line that was stuck: it may have been the only one.
+            let rest = (written_for * REST).min(10 * A_WHILE);
+            drop(self.work.wait_timeout(queue, rest).unwrap_or_else(PoisonError::into_inner));
         }
     }
 
