@@ -1,8 +1,11 @@
-//! What can be read about the program without its documentation: help, manual, completions.
+//! What can be read about the program without its documentation: help, manual, completions, and where they go.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{needs, run, udpong};
+use tempfile::TempDir;
+
+use crate::harness::{needs, run, shell, udpong};
 
 const COMMANDS: [&str; 6] = ["serve", "send", "ping", "bench", "completions", "man"];
 
@@ -168,4 +171,52 @@ fn a_page_that_cannot_be_printed_is_one_line_and_exit_1() {
     let output = udpong(&["man"]).stdout(writer).output().expect("an end");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+}
+
+/// The files below a folder, sorted.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn what_is_installed_works_and_goes_away_again() {
+    needs!("make", "install");
+    let folder = TempDir::new().expect("a folder");
+    let root = folder.path().join("not /usr");
+    let theirs = root.join("opt/share/man/man1/udpong-other.1");
+    std::fs::create_dir_all(theirs.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&theirs, "").expect("a file");
+    let make = |target| {
+        let (root, tree) = (root.display(), env!("CARGO_MANIFEST_DIR"));
+        let binary = env!("CARGO_BIN_EXE_udpong");
+        shell(&format!("umask 077; make -C '{tree}' {target} BINARY='{binary}' PREFIX=/opt DESTDIR='{root}'"));
+    };
+    make("install");
+    let below = root.join("opt");
+    let mut expected = COMMANDS.map(|command| below.join(format!("share/man/man1/udpong-{command}.1"))).to_vec();
+    expected.extend(
+        [
+            "bin/udpong",
+            "share/bash-completion/completions/udpong",
+            "share/fish/vendor_completions.d/udpong.fish",
+            "share/man/man1/udpong.1",
+            "share/zsh/site-functions/_udpong",
+        ]
+        .map(|file| below.join(file)),
+    );
+    expected.push(theirs.clone());
+    expected.sort();
+    assert_eq!(files(&root), expected);
+    assert!(run(Command::new(below.join("bin/udpong")).arg("--version"), b"").status.success());
+    let page = std::fs::read_to_string(below.join("share/man/man1/udpong-ping.1")).expect("a page");
+    assert_eq!(page, printed(&["man", "ping"]));
+    shell(&format!("cd '{}/opt' && test -z \"$(find bin share/zsh -type f ! -perm -444)\"", root.display()));
+    make("uninstall");
+    assert_eq!(files(&root), [theirs]);
 }
