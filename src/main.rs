@@ -1,6 +1,7 @@
 //! The command line, the logger, the run, the exit code; nothing else.
 
 mod cli;
+mod pages;
 mod units;
 
 use std::io::{self, IsTerminal, Write};
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         Command::Send(asked) => send(&asked),
         Command::Ping(asked) => ping(&asked),
         Command::Bench(asked) => bench(&asked),
+        Command::Completions(asked) => page(Ok(pages::completions(asked.shell))),
+        Command::Man(asked) => page(pages::manual(asked.command.as_deref())),
     };
     let Err(Failure { message, code }) = result else {
         return ExitCode::SUCCESS;
@@ -194,6 +197,12 @@ fn bench(asked: &Bench) -> Result<(), Failure> {
     };
     let (mut out, mut errors) = (io::stdout(), io::stderr());
     Ok(bench::bench(&asked.target, &options, &stop_on_signals()?, &mut out, &mut errors)?)
+}
+
+fn page(page: io::Result<Vec<u8>>) -> Result<(), Failure> {
+    let mut stdout = io::stdout();
+    let printed = page.and_then(|page| stdout.write_all(&page)).and_then(|()| stdout.flush());
+    printed.map_err(|error| Failure { message: format!("cannot print the page: {error}"), code: 1 })
 }
 
 fn stop_on_signals() -> Result<Shutdown, Failure> {

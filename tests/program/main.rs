@@ -8,6 +8,7 @@ mod guard;
 mod harness;
 mod load;
 mod log;
+mod pages;
 mod peers;
 mod ping;
 mod send;
