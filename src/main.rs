@@ -1,64 +1,25 @@
-//! The command line, the logger, the run, the exit code; nothing else.
+//! The command line, the run, the exit code; nothing else.
 
 mod cli;
+mod commands;
 mod pages;
 mod units;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
-use cli::{Bench, Cli, Command, Ping, Send, Serve};
-use log::{LevelFilter, info};
-use simple_logger::SimpleLogger;
-use udpong::client::ping::{self, Format};
-use udpong::client::send::{self, Conversation};
-use udpong::client::{self, Family, Limits, Load, Shape, bench};
-use udpong::log_writer::LogWriter;
-use udpong::server::{DATAGRAM_LOG, Error, Options, Report, Server, Service};
-use udpong::shutdown::Shutdown;
+use cli::Cli;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Serve(asked) => serve(&asked).map_err(Failure::from),
-        Command::Send(asked) => send(&asked),
-        Command::Ping(asked) => ping(&asked),
-        Command::Bench(asked) => bench(&asked),
-        Command::Completions(asked) => page(Ok(pages::completions(asked.shell))),
-        Command::Man(asked) => page(pages::manual(asked.command.as_deref())),
-    };
-    let Err(Failure { message, code }) = result else {
+    let Err(failure) = commands::run(Cli::parse().command) else {
         return ExitCode::SUCCESS;
     };
-    say(&message);
-    ExitCode::from(code)
-}
-
-/// What is told on stderr, and the exit code.
-struct Failure {
-    message: String,
-    code: u8,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Usage(message) => Self { message, code: 2 },
-            Error::Failed(message) => Self { message, code: 1 },
-        }
-    }
-}
-
-impl From<client::Error> for Failure {
-    fn from(error: client::Error) -> Self {
-        match error {
-            client::Error::Usage(message) | client::Error::Failed(message) => Self { message, code: 2 },
-            client::Error::Unmet(message) => Self { message, code: 1 },
-        }
-    }
+    say(&failure.message);
+    ExitCode::from(failure.code)
 }
 
 /// Writes an error to stderr, and waits no longer than a second for it: a stuck stderr must not keep the program
@@ -78,156 +39,5 @@ fn say(message: &str) {
     match thread {
         Ok(_) => drop(finished.recv_timeout(Duration::from_secs(1))),
         Err(_) => write(&line),
-    }
-}
-
-fn serve(asked: &Serve) -> Result<(), Error> {
-    let services = asked.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
-    let services = services.map_err(|error| Error::Usage(error.to_string()))?;
-    let failed = |what: &str, error: io::Error| Error::Failed(format!("cannot {what}: {error}"));
-    let log = LogWriter::install(logger(asked)).map_err(|error| failed("start the log", error))?;
-    let shutdown = Shutdown::new();
-    shutdown.on_signals().map_err(|error| failed("wait for signals", error))?;
-
-    let mut server = Server::bind(&services, options(asked), shutdown.clone()).inspect_err(|_| {
-        log.flush(Instant::now() + LAST_WORDS);
-    })?;
-    let result = server.run();
-
-    let report = server.report();
-    let stopped = shutdown.requested().unwrap_or_else(Instant::now);
-    let deadline = stopped.checked_add(asked.grace).unwrap_or(stopped).max(Instant::now() + LAST_WORDS);
-    // First what waits, so that there is room for the tally.
-    log.flush(deadline);
-    report.endpoints.iter().for_each(|endpoint| info!("{endpoint}"));
-    log.flush(deadline);
-    let printed = if asked.json { print(&report) } else { Ok(()) };
-    result.and(printed.map_err(|error| failed("print the report", error)))
-}
-
-/// How long the log may take for its last lines when the time for stopping is over.
-const LAST_WORDS: Duration = Duration::from_millis(100);
-
-fn options(asked: &Serve) -> Options {
-    Options {
-        receive_buffer: asked.recv_buffer,
-        send_buffer: asked.send_buffer,
-        run_for: asked.run_for,
-        count: asked.count,
-        stats: asked.stats,
-        grace: asked.grace,
-        rate_limit: asked.rate_limit,
-        no_guard: asked.no_guard,
-        io: asked.io.into(),
-        workers: asked.workers,
-        spin: asked.spin,
-    }
-}
-
-fn logger(asked: &Serve) -> SimpleLogger {
-    let logger = SimpleLogger::new().with_level(LevelFilter::Info).env().with_utc_timestamps();
-    let logger = logger.with_colors(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    let logger = if let Some(level) = asked.log { logger.with_level(level) } else { logger };
-    if asked.quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger }
-}
-
-fn print(report: &Report) -> io::Result<()> {
-    let mut stdout = io::stdout();
-    serde_json::to_writer(&mut stdout, report)?;
-    stdout.write_all(b"\n")?;
-    stdout.flush()
-}
-
-fn send(asked: &Send) -> Result<(), Failure> {
-    let Send { timeout, retries, raw, .. } = *asked;
-    let options = send::Options { timeout, retries, raw, family: family(asked.family) };
-    let mut out = io::stdout();
-    let result = Conversation::with(&asked.target, options).and_then(|mut conversation| match &asked.message {
-        Some(message) => conversation.say(message.as_encoded_bytes(), &mut out),
-        None => {
-            let input = io::stdin();
-            conversation.converse(input.lock(), input.is_terminal(), &mut out, &mut io::stderr())
-        }
-    });
-    result.map_err(|error| match error {
-        // Here a name without an address is as much an answer as silence is.
-        client::Error::Failed(message) => Failure { message, code: 1 },
-        error => error.into(),
-    })
-}
-
-fn ping(asked: &Ping) -> Result<(), Failure> {
-    let options = ping::Options {
-        interval: asked.interval,
-        count: asked.count,
-        size: asked.size,
-        timeout: asked.timeout,
-        deadline: asked.deadline,
-        family: family(asked.family),
-        format: match asked {
-            Ping { json: true, .. } => Format::Json,
-            Ping { json_stream: true, .. } => Format::JsonStream,
-            Ping { quiet: true, .. } => Format::Summary,
-            _ => Format::Text,
-        },
-        limits: limits(asked.limits),
-    };
-    Ok(ping::ping(&asked.target, &options, &stop_on_signals()?, &mut io::stdout())?)
-}
-
-fn bench(asked: &Bench) -> Result<(), Failure> {
-    let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    let segments = usize::from(asked.segments);
-    let options = bench::Options {
-        shape: Shape {
-            clients: number(asked.clients),
-            load: match asked.rate {
-                Some(rate) => Load::Rate(rate),
-                None => Load::InFlight(asked.in_flight.map_or(segments, number)),
-            },
-            size: asked.size,
-            segments,
-            timeout: asked.timeout,
-        },
-        time: asked.time,
-        warm_up: asked.warm_up,
-        family: family(asked.family),
-        json: asked.json,
-        limits: limits(asked.limits),
-    };
-    let (mut out, mut errors) = (io::stdout(), io::stderr());
-    Ok(bench::bench(&asked.target, &options, &stop_on_signals()?, &mut out, &mut errors)?)
-}
-
-fn page(page: io::Result<Vec<u8>>) -> Result<(), Failure> {
-    let mut stdout = io::stdout();
-    let printed = page.and_then(|page| stdout.write_all(&page)).and_then(|()| stdout.flush());
-    printed.map_err(|error| Failure { message: format!("cannot print the page: {error}"), code: 1 })
-}
-
-fn stop_on_signals() -> Result<Shutdown, Failure> {
-    let shutdown = Shutdown::new();
-    let told = |error| Failure { message: format!("cannot wait for signals: {error}"), code: 2 };
-    shutdown.on_signals().map_err(told)?;
-    Ok(shutdown)
-}
-
-fn family(asked: cli::Family) -> Family {
-    match asked {
-        cli::Family { v4: true, .. } => Family::V4,
-        cli::Family { v6: true, .. } => Family::V6,
-        _ => Family::Any,
-    }
-}
-
-fn limits(asked: cli::Limits) -> Limits {
-    Limits {
-        loss: asked.max_loss,
-        mean: asked.max_mean,
-        p50: asked.max_p50,
-        p90: asked.max_p90,
-        p99: asked.max_p99,
-        p99_9: asked.max_p99_9,
-        max: asked.max_rtt,
     }
 }
