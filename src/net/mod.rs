@@ -7,6 +7,7 @@
 //! The platform is chosen here and nowhere else in the crate.
 
 pub mod bind;
+mod datapath;
 mod inbox;
 mod outbox;
 pub(crate) mod portable;
@@ -36,7 +37,7 @@ mod kernel_drops {
 #[cfg(not(target_os = "linux"))]
 mod segmented {
     //! Elsewhere than on Linux the portable datapath is the only one.
-    pub fn datapath(_: &std::net::UdpSocket) -> std::io::Result<Box<dyn super::socket::Datapath>> {
+    pub fn datapath(_: &std::net::UdpSocket) -> std::io::Result<Box<dyn super::datapath::Datapath>> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 
 use mio::net::UdpSocket;
 
-use super::socket::Datapath;
+use super::datapath::Datapath;
 use super::{Inbox, Outgoing, Received, Sent};
 
 /// Moves one datagram at a time.

@@ -26,10 +26,10 @@ use std::ptr;
 use mio::net::UdpSocket;
 
 use super::control::Control;
+use super::datapath::Datapath;
 use super::inbox::SLOTS;
 use super::name::Name;
 use super::runs::{Arranger, run_length};
-use super::socket::Datapath;
 use super::{Inbox, Outgoing, Received, Sent};
 
 /// How many runs one system call sends at the most.

@@ -1,12 +1,12 @@
 //! A bound or connected socket as server and client hold it, whichever datapath moves its datagrams.
 
-use std::fmt::Debug;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
+use super::datapath::Datapath;
 use super::portable::Portable;
 use super::{Inbox, Outgoing, Received, Sent, Transport, kernel_drops, segmented};
 
@@ -20,24 +20,6 @@ pub enum Io {
     Portable,
     /// As many datagrams a system call, and a way through the network stack, as can be. Linux only.
     Segmented,
-}
-
-/// What a platform implements: the two verbs of [`Transport`], and what it can do.
-pub(super) trait Datapath: Debug + Send {
-    /// See [`Transport::receive`].
-    fn receive(&mut self, socket: &mio::net::UdpSocket, inbox: &mut Inbox) -> Received;
-
-    /// See [`Transport::arrange`].
-    fn arrange(&mut self, _datagrams: &mut [Outgoing<'_>]) {}
-
-    /// See [`Transport::send`].
-    fn send(&mut self, socket: &mio::net::UdpSocket, datagrams: &[Outgoing<'_>]) -> Sent;
-
-    /// Whether it learns which address a datagram was sent to, wherever that is in doubt.
-    fn knows_local_address(&self) -> bool;
-
-    /// What it does, in a few words for the log.
-    fn describe(&self) -> String;
 }
 
 /// A non-blocking UDP socket.
