@@ -51,7 +51,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    all well
   1    it failed; send, ping and bench: no answer, or a broken limit
-  2    wrong use; send, ping and bench: another error too
+  2    wrong use; ping and bench: another error too
   130  a second Ctrl+C, which ends at once
 ";
 
@@ -237,8 +237,8 @@ Examples:
 const SEND_EXIT_CODES: &str = "\
 Exit codes:
   0  every message was answered
-  1  one was not
-  2  wrong use, or another error
+  1  one was not, or something else failed
+  2  wrong use
 ";
 
 /// Send a probe every second and tell what becomes of each.

@@ -73,7 +73,7 @@ fn serve(asked: &Serve) -> Result<(), Error> {
     let deadline = stopped.checked_add(asked.grace).unwrap_or(stopped).max(Instant::now() + LAST_WORDS);
     // First what waits, so that there is room for the tally.
     log.flush(deadline);
-    report.endpoints.iter().for_each(|endpoint| info!("{endpoint}"));
+    report.endpoints.iter().for_each(|endpoint| info!(target: "udpong", "{endpoint}"));
     log.flush(deadline);
     let printed = if asked.json { print(&report) } else { Ok(()) };
     result.and(printed.map_err(|error| failed("print the report", error)))

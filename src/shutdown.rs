@@ -2,9 +2,12 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Waker;
+
+/// Signals so close together are one request: timeout(1) sends one to the process, and one to its whole group.
+const ONE_REQUEST: Duration = Duration::from_millis(1);
 
 /// Asks every loop that holds a clone of it to stop.
 ///
@@ -55,9 +58,9 @@ impl Shutdown {
     /// When the process has a handler already, or the system refuses it one.
     pub fn on_signals(&self) -> io::Result<()> {
         let shutdown = self.clone();
-        let mut signalled = false;
+        let mut signalled = None;
         ctrlc::set_handler(move || {
-            if std::mem::replace(&mut signalled, true) {
+            if signalled.get_or_insert_with(Instant::now).elapsed() > ONE_REQUEST {
                 std::process::exit(130);
             }
             shutdown.request();

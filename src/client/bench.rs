@@ -69,6 +69,10 @@ pub fn bench(
         rate,
     };
     let report = BenchReport::new(address, &measured);
+    let closed = format!("nobody listens on {address} (port unreachable)");
+    if nobody_listens && !options.json {
+        return Err(Error::Unmet(closed));
+    }
     if options.json {
         print_json(out, &report)?;
     } else {
@@ -81,7 +85,7 @@ pub fn bench(
         let _ = writeln!(errors, "udpong: {warning}");
     }
     if nobody_listens {
-        return Err(Error::Unmet(format!("nobody listens on {address} (port unreachable)")));
+        return Err(Error::Unmet(closed));
     }
     report.check(&options.limits)
 }

@@ -78,8 +78,11 @@ impl Conversation {
             }
         }
         let within = humantime::format_duration(self.options.timeout);
-        let times = self.options.retries.saturating_add(1);
-        Err(Error::Unmet(format!("no answer from {} within {within} (sent {times} times)", self.target)))
+        let times = match self.options.retries {
+            0 => "once".to_owned(),
+            retries => format!("{} times", u64::from(retries) + 1),
+        };
+        Err(Error::Unmet(format!("no answer from {} within {within} (sent {times})", self.target)))
     }
 
     /// Sends every line as a message until the input ends, and tells errors as they come.

@@ -62,9 +62,7 @@ fn a_second_signal_ends_it_at_once_with_130() {
     for _ in 0..2000 {
         assert_eq!(ask(&socket, b"you"), b"Hello you");
     }
-    // Two of one kind could be merged into one before they are delivered.
-    signal("INT", server.id());
-    signal("TERM", server.id());
+    signal_again_and_again(server.id());
     assert_eq!(server.finish().status.code(), Some(130));
     drop(reader);
 }
@@ -82,9 +80,29 @@ fn a_second_signal_does_not_wait_for_replies_either() {
         shell("tc qdisc add dev lo root tbf rate 8kbit burst 2000 limit 4000000");
         signal("CONT", server.id());
         receive(&client);
-        signal("INT", server.id());
-        signal("TERM", server.id());
+        signal_again_and_again(server.id());
         assert_eq!(server.finish().status.code(), Some(130));
+    }
+}
+
+/// Signals of one kind could be merged into one before they are delivered, and any within a millisecond are one
+/// request; a process that has ended, which is not waited for yet, can still be sent some.
+fn signal_again_and_again(process: u32) {
+    for name in ["INT", "TERM", "INT", "TERM"] {
+        signal(name, process);
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn two_signals_at_one_time_are_one_request() {
+    for _ in 0..20 {
+        let server = Server::start(&["hello@127.0.0.1:0", "--json"]);
+        assert_eq!(ask(&client(server.address()), b"you"), b"Hello you");
+        let both = format!("kill -INT {0}; kill -TERM {0}", server.id());
+        assert!(Command::new("sh").arg("-c").arg(both).status().expect("sh").success());
+        let finished = server.finish();
+        assert_eq!((finished.status.code(), finished.endpoint().get("answered")), (Some(0), 1));
     }
 }
 
