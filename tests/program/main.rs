@@ -6,6 +6,7 @@ mod exercises;
 mod faults;
 mod guard;
 mod harness;
+mod hostile;
 mod load;
 mod log;
 mod peers;
