@@ -65,7 +65,13 @@ pub fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datapath>> {
     let packet_info = wildcard
         && match local {
             SocketAddr::V4(_) => set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
-            SocketAddr::V6(_) => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+            // Both, since IPv4 peers come here too.
+            SocketAddr::V6(_) => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1).and(set_option(
+                fd,
+                libc::IPPROTO_IP,
+                libc::IP_PKTINFO,
+                1,
+            )),
         }
         .is_ok();
     Ok(Box::new(Segmented {
