@@ -1,5 +1,6 @@
 //! The program from outside: the real binary, real sockets, real input.
 
+mod addresses;
 mod backpressure;
 mod bench;
 mod exercises;
