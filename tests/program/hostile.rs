@@ -31,7 +31,7 @@ fn client_at(ip: &str, server: SocketAddr) -> UdpSocket {
 
 /// Whether as many were answered as a limit allows: its burst at once, and its rate for as long as it took.
 fn is_held_to(limit: u64, answered: u64, took: Duration) -> bool {
-    (limit..=limit + limit * (took.as_secs() + 1)).contains(&answered)
+    (limit..=limit + (limit as f64 * took.as_secs_f64()) as u64 + 1).contains(&answered)
 }
 
 fn lines(finished: &Finished, text: &str) -> usize {

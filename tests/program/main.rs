@@ -15,4 +15,5 @@ mod ping;
 mod send;
 mod services;
 mod stop;
+mod strange_peers;
 mod usage;
