@@ -184,10 +184,10 @@ impl Generator {
     }
 
     /// Gives up what was past its timeout at the time of the last poll, and makes room for more. What had arrived by
-    /// then has been received, however long this process did not run since, except where a lane is still readable.
+    /// then has been received, however long this process did not run since, except where a lane has not caught up.
     fn sweep(&mut self, polled: Instant, sending: bool) {
         for (key, registered) in self.lanes.iter_mut().enumerate() {
-            if !registered.lane.is_readable() {
+            if registered.lane.has_caught_up() {
                 let tracker = registered.lane.tracker_mut();
                 while tracker.time_out(polled).is_some() {}
                 while tracker.lose(polled).is_some() {}

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 
-use super::Error;
 use super::latency::Latencies;
 use super::payload::Payload;
 use super::tracker::{Answer, Tracker};
+use super::{Error, PATIENCE};
 use crate::net::{self, Inbox, Outbox, Outgoing, Received, Socket, Transport};
 
 /// How many datagrams a turn sends at the most before the answers are looked at.
@@ -95,6 +95,8 @@ pub struct Lane {
     pub socket: Socket,
     tracker: Tracker,
     readable: bool,
+    /// Since when it was not seen empty.
+    undrained: Option<Instant>,
     writable: bool,
     /// How many datagrams may be out; 0 for an open loop, which does not ask.
     window: usize,
@@ -105,12 +107,15 @@ impl Lane {
     pub fn new(socket: Socket, window: usize, timeout: Duration) -> Self {
         // Nothing is remembered after its timeout: late is lost here.
         let tracker = Tracker::new(timeout, Duration::ZERO);
-        Self { socket, tracker, readable: false, writable: true, window }
+        Self { socket, tracker, readable: false, undrained: None, writable: true, window }
     }
 
     /// Notes what an event said.
     pub fn note(&mut self, readable: bool, writable: bool) {
-        self.readable |= readable;
+        if readable {
+            self.readable = true;
+            self.undrained.get_or_insert_with(Instant::now);
+        }
         self.writable |= writable;
     }
 
@@ -119,9 +124,9 @@ impl Lane {
         if self.writable { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE }
     }
 
-    /// Whether there may be something to receive.
-    pub fn is_readable(&self) -> bool {
-        self.readable
+    /// Whether everything was received that had arrived by the time of the last poll.
+    pub fn has_caught_up(&self) -> bool {
+        !self.readable || self.undrained.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 
     /// Whether a send may be tried.
@@ -235,7 +240,7 @@ impl Lane {
         }
         match received {
             Received::More => {}
-            Received::Drained => self.readable = false,
+            Received::Drained => (self.readable, self.undrained) = (false, None),
             Received::Failed(error) => shared.note(error)?,
         }
         Ok(())

@@ -61,6 +61,10 @@ fn linger(latencies: &Latencies, timeout: Duration) -> Duration {
     latencies.longest().saturating_mul(2).max(LEAST).min(timeout)
 }
 
+/// After so long without seeing a socket empty, what still comes was not there before: a full receive buffer is read
+/// in far less. A target that never stops answering must not keep a probe from its timeout, nor a run from its end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What a failing write of results becomes.
 fn cannot_write(error: io::Error) -> Error {
     Error::Failed(format!("cannot write the results: {error}"))

@@ -13,7 +13,7 @@ use super::report::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
 use super::status_signal::StatusSignal;
 use super::target::{self, Family};
 use super::tracker::{Answer, Fate, Tracker};
-use super::{Error, cannot_poll, cannot_write, linger, print_json, wait};
+use super::{Error, PATIENCE, cannot_poll, cannot_write, linger, print_json, wait};
 use crate::net::{self, Inbox, Outgoing, Received, Socket, Transport};
 use crate::shutdown::Shutdown;
 
@@ -80,6 +80,7 @@ pub fn ping(target: &str, options: &Options, shutdown: &Shutdown, out: &mut dyn 
         inbox: Inbox::new(),
         buffer: record.payload.template().to_vec(),
         readable: false,
+        undrained: None,
         writable: true,
         record,
     };
@@ -126,6 +127,8 @@ struct Ping<'a> {
     inbox: Inbox,
     buffer: Vec<u8>,
     readable: bool,
+    /// Since when it was not seen empty.
+    undrained: Option<Instant>,
     writable: bool,
     record: Record<'a>,
 }
@@ -147,16 +150,18 @@ impl Ping<'_> {
             }
             // What had arrived by the time of the poll has been received now, however long this process did not
             // run since: a probe is past its timeout only if there was no answer by then.
-            if !self.readable {
+            let now = Instant::now();
+            let caught_up =
+                !self.readable || self.undrained.is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE);
+            if caught_up {
                 self.record.note_time(polled)?;
             }
-            let now = Instant::now();
             let sends = shutdown.requested().is_none() && schedule.next().is_some();
             if sends {
                 self.send_due(&mut schedule)?;
             } else if self.record.tracker.in_flight() == 0 {
                 let end = *end.get_or_insert_with(|| now.checked_add(self.record.linger()));
-                if !self.readable && end.is_none_or(|end| end <= now) {
+                if caught_up && end.is_none_or(|end| end <= now) {
                     return Ok(());
                 }
             }
@@ -168,6 +173,9 @@ impl Ping<'_> {
             for event in events.iter().filter(|event| event.token() == SOCKET) {
                 self.readable |= event.is_readable() || event.is_error();
                 self.writable |= event.is_writable();
+            }
+            if self.readable {
+                self.undrained.get_or_insert_with(Instant::now);
             }
             if status.came() {
                 self.record.status()?;
@@ -185,6 +193,7 @@ impl Ping<'_> {
             Received::More => Ok(()),
             Received::Drained => {
                 self.readable = false;
+                self.undrained = None;
                 Ok(())
             }
             Received::Failed(error) => self.record.refused(&error),

@@ -6,13 +6,13 @@
 //! └────────┴───────┴──────┴────────────┴─────┘└────────┴──     pad: up to the next multiple of size_t
 //! ```
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<i32>();
 
-/// What the longest pair of messages needs, an IPv6 packet info and a segment size.
-pub const SPACE: usize = 2 * (HEADER + 24);
+/// What the most messages need that ever stand together: a segment size, and packet info for IPv6 and for IPv4.
+pub const SPACE: usize = 3 * HEADER + 8 + 24 + 16;
 
 /// Room for the control messages of one message, aligned as the kernel wants it.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +83,7 @@ impl Control {
             match (level, kind) {
                 (libc::SOL_UDP, libc::UDP_GRO) => received.segment = word(data).and_then(|size| size.try_into().ok()),
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => received.local = local_v4(data),
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => received.local = local_v6(data),
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => received.local = received.local.or(local_v6(data)),
                 _ => {}
             }
             rest = next;
@@ -121,14 +121,12 @@ fn local_v4(info: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddrV4::new(ip.into(), 0).into())
 }
 
-/// An `in6_pktinfo` holds the address in the header and the interface.
+/// An `in6_pktinfo` holds the address in the header and the interface. Of an IPv4 datagram that address may be a
+/// network's broadcast address, which looks like any other; an `in_pktinfo` stands beside it and knows better.
 fn local_v6(info: &[u8]) -> Option<SocketAddr> {
     let ip: [u8; 16] = info.get(..16)?.try_into().ok()?;
     let ip = std::net::Ipv6Addr::from(ip);
-    let answerable = match ip.to_canonical() {
-        IpAddr::V4(ip) => !ip.is_multicast() && !ip.is_broadcast(),
-        IpAddr::V6(ip) => !ip.is_multicast(),
-    };
+    let answerable = ip.to_ipv4_mapped().is_none() && !ip.is_multicast();
     let scope = if ip.is_unicast_link_local() { word(info.get(16..)?)? } else { 0 };
     answerable.then(|| SocketAddrV6::new(ip, 0, 0, scope.cast_unsigned()).into())
 }
@@ -163,9 +161,20 @@ mod tests {
         };
         assert_eq!(local("fe80::1").as_deref(), Some("[fe80::1%3]:0"));
         assert_eq!(local("2001:db8::1").as_deref(), Some("[2001:db8::1]:0"));
-        assert_eq!(local("::ffff:127.0.0.2").as_deref(), Some("[::ffff:127.0.0.2]:0"));
         assert_eq!(local("ff02::1"), None);
-        assert_eq!(local("::ffff:224.0.0.1"), None);
+    }
+
+    #[test]
+    fn what_ipv4_says_of_its_own_datagram_counts() {
+        let mapped = std::net::Ipv4Addr::new(192, 0, 2, 255).to_ipv6_mapped().octets();
+        let v6 = (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &[&mapped[..], &[7, 0, 0, 0]].concat()[..]);
+        let v4 = (libc::IPPROTO_IP, libc::IP_PKTINFO, &[7, 0, 0, 0, 192, 0, 2, 1, 192, 0, 2, 255][..]);
+        let segment = (libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes()[..]);
+        let local = Some(([192, 0, 2, 1], 0).into());
+        for messages in [[v6, v4, segment], [segment, v4, v6]] {
+            assert_eq!(from_kernel(&messages), Received { segment: Some(1200), local });
+        }
+        assert_eq!(from_kernel(&[v6]).local, None);
     }
 
     #[test]

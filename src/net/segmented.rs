@@ -66,7 +66,13 @@ pub(super) fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datap
     let packet_info = wildcard
         && match local {
             SocketAddr::V4(_) => set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
-            SocketAddr::V6(_) => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+            // Both, since IPv4 peers come here too.
+            SocketAddr::V6(_) => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1).and(set_option(
+                fd,
+                libc::IPPROTO_IP,
+                libc::IP_PKTINFO,
+                1,
+            )),
         }
         .is_ok();
     Ok(Box::new(Segmented {

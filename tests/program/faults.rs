@@ -6,7 +6,9 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Forger, Server, ask, client, in_namespace, needs, receive, run, shell, signal};
+use crate::harness::{Forger, Server, ask, client, in_namespace, needs, receive, run, shell, signal, wait_until};
+use udpong::net::bind::{BufferSizes, connect};
+use udpong::net::{Inbox, Io, Outgoing, Received, Socket, Transport};
 
 #[test]
 fn a_reply_that_no_route_leads_is_lost_alone() {
@@ -280,4 +282,52 @@ fn a_start_that_fails_leaves_nothing_behind() {
             assert!(said.starts_with("udpong: cannot ") && said.contains("Too many open files"), "{fault}: {said}");
         }
     });
+}
+
+#[test]
+fn a_run_that_cannot_leave_as_one_leaves_one_by_one() {
+    needs!("strace");
+    with_each_datapath(|datapath| {
+        if datapath.io == "portable" {
+            return;
+        }
+        for (kind, failures, lost) in
+            [("EIO", 1, 0), ("EINVAL", 1, 0), ("EMSGSIZE", 1, 0), ("ENOBUFS", 1, 0), ("EINVAL", 2, 1), ("EPERM", 3, 1)]
+        {
+            // First the run fails, then its first reply, then the run of the other seven.
+            let fault = format!("SEND:error={kind}:when=1..{failures}");
+            let server = Server::spawn(1, &mut datapath.failing(&[&fault]));
+            let mut client = Runner::to(server.address());
+            assert_eq!(client.ask(b"a run of eight", 8 - lost), vec![b"Hello a run of eight"; 8 - lost], "{kind}");
+            assert_eq!(client.ask(b"and the next", 8), vec![b"Hello and the next"; 8], "{kind}");
+            let endpoint = server.stop().endpoint();
+            assert_eq!((endpoint.get("answered"), endpoint.total("failed")), (16 - lost as u64, lost as u64), "{kind}");
+        }
+    });
+}
+
+/// A client that sends eight datagrams as one segmented send.
+struct Runner {
+    socket: Socket,
+    to: SocketAddr,
+}
+
+impl Runner {
+    fn to(to: SocketAddr) -> Self {
+        let socket = connect(to, BufferSizes { receive: 1 << 20, send: 1 << 20 }).expect("a connected socket");
+        Self { socket: Socket::new(socket, Io::Segmented).expect("a socket"), to }
+    }
+
+    /// Sends a message eight times, and waits for so many answers.
+    fn ask(&mut self, message: &[u8], answers: usize) -> Vec<Vec<u8>> {
+        let run = [Outgoing { to: self.to, from: None, parts: [message, b"", b""] }; 8];
+        assert_eq!(self.socket.send(&run).count, 8);
+        let (mut inbox, mut heard) = (Inbox::new(), Vec::new());
+        wait_until("all answers have come", || {
+            assert!(!matches!(self.socket.receive(&mut inbox), Received::Failed(_)));
+            heard.extend(inbox.datagrams().map(|datagram| datagram.payload.to_vec()));
+            (heard.len() >= answers).then_some(())
+        });
+        heard
+    }
 }

@@ -412,12 +412,16 @@ pub struct Flood {
 
 impl Flood {
     pub fn start(to: SocketAddr) -> Self {
+        Self::of(to, b"flood")
+    }
+
+    pub fn of(to: SocketAddr, message: &'static [u8]) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let start = || {
             let over = Arc::clone(&over);
             thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
-                    flood(to, b"flood", 100);
+                    flood(to, message, 100);
                 }
             })
         };
@@ -483,7 +487,7 @@ pub fn in_namespace(test: &str) -> bool {
     }
     let this = std::env::current_exe().expect("the test program");
     let mut command = Command::new("unshare");
-    command.arg("-rn").arg(this).args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
+    command.arg("-rn").arg(this).args(["--exact", test, "--nocapture", "--include-ignored"]).env(INSIDE, "1");
     let output = run(&mut command, b"");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{test} in a namespace: {said}");

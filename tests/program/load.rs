@@ -125,6 +125,27 @@ fn a_flooded_socket_does_not_starve_a_quiet_one() {
     assert!(server.stop().status.success());
 }
 
+#[test]
+fn a_flood_of_empty_datagrams_starves_nobody_and_each_is_accounted_for() {
+    for io in ["segmented", "portable"] {
+        let server = Server::start_many(2, &["echo@127.0.0.1:0", "hello@127.0.0.1:0", "-q", "--json", "--io", io]);
+        let empty = Flood::of(server.addresses()[0], b"");
+        let asked = insist(server.addresses()[0]);
+        let quiet = client(server.addresses()[1]);
+        (0..50).for_each(|_| assert_eq!(ask(&quiet, b""), b"Hello "));
+        // The flood goes on until it has ended.
+        let start = Instant::now();
+        let finished = server.stop();
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        drop(empty);
+        assert_eq!(finished.status.code(), Some(0));
+        let [flooded, quiet]: [_; 2] = finished.endpoints().try_into().expect("two endpoints");
+        assert!(flooded.get("received") > asked && flooded.total("failed") == 0, "{flooded:?}");
+        assert!(flooded.get("received_bytes") <= 3 * asked, "{flooded:?}");
+        assert_eq!((quiet.get("received"), quiet.get("answered")), (50, 50));
+    }
+}
+
 /// The largest buffer that the system gives to everybody, in bytes.
 fn limit(name: &str) -> usize {
     let limit = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).expect("a limit");

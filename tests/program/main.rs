@@ -1,11 +1,13 @@
 //! The program from outside: the real binary, real sockets, real input.
 
+mod addresses;
 mod backpressure;
 mod bench;
 mod exercises;
 mod faults;
 mod guard;
 mod harness;
+mod hostile;
 mod load;
 mod log;
 mod pages;
@@ -14,4 +16,5 @@ mod ping;
 mod send;
 mod services;
 mod stop;
+mod strange_peers;
 mod usage;
