@@ -33,15 +33,16 @@ pub fn run(command: Command) -> Result<(), Failure> {
 
 /// What is told on stderr, and the exit code.
 pub struct Failure {
-    pub message: String,
+    /// Nothing where a reader has gone, as `| head` does: that is its affair.
+    pub message: Option<String>,
     pub code: u8,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::Usage(message) => Self { message, code: 2 },
-            Error::Failed(message) => Self { message, code: 1 },
+            Error::Usage(message) => Self { message: Some(message), code: 2 },
+            Error::Failed(message) => Self { message: Some(message), code: 1 },
         }
     }
 }
@@ -49,8 +50,10 @@ impl From<Error> for Failure {
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
         match error {
-            client::Error::Usage(message) | client::Error::Failed(message) => Self { message, code: 2 },
-            client::Error::Unmet(message) => Self { message, code: 1 },
+            client::Error::Usage(message) | client::Error::Failed(message) => Self { message: Some(message), code: 2 },
+            client::Error::Unmet(message) => Self { message: Some(message), code: 1 },
+            // As a shell tells SIGPIPE.
+            client::Error::Unread => Self { message: None, code: 141 },
         }
     }
 }
@@ -125,7 +128,7 @@ fn send(asked: &Send) -> Result<(), Failure> {
     });
     result.map_err(|error| match error {
         // Here a name without an address is as much an answer as silence is.
-        client::Error::Failed(message) => Failure { message, code: 1 },
+        client::Error::Failed(message) => Failure { message: Some(message), code: 1 },
         error => error.into(),
     })
 }
@@ -176,12 +179,12 @@ fn bench(asked: &Bench) -> Result<(), Failure> {
 fn page(page: io::Result<Vec<u8>>) -> Result<(), Failure> {
     let mut stdout = io::stdout();
     let printed = page.and_then(|page| stdout.write_all(&page)).and_then(|()| stdout.flush());
-    printed.map_err(|error| Failure { message: format!("cannot print the page: {error}"), code: 1 })
+    printed.map_err(|error| Failure { message: Some(format!("cannot print the page: {error}")), code: 1 })
 }
 
 fn stop_on_signals() -> Result<Shutdown, Failure> {
     let shutdown = Shutdown::new();
-    let told = |error| Failure { message: format!("cannot wait for signals: {error}"), code: 2 };
+    let told = |error| Failure { message: Some(format!("cannot wait for signals: {error}")), code: 2 };
     shutdown.on_signals().map_err(told)?;
     Ok(shutdown)
 }

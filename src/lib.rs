@@ -1,4 +1,4 @@
-//! A UDP responder on a hand-rolled [`mio`] poll loop, and the other end to test it with. This page is the tour.
+//! A UDP responder on a hand-rolled [mio](https://docs.rs/mio) poll loop, and the other end to test it with. This page is the tour.
 //!
 //! # The path of a datagram
 //! | poll ──> | [`EventLoop`] ──> | [`Endpoint`] ──> | [`receive`] ──> | [`Guard`] ──> | [`ReplyTemplate`] ──> | [`send`] ──> wire |
@@ -18,7 +18,7 @@
 //! 1. Readiness is state, which only a drained socket clears: [`Endpoint`].
 //! 2. No datagram, and no error of one, ends the loop: [`Endpoint`].
 //! 3. A socket whose replies wait is not read, so memory is bounded: [`ReplyQueue`].
-//! 4. WRITABLE is wanted exactly while replies wait, and they leave in order: [`Endpoint`].
+//! 4. WRITABLE is wanted exactly while replies wait, and they leave in order, to each peer: [`Endpoint`].
 //! 5. A turn is bounded, so a flood on one socket delays the others by milliseconds: [`EventLoop`].
 //! 6. Every datagram ends in exactly one way, and is counted there: [`Tally`](server::Tally).
 //! 7. Nothing in the loop blocks: [`LogWriter`](log_writer::LogWriter), and the sockets do not by themselves.

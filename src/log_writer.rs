@@ -190,7 +190,7 @@ impl Shared {
             if written_for >= A_WHILE {
                 self.rest(std::mem::take(&mut written_for));
             }
-            match self.next_work(told) {
+            match self.next_work(told, failed.is_some()) {
                 Work::Write(mut line) => {
                     if failed.is_some_and(|at: Instant| at.elapsed() < PAUSE) {
                         self.lock().skipped += 1;
@@ -200,13 +200,17 @@ impl Shared {
                         let written = self.print(line.level, target, message);
                         written_for += start.elapsed();
                         failed = (!written).then(Instant::now);
+                        self.lock().skipped += u64::from(!written);
                     }
                     line.text.clear();
                     self.lock().free.push(line);
                 }
                 Work::TellSkipped(count) => {
                     told = Instant::now();
-                    self.print(Level::Warn, module_path!(), &format!("{count} log lines skipped"));
+                    if !self.print(Level::Warn, module_path!(), &format!("{count} log lines skipped")) {
+                        self.lock().skipped += count;
+                        failed = Some(told);
+                    }
                 }
             }
         }
@@ -222,10 +226,10 @@ impl Shared {
     }
 
     /// Waits for a line, or for the time to tell how many were skipped.
-    fn next_work(&self, told: Instant) -> Work {
+    fn next_work(&self, told: Instant, failed: bool) -> Work {
         let mut queue = self.lock();
         loop {
-            if queue.skipped > 0 && (queue.flushing || told.elapsed() >= PAUSE) {
+            if queue.skipped > 0 && ((queue.flushing && !failed) || told.elapsed() >= PAUSE) {
                 return Work::TellSkipped(std::mem::take(&mut queue.skipped));
             }
             if let Some(line) = queue.waiting.pop_front() {

@@ -18,7 +18,9 @@ fn main() -> ExitCode {
     let Err(failure) = commands::run(Cli::parse().command) else {
         return ExitCode::SUCCESS;
     };
-    say(&failure.message);
+    if let Some(message) = &failure.message {
+        say(message);
+    }
     ExitCode::from(failure.code)
 }
 

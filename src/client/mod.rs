@@ -42,12 +42,15 @@ pub enum Error {
     Failed(String),
     /// It did its work, and what came back, or did not, is not what was hoped for.
     Unmet(String),
+    /// Nobody reads the results any more.
+    Unread,
 }
 
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(message) | Self::Failed(message) | Self::Unmet(message) => f.write_str(message),
+            Self::Unread => f.write_str("nobody reads the results"),
         }
     }
 }
@@ -67,7 +70,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a failing write of results becomes.
 fn cannot_write(error: io::Error) -> Error {
-    Error::Failed(format!("cannot write the results: {error}"))
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Error::Unread,
+        _ => Error::Failed(format!("cannot write the results: {error}")),
+    }
 }
 
 /// What a failing poll, or registering with it, becomes.

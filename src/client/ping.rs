@@ -220,15 +220,19 @@ impl Ping<'_> {
         let datagram = Outgoing { to: self.record.target, from: None, parts: [&self.buffer, b"", b""] };
         let mut now = Instant::now();
         let mut error = self.socket.send(&[datagram]).error;
-        if let Some(earlier) = error.take_if(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            // That is what an earlier probe met, told at the first opportunity; this one did not leave.
-            self.record.refused(&earlier)?;
+        let blocks = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        if let Some(first) = error.take_if(|error| !blocks(error) && !net::is_broken(error)) {
+            // What ICMP says of an earlier probe is told at the first opportunity, once, and this one did not leave. If
+            // it does now, the error was not its own.
             now = Instant::now();
             error = self.socket.send(&[datagram]).error;
+            if first.kind() == io::ErrorKind::ConnectionRefused || error.as_ref().is_none_or(blocks) {
+                self.record.refused(&first)?;
+            }
         }
         match error {
             None => self.record.tracker.sent(now, now),
-            Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Some(error) if blocks(&error) => {
                 self.writable = false;
                 return Ok(false);
             }

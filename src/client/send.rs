@@ -1,6 +1,6 @@
 //! `send`: one message, one answer, and the next message.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,7 @@ impl Conversation {
         let mut socket = in_order.map_or_else(|| self.open(), Ok)?;
         for attempt in 0..=self.options.retries {
             if self.exchange(&mut socket, message)? {
-                if attempt == 0 {
+                if attempt == 0 && self.inbox.datagrams().count() == 1 {
                     self.socket = Some(socket);
                 }
                 return self.write_answer(out).map_err(cannot_write);
@@ -104,10 +104,9 @@ impl Conversation {
                 let _ = write!(errors, "{PROMPT}").and_then(|()| errors.flush());
             }
             line.clear();
-            let length = input
-                .read_until(b'\n', &mut line)
+            read_line(&mut input, &mut line)
                 .map_err(|error| Error::Failed(format!("cannot read the messages: {error}")))?;
-            if length == 0 {
+            if line.is_empty() {
                 break;
             }
             messages += 1;
@@ -193,4 +192,13 @@ impl Conversation {
         }
         out.flush()
     }
+}
+
+/// Reads a line with its end; of one that is too long for a message, only enough to show that it is.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<()> {
+    let length = input.by_ref().take(LONGEST_PAYLOAD as u64 + 2).read_until(b'\n', line)?;
+    if length == LONGEST_PAYLOAD + 2 && !line.ends_with(b"\n") {
+        input.skip_until(b'\n')?;
+    }
+    Ok(())
 }

@@ -15,8 +15,9 @@ const LARGEST: usize = 65_535;
 /// is all that small datagrams use, would share a few cache sets.
 const STRIDE: usize = 1025 * 64;
 
-/// How many messages one receive brings at the most. It bounds a turn: at about 5 µs for each answer, a flood on
-/// one socket delays the others, and Ctrl+C, by well under a millisecond a turn.
+/// How many messages one receive brings at the most. It bounds a turn: with 5 µs for each answer, a flood of single
+/// datagrams on one socket delays the others by a fifth of a millisecond, one of coalesced messages (up to 128
+/// datagrams each, which cost a tenth) by a few milliseconds.
 pub(crate) const SLOTS: usize = 32;
 
 /// An inbox that holds so many bytes counts as full: a few large messages are as much work as many small ones, and

@@ -18,6 +18,7 @@
 //! This is the crate's only `unsafe` code.
 
 use std::io;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -54,6 +55,8 @@ struct Segmented {
     connected: bool,
     /// How many messages to be prepared for.
     expected: usize,
+    /// How many datagrams of a run that failed are still to go one by one.
+    alone: usize,
     arranger: Arranger,
 }
 
@@ -83,6 +86,7 @@ pub(super) fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datap
         wildcard,
         connected: socket.peer_addr().is_ok(),
         expected: FEWEST,
+        alone: 0,
         arranger: Arranger::default(),
     }))
 }
@@ -127,23 +131,25 @@ impl Datapath for Segmented {
         while done < datagrams.len() {
             let rest = &datagrams[done..];
             match self.send_runs(socket, rest) {
-                Ok(count) => done += count,
+                Ok(count) => {
+                    done += count;
+                    self.alone = self.alone.saturating_sub(count);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let run = self.run_length(rest);
-                    // A refusal is about an earlier datagram, and told once: it must not get lost in trying again.
-                    if run == 1 || matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused)
-                    {
+                // A refusal is about an earlier datagram, and told once: it must not get lost in trying again.
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused) => {
+                    return Sent { count: done, error: Some(error) };
+                }
+                Err(error) => match self.run_length(rest) {
+                    // Its datagrams go one by one: each alone may pass (EMSGSIZE: a segment exceeds the path's MTU,
+                    // where IP would fragment a single datagram; EINVAL, EIO: the route or the device does not segment;
+                    // ENOBUFS), and if not, the error is its own.
+                    run @ 2.. => self.alone = run,
+                    _ => {
+                        self.alone = self.alone.saturating_sub(1);
                         return Sent { count: done, error: Some(error) };
                     }
-                    self.note_failed_run(&error);
-                    for datagram in &rest[..run] {
-                        if let Err(error) = self.send_alone(socket, datagram) {
-                            return Sent { count: done, error: Some(error) };
-                        }
-                        done += 1;
-                    }
-                }
+                },
             }
         }
         Sent { count: datagrams.len(), error: None }
@@ -166,23 +172,7 @@ impl Datapath for Segmented {
 
 impl Segmented {
     fn run_length(&self, datagrams: &[Outgoing<'_>]) -> usize {
-        if self.segments { run_length(datagrams) } else { datagrams.len().min(1) }
-    }
-
-    /// A run has failed, and its datagrams go one by one: each alone may pass (EMSGSIZE: a segment exceeds the path's
-    /// MTU, where IP would fragment a single datagram; EINVAL: the route does not segment; ENOBUFS), and if not, the
-    /// error is its own. EIO says that the device cannot segment, and will not for the next run either.
-    fn note_failed_run(&mut self, error: &io::Error) {
-        self.segments &= error.raw_os_error() != Some(libc::EIO);
-    }
-
-    fn send_alone(&self, socket: &UdpSocket, datagram: &Outgoing<'_>) -> io::Result<usize> {
-        loop {
-            match self.send_runs(socket, std::slice::from_ref(datagram)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
+        if self.segments && self.alone == 0 { run_length(datagrams) } else { datagrams.len().min(1) }
     }
 
     /// Sends the first runs of `datagrams` with one system call; returns how many datagrams left. An error
@@ -204,13 +194,15 @@ impl Segmented {
 
 /// The runs that one sendmmsg(2) sends. Of the large arrays only the first entries are filled in: clearing them
 /// would cost more than a batch of one saves.
-struct SendBatch {
+struct SendBatch<'a> {
     used: usize,
     runs: [Run; RUNS],
     names: [MaybeUninit<Name>; RUNS],
     controls: [MaybeUninit<Control>; RUNS],
     pieces: usize,
     iovecs: [MaybeUninit<libc::iovec>; PIECES],
+    /// What the iovecs point to.
+    parts: PhantomData<&'a [u8]>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -221,7 +213,7 @@ struct Run {
     control_length: usize,
 }
 
-impl SendBatch {
+impl<'a> SendBatch<'a> {
     fn new() -> Self {
         Self {
             used: 0,
@@ -230,11 +222,12 @@ impl SendBatch {
             controls: [const { MaybeUninit::uninit() }; RUNS],
             pieces: 0,
             iovecs: [const { MaybeUninit::uninit() }; PIECES],
+            parts: PhantomData,
         }
     }
 
     /// Adds a run, if there is room for it.
-    fn push(&mut self, run: &[Outgoing<'_>]) -> bool {
+    fn push(&mut self, run: &[Outgoing<'a>]) -> bool {
         let Some(first) = run.first() else { return false };
         if self.used == RUNS || PIECES - self.pieces < 3 * run.len() {
             return false;
@@ -260,7 +253,7 @@ impl SendBatch {
     }
 
     /// Adds the parts of a run, joined where they lie side by side, as the echoes of a coalesced message do.
-    fn push_pieces(&mut self, run: &[Outgoing<'_>]) -> usize {
+    fn push_pieces(&mut self, run: &[Outgoing<'a>]) -> usize {
         let before = self.pieces;
         let mut piece: &[u8] = &[];
         let mut last = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
@@ -297,7 +290,7 @@ impl SendBatch {
             iovecs = iovecs.wrapping_add(run.pieces);
         }
         // SAFETY: the first `used` headers are filled in. They point to entries of our own arrays, filled in too,
-        // and these to parts of datagrams that the caller borrows; none of it moves before the call is over, and
+        // and these to parts that are borrowed for as long as the batch lives; none of it moves before the call is over, and
         // the kernel writes to nothing but the headers' lengths.
         let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr().cast(), self.used as libc::c_uint, 0) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
@@ -310,6 +303,7 @@ fn receive_messages(fd: RawFd, inbox: &mut Inbox, wanted: usize) -> io::Result<u
     let mut names = [const { MaybeUninit::<Name>::uninit() }; SLOTS];
     let mut controls = [const { MaybeUninit::<Control>::uninit() }; SLOTS];
     let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; SLOTS];
+    let mut prepared: libc::c_uint = 0;
     for (i, slot) in inbox.slots().take(wanted).enumerate() {
         let iovec = iovecs[i].write(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
         let control = controls[i].write(Control::EMPTY).room();
@@ -321,12 +315,12 @@ fn receive_messages(fd: RawFd, inbox: &mut Inbox, wanted: usize) -> io::Result<u
         header.msg_iovlen = 1;
         header.msg_control = control.as_mut_ptr().cast();
         header.msg_controllen = control.len() as _;
+        prepared += 1;
     }
-    let wanted = wanted as libc::c_uint;
-    // SAFETY: the caller wants no more messages than the inbox has slots, so that many headers are filled in. They
+    // SAFETY: the first `prepared` headers are filled in. They
     // point to names, controls and iovecs of this function, and these to slots of the inbox, which nobody else can
     // use meanwhile; each with its true length.
-    let count = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr().cast(), wanted, 0, ptr::null_mut()) };
+    let count = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr().cast(), prepared, 0, ptr::null_mut()) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
     for i in 0..count {
         // SAFETY: filled in above, and the kernel keeps what it writes there valid.

@@ -57,7 +57,8 @@ pub struct Shared {
 ///   (invariant 2).
 /// - While replies wait the socket is not read, so memory is bounded, and the backlog stays in the kernel's
 ///   receive buffer, which counts what it drops (invariant 3).
-/// - WRITABLE is wanted exactly while replies wait, and no new reply overtakes a waiting one (invariant 4).
+/// - WRITABLE is wanted exactly while replies wait, and no new reply overtakes a waiting one, nor one to the
+///   same peer (invariant 4).
 /// - A turn handles one inbox at the most (invariant 5).
 ///
 /// All of these are defended by `server::simulation`.

@@ -102,12 +102,12 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Serves until a stop is asked for, then answers what has already arrived and sends what waits.
+    /// Serves, as the loop of that number, until a stop is asked for, then answers what has already arrived and sends what waits.
     ///
     /// # Errors
     ///
     /// Polling failed, or a socket became unusable.
-    pub fn run(&mut self, schedule: &Schedule) -> Result<(), Error> {
+    pub fn run(&mut self, number: usize, schedule: &Schedule) -> Result<(), Error> {
         let mut tell_at = schedule.stats.as_ref().and_then(Stats::first);
         let mut counted = 0;
         while self.shutdown.requested().is_none() {
@@ -115,7 +115,7 @@ impl EventLoop {
             if let Some(stats) = &schedule.stats
                 && tell_at.is_some_and(|at| at <= now)
             {
-                tell_at = stats.tell(now, self.reports().collect());
+                tell_at = stats.tell(number, now, self.reports().collect());
             }
             let next = [schedule.until, tell_at].into_iter().flatten().min();
             self.turn(next.map(|at| at.saturating_duration_since(now)), schedule.spin)?;

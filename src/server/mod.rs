@@ -16,7 +16,7 @@ mod simulation;
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU64;
 use std::thread;
@@ -175,20 +175,21 @@ impl Server {
             until: options.run_for.and_then(|time| self.started.checked_add(time)),
             count: options.count,
             received: AtomicU64::new(0),
-            stats: options.stats.map(|interval| Stats::new(interval, loops.len())),
+            stats: options.stats.map(|interval| {
+                Stats::new(interval, loops.iter().map(|event_loop| event_loop.reports().collect()).collect())
+            }),
             spin: options.spin,
             grace: options.grace,
         };
-        let run = |event_loop: &mut EventLoop| {
-            let result = event_loop.run(schedule);
-            // One that failed takes the others along.
-            shutdown.request();
-            result
+        let run = |number: usize, event_loop: &mut EventLoop| {
+            let _others = TakeAlong(shutdown);
+            event_loop.run(number, schedule)
         };
         let Some((first, others)) = loops.split_first_mut() else { return Ok(()) };
         thread::scope(|scope| {
-            let others: Vec<_> = others.iter_mut().map(|other| scope.spawn(|| run(other))).collect();
-            let result = run(first);
+            let others: Vec<_> =
+                (1..).zip(others).map(|(number, other)| scope.spawn(move || run(number, other))).collect();
+            let result = run(0, first);
             let died = |_| Err(Error::failed("a worker panicked".to_owned()));
             others.into_iter().fold(result, |result, other| result.and(other.join().unwrap_or_else(died)))
         })
@@ -199,6 +200,15 @@ impl Server {
         let seconds = self.started.elapsed().as_millis() as f64 / 1000.0;
         let endpoints = add_up(self.loops.iter().map(|event_loop| event_loop.reports().collect()));
         Report { schema: 1, seconds, endpoints }
+    }
+}
+
+/// Stops all loops when one ends, however it ends: its share of the peers would stay unanswered.
+struct TakeAlong<'a>(&'a Shutdown);
+
+impl Drop for TakeAlong<'_> {
+    fn drop(&mut self) {
+        self.0.request();
     }
 }
 
@@ -268,8 +278,8 @@ fn look_up(service: &Service) -> Result<Vec<SocketAddr>, Error> {
 /// Whether the system would refuse the second of two sockets: the same port on one address, or on an
 /// unspecified one and one that it includes. `[::]` includes IPv4.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let includes = |a: IpAddr, b: IpAddr| a == b || (a.is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
-    a.port() != 0 && a.port() == b.port() && (includes(a.ip(), b.ip()) || includes(b.ip(), a.ip()))
+    let includes = |a: SocketAddr, b: SocketAddr| a == b || (a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
+    a.port() != 0 && a.port() == b.port() && (includes(a, b) || includes(b, a))
 }
 
 fn next_port(port: u16) -> u16 {
