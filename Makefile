@@ -4,7 +4,7 @@
 CARGO := cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint doc bench clean
+.PHONY: help run test soak lint doc bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -12,8 +12,11 @@ help: ## Show this list
 run: ## Build, and say hello on port 5000 until Ctrl+C
 	@$(CARGO) run --quiet --release --locked -- serve
 
-test: ## Run all tests
+test: ## Run all tests (PROPTEST_CASES=100000 makes the generated cases many)
 	$(CARGO) test --locked
+
+soak: ## Leave a server alone on a hostile network, for 10 minutes (SOAK=30s make soak)
+	$(CARGO) test --locked --test program -- --ignored --nocapture soak
 
 lint: ## Check format, clippy and rustdoc; warnings are errors
 	$(CARGO) fmt --check
