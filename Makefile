@@ -18,7 +18,7 @@ fish = $(root)/share/fish/vendor_completions.d
 man = $(root)/share/man/man1
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint doc bench install uninstall clean
+.PHONY: help build run test soak lint doc bench install uninstall clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -32,8 +32,11 @@ $(BUILT): Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 run: ## Build, and say hello on port 5000 until Ctrl+C
 	@$(CARGO) run --quiet --release --locked -- serve
 
-test: ## Run all tests
+test: ## Run all tests (PROPTEST_CASES=100000 makes the generated cases many)
 	$(CARGO) test --locked
+
+soak: ## Leave a server alone on a hostile network, for 10 minutes (SOAK=30s make soak)
+	$(CARGO) test --locked --test program -- --ignored --nocapture soak
 
 lint: ## Check format, clippy and rustdoc; warnings are errors
 	$(CARGO) fmt --check

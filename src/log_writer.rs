@@ -57,6 +57,8 @@ struct Queue {
     made: usize,
     waiting: VecDeque<Line>,
     skipped: u64,
+    /// The last line could not be written.
+    failing: bool,
     /// The writing thread waits for `work`.
     idle: bool,
     /// Somebody waits for `done`: skipped lines are told at once.
@@ -64,6 +66,11 @@ struct Queue {
 }
 
 impl Queue {
+    /// Whether all is written and told, as far as the sink takes anything.
+    fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.idle && (self.skipped == 0 || self.failing)
+    }
+
     /// An empty buffer, if more than `reserved` are left.
     fn buffer(&mut self, reserved: usize) -> Option<Line> {
         let unmade = LINES - self.made;
@@ -96,6 +103,7 @@ impl LogWriter {
             made: 0,
             waiting: VecDeque::with_capacity(LINES),
             skipped: 0,
+            failing: false,
             idle: false,
             flushing: false,
         };
@@ -124,7 +132,7 @@ impl LogWriter {
         let mut queue = self.shared.lock();
         queue.flushing = true;
         self.shared.work.notify_one();
-        while !(queue.waiting.is_empty() && queue.skipped == 0 && queue.idle) {
+        while !queue.is_done() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -132,7 +140,7 @@ impl LogWriter {
             queue = self.shared.done.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.flushing = false;
-        queue.waiting.is_empty() && queue.skipped == 0 && queue.idle
+        queue.is_done() && !queue.failing
     }
 }
 
@@ -190,7 +198,7 @@ impl Shared {
             if written_for >= A_WHILE {
                 self.rest(std::mem::take(&mut written_for));
             }
-            match self.next_work(told, failed.is_some()) {
+            match self.next_work(told) {
                 Work::Write(mut line) => {
                     if failed.is_some_and(|at: Instant| at.elapsed() < PAUSE) {
                         self.lock().skipped += 1;
@@ -200,20 +208,26 @@ impl Shared {
                         let written = self.print(line.level, target, message);
                         written_for += start.elapsed();
                         failed = (!written).then(Instant::now);
-                        self.lock().skipped += u64::from(!written);
+                        self.note_written(written, 1);
                     }
                     line.text.clear();
                     self.lock().free.push(line);
                 }
                 Work::TellSkipped(count) => {
                     told = Instant::now();
-                    if !self.print(Level::Warn, module_path!(), &format!("{count} log lines skipped")) {
-                        self.lock().skipped += count;
-                        failed = Some(told);
-                    }
+                    let written = self.print(Level::Warn, module_path!(), &format!("{count} log lines skipped"));
+                    failed = (!written).then_some(told);
+                    self.note_written(written, count);
                 }
             }
         }
+    }
+
+    /// Notes whether so many lines reached the sink.
+    fn note_written(&self, written: bool, lines: u64) {
+        let mut queue = self.lock();
+        queue.failing = !written;
+        queue.skipped += if written { 0 } else { lines };
     }
 
     fn rest(&self, written_for: Duration) {
@@ -226,10 +240,10 @@ impl Shared {
     }
 
     /// Waits for a line, or for the time to tell how many were skipped.
-    fn next_work(&self, told: Instant, failed: bool) -> Work {
+    fn next_work(&self, told: Instant) -> Work {
         let mut queue = self.lock();
         loop {
-            if queue.skipped > 0 && ((queue.flushing && !failed) || told.elapsed() >= PAUSE) {
+            if queue.skipped > 0 && ((queue.flushing && !queue.failing) || told.elapsed() >= PAUSE) {
                 return Work::TellSkipped(std::mem::take(&mut queue.skipped));
             }
             if let Some(line) = queue.waiting.pop_front() {

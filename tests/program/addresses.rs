@@ -47,6 +47,13 @@ fn replies_leave_from_the_address_that_was_asked_alone_and_in_runs() {
                 serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{place}: {output:?}"));
             assert!(report["answered"].as_u64() >= Some(8) && report["lost"] == 0, "{place}: {report}");
         }
+        // Who asks an address of the link from one that is not: only the former says which link the answer takes.
+        for place in ["fe80::1%v0", "fe80::2%v0"] {
+            let socket = UdpSocket::bind("[2001:db8::2]:0").expect("a free port");
+            socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
+            socket.connect((place, server.addresses()[1].port())).expect("a connected socket");
+            assert_eq!(ask(&socket, b"you"), b"you", "{place}");
+        }
         let endpoints = server.stop().endpoints();
         assert!(endpoints.iter().all(|endpoint| endpoint.get("received") == endpoint.get("answered")), "{endpoints:?}");
     }

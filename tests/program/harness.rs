@@ -491,5 +491,6 @@ pub fn in_namespace(test: &str) -> bool {
     let output = run(&mut command, b"");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{test} in a namespace: {said}");
+    print!("{said}");
     false
 }

@@ -6,15 +6,21 @@ use std::time::{Duration, Instant};
 use crate::harness::{Endpoint, Flood, Server, ask, assert_memory_is_small, client, insist, signal};
 
 /// Numbers that look random, and are the same in every run (xorshift64).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     /// A number below `bound`.
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 % bound as u64) as usize
+    }
+
+    /// The length of a payload, spread over so many magnitudes, 16 for all that there are.
+    pub fn length(&mut self, magnitudes: usize) -> usize {
+        let magnitude = 1 << (1 + self.below(magnitudes));
+        self.below(magnitude).min(65_507)
     }
 }
 
@@ -25,8 +31,7 @@ fn send_random(server: &Server, count: u64) {
     let mut random = Random(0x5eed_5eed_5eed_5eed);
     let bytes: Vec<u8> = (0..2 * 65_536).map(|_| random.below(256) as u8).collect();
     for _ in 0..count {
-        let magnitude = 1 << (1 + random.below(16));
-        let length = random.below(magnitude).min(65_507);
+        let length = random.length(16);
         let start = random.below(65_536);
         socket.send_to(&bytes[start..start + length], server.address()).expect("sent");
     }

@@ -15,6 +15,7 @@ mod peers;
 mod ping;
 mod send;
 mod services;
+mod soak;
 mod stop;
 mod strange_peers;
 mod usage;

@@ -1,6 +1,8 @@
 //! How it stops: by signals, by time, by count; what has arrived is answered first.
 
 use std::io;
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Flood, Server, ask, client, in_namespace, insist, needs, receive, shell, signal, udpong};
