@@ -71,7 +71,7 @@ pub struct Serve {
     #[arg(long = "for", value_name = "DURATION", value_parser = units::duration, help_heading = "When to stop")]
     pub run_for: Option<Duration>,
 
-    /// Stop after so many datagrams
+    /// Stop after so many datagrams; what has arrived by then is answered too
     #[arg(long, value_name = "N", value_parser = units::count, help_heading = "When to stop")]
     pub count: Option<u64>,
 

@@ -15,7 +15,8 @@
 //! 5. [`log_writer`]: a log that the loop cannot be stopped by. [`client`]: the other end, on the same [`net`].
 //!
 //! # What always holds
-//! 1. Readiness is state, which only a drained socket clears: [`Endpoint`].
+//! 1. Readiness is state, which only a drained socket clears: [`Endpoint`]; and why a short batch means that it is:
+//!    [`segmented`](net::segmented).
 //! 2. No datagram, and no error of one, ends the loop: [`Endpoint`].
 //! 3. A socket whose replies wait is not read, so memory is bounded: [`ReplyQueue`].
 //! 4. WRITABLE is wanted exactly while replies wait, and they leave in order, to each peer: [`Endpoint`].

@@ -101,7 +101,8 @@ pub enum Received {
     /// The inbox is full, or the batch is: there may be more to receive.
     More,
     /// The socket was seen empty. Polling is edge-triggered, so this is the only proof that the next
-    /// datagram will raise an event.
+    /// datagram will raise an event. How each datapath knows: [`portable`] by `EAGAIN`, [`segmented`] by a short
+    /// batch too.
     Drained,
     /// The system reported an error. What came before it lies in the inbox; there may be more to receive.
     Failed(io::Error),

@@ -5,6 +5,15 @@
 //! of one length as one (see udp(7); `runs` decides what is a run). recvmmsg(2) and sendmmsg(2) save
 //! system calls on top.
 //!
+//! # Why a short batch means that the socket is drained
+//!
+//! recvmmsg(2) on a non-blocking socket comes back with fewer messages than it was prepared for only after it has seen
+//! the queue empty, and what arrives later raises a new edge: there is no need to ask again only to hear `EAGAIN`.
+//! Not so on a connected socket, where a peer's ICMP error ends a batch too, and is told by the next call; ours for
+//! serving are unconnected, and without `IP_RECVERR` those hear of no such errors.
+//!
+//! # How a message and what stands beside it are laid out
+//!
 //! ```text
 //!  mmsghdr[i]                                  the arrays lie on the stack, for one call
 //! ┌──────────┐   ┌──────────────────────┐
@@ -100,10 +109,7 @@ impl Datapath for Segmented {
                 Ok(count) if count == wanted => self.expected = SLOTS.min(2 * self.expected),
                 Ok(count) => {
                     self.expected = (2 * count).clamp(FEWEST, SLOTS);
-                    // The kernel comes back early only after it saw the queue empty, and what arrives later
-                    // makes a new edge: no need to ask again. Not so with a peer's ICMP error, which ends a
-                    // batch too and is told by the next call; only connected sockets have those, since we do not
-                    // set IP_RECVERR.
+                    // The head of this file says why.
                     if !self.connected {
                         return Received::Drained;
                     }
