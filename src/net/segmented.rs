@@ -194,7 +194,7 @@ impl Segmented {
             done += run.len();
         }
         let runs = socket.try_io(|| batch.send(socket.as_raw_fd(), self.connected))?;
-        Ok(batch.runs[..runs].iter().map(|run| run.datagrams).sum())
+        Ok(batch.runs[..runs].iter().map(|run| usize::from(run.datagrams)).sum())
     }
 }
 
@@ -213,10 +213,10 @@ struct SendBatch<'a> {
 
 #[derive(Clone, Copy, Default)]
 struct Run {
-    datagrams: usize,
-    pieces: usize,
-    name_length: usize,
-    control_length: usize,
+    datagrams: u8,
+    pieces: u8,
+    name_length: u8,
+    control_length: u8,
 }
 
 impl<'a> SendBatch<'a> {
@@ -247,10 +247,11 @@ impl<'a> SendBatch<'a> {
         }
         let name = Name::from(first.to);
         self.runs[self.used] = Run {
-            datagrams: run.len(),
-            pieces: self.push_pieces(run),
-            name_length: name.length(),
-            control_length: control.as_bytes().len(),
+            // None of them comes near 256: see MOST_SEGMENTS, and three parts each.
+            datagrams: run.len() as u8,
+            pieces: self.push_pieces(run) as u8,
+            name_length: name.length() as u8,
+            control_length: control.as_bytes().len() as u8,
         };
         self.names[self.used].write(name);
         self.controls[self.used].write(control);
@@ -285,7 +286,7 @@ impl<'a> SendBatch<'a> {
             let header = headers[i].write(empty_header());
             if !connected {
                 header.msg_hdr.msg_name = self.names[i].as_mut_ptr().cast();
-                header.msg_hdr.msg_namelen = run.name_length as libc::socklen_t;
+                header.msg_hdr.msg_namelen = run.name_length.into();
             }
             if run.control_length > 0 {
                 header.msg_hdr.msg_control = self.controls[i].as_mut_ptr().cast();
@@ -293,7 +294,7 @@ impl<'a> SendBatch<'a> {
             }
             header.msg_hdr.msg_iov = iovecs;
             header.msg_hdr.msg_iovlen = run.pieces as _;
-            iovecs = iovecs.wrapping_add(run.pieces);
+            iovecs = iovecs.wrapping_add(run.pieces.into());
         }
         // SAFETY: the first `used` headers are filled in. They point to entries of our own arrays, filled in too,
         // and these to parts that are borrowed for as long as the batch lives; none of it moves before the call is over, and

@@ -111,14 +111,13 @@ impl EventLoop {
         let mut tell_at = schedule.stats.as_ref().and_then(Stats::first);
         let mut counted = 0;
         while self.shutdown.requested().is_none() {
-            let now = Instant::now();
-            if let Some(stats) = &schedule.stats
-                && tell_at.is_some_and(|at| at <= now)
+            if let (Some(stats), Some(at)) = (&schedule.stats, tell_at)
+                && at <= Instant::now()
             {
-                tell_at = stats.tell(number, now, self.reports().collect());
+                tell_at = stats.tell(number, Instant::now(), self.reports().collect());
             }
             let next = [schedule.until, tell_at].into_iter().flatten().min();
-            self.turn(next.map(|at| at.saturating_duration_since(now)), schedule.spin)?;
+            self.turn(next.map(|at| at.saturating_duration_since(Instant::now())), schedule.spin)?;
             if schedule.until.is_some_and(|until| Instant::now() >= until) {
                 self.shutdown.request();
             }
