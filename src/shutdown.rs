@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::Waker;
 
 /// Signals so close together are one request: timeout(1) sends one to the process, and one to its whole group.
-const ONE_REQUEST: Duration = Duration::from_millis(1);
+const ONE_REQUEST: Duration = Duration::from_millis(10);
 
 /// Asks every loop that holds a clone of it to stop.
 ///

@@ -19,8 +19,6 @@ mod contract;
 #[cfg(target_os = "linux")]
 mod control;
 #[cfg(target_os = "linux")]
-mod kernel_drops;
-#[cfg(target_os = "linux")]
 mod name;
 #[cfg(target_os = "linux")]
 pub(crate) mod runs;
@@ -28,17 +26,15 @@ pub(crate) mod runs;
 pub(crate) mod segmented;
 
 #[cfg(not(target_os = "linux"))]
-mod kernel_drops {
-    //! Elsewhere than on Linux nobody counts for us.
-    pub fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
-        None
-    }
-}
-#[cfg(not(target_os = "linux"))]
 mod segmented {
     //! Elsewhere than on Linux the portable datapath is the only one.
     pub fn datapath(_: &std::net::UdpSocket) -> std::io::Result<Box<dyn super::datapath::Datapath>> {
         Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    /// Nobody counts for us.
+    pub fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
+        None
     }
 }
 

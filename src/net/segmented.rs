@@ -346,6 +346,20 @@ fn empty_header() -> libc::mmsghdr {
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
 
+/// How many datagrams the kernel threw away for a socket since it was made, because its receive buffer was full
+/// (`SO_MEMINFO`, since Linux 4.12). A control message beside each datagram (`SO_RXQ_OVFL`) would cost more,
+/// and not tell what was dropped after the last one.
+pub(super) fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
+    /// `SK_MEMINFO_DROPS` of linux/sock_diag.h, the last of these words.
+    const DROPS: usize = 8;
+    let mut words = [0_u32; DROPS + 1];
+    let mut length = size_of_val(&words) as libc::socklen_t;
+    let (value, fd) = (words.as_mut_ptr().cast(), socket.as_raw_fd());
+    // SAFETY: the words live through the call, and their length is told.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, value, &raw mut length) };
+    (result == 0 && length as usize == size_of_val(&words)).then(|| words[DROPS].into())
+}
+
 fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the value lives through the call, and its length is told.

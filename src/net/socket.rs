@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 
 use super::datapath::Datapath;
 use super::portable::Portable;
-use super::{Inbox, Outgoing, Received, Sent, Transport, kernel_drops, segmented};
+use super::{Inbox, Outgoing, Received, Sent, Transport, segmented};
 
 /// Which datapath moves the datagrams of a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Socket {
     /// How many datagrams the kernel threw away since the socket was bound, because the receive buffer was full;
     /// `None` where the system does not tell.
     pub fn kernel_drops(&self) -> Option<u64> {
-        kernel_drops::kernel_drops(&self.socket)
+        segmented::kernel_drops(&self.socket)
     }
 
     /// What the kernel's receive buffer holds at the most, in bytes as the kernel charges them.

@@ -87,8 +87,8 @@ fn a_second_signal_does_not_wait_for_replies_either() {
     }
 }
 
-/// Signals of one kind could be merged into one before they are delivered, and any within a millisecond are one
-/// request; a process that has ended, which is not waited for yet, can still be sent some.
+/// Signals of one kind could be merged into one before they are delivered, and any within 10 ms are one request; a
+/// process that has ended, which is not waited for yet, can still be sent some.
 fn signal_again_and_again(process: u32) {
     for name in ["INT", "TERM", "INT", "TERM"] {
         signal(name, process);
@@ -98,14 +98,20 @@ fn signal_again_and_again(process: u32) {
 
 #[test]
 fn two_signals_at_one_time_are_one_request() {
-    for _ in 0..20 {
+    // On a busy machine the shell may be held up between the two; then they are two requests, and tell nothing.
+    let at_one_time = |_: &i32| {
         let server = Server::start(&["hello@127.0.0.1:0", "--json"]);
         assert_eq!(ask(&client(server.address()), b"you"), b"Hello you");
         let both = format!("kill -INT {0}; kill -TERM {0}", server.id());
+        let start = Instant::now();
         assert!(Command::new("sh").arg("-c").arg(both).status().expect("sh").success());
+        let quick = start.elapsed() < Duration::from_millis(10);
         let finished = server.finish();
-        assert_eq!((finished.status.code(), finished.endpoint().get("answered")), (Some(0), 1));
-    }
+        assert!(!quick || finished.status.code() == Some(0), "{:?}", finished.status);
+        assert!(!quick || finished.endpoint().get("answered") == 1);
+        quick
+    };
+    assert!((0..500).filter(at_one_time).nth(10).is_some(), "never at one time");
 }
 
 #[test]
