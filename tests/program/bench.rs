@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{Server, needs, run, signal, udpong};
-use crate::peers::{Peer, free_address};
+use crate::peers::{Peer, closed_address};
 
 fn bench(target: &str, arguments: &[&str]) -> Output {
     run(udpong(&["bench", target]).args(arguments), b"")
@@ -99,7 +99,7 @@ fn a_closed_port_ends_it_at_once() {
     let start = Instant::now();
     for load in [&["--rate", "1k"][..], &["--clients", "4", "--in-flight", "4"], &["--warm-up", "30s"]] {
         let output = bench(
-            &free_address().to_string(),
+            &closed_address().to_string(),
             &[load, &["-t", "60s", "-W", "30s", "--json", "--max-loss", "1%"]].concat(),
         );
         let report = report(&output);

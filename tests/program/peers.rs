@@ -62,9 +62,15 @@ impl Drop for Peer {
     }
 }
 
-/// An address that nobody listens on.
-pub fn free_address() -> SocketAddr {
+/// An address that nobody listens on yet.
+fn free_address() -> SocketAddr {
     UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
+}
+
+/// An address that nobody listens on, nor will: the other tests, which run meanwhile and take free ports, do so on
+/// 127.0.0.1.
+pub fn closed_address() -> SocketAddr {
+    UdpSocket::bind("127.0.0.99:0").and_then(|socket| socket.local_addr()).expect("a free port")
 }
 
 /// Whether some UDP socket of this machine has the port, asked without taking it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{Log, Server, in_namespace, needs, run, signal, udpong, wait_until};
-use crate::peers::{Peer, free_address};
+use crate::peers::{Peer, closed_address};
 
 /// Drops every 10th datagram, doubles every 7th, and swaps every 5th with the one after it.
 const UNRELIABLE: &str = "
@@ -190,7 +190,7 @@ def answer(n, data, to):
 
 #[test]
 fn a_closed_port_is_refused_and_not_silent() {
-    let target = free_address().to_string();
+    let target = closed_address().to_string();
     let start = Instant::now();
     let output = ping(&target, &["-c", "3", "-i", "10ms", "-W", "30s"]);
     assert!(start.elapsed() < Duration::from_secs(10), "waited for answers that cannot come");

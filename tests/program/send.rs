@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Server, in_namespace, needs, python, run, udpong};
-use crate::peers::{Peer, free_address};
+use crate::peers::{Peer, closed_address};
 
 fn send(arguments: &[&str], input: &[u8]) -> Output {
     run(udpong(&["send"]).args(arguments), input)
@@ -98,7 +98,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 
 #[test]
 fn failures_are_told_apart() {
-    let closed = free_address().to_string();
+    let closed = closed_address().to_string();
     let start = Instant::now();
     assert!(failure(&[&closed, "hi", "-W", "30s"], b"").contains("nobody listens on"));
     assert!(start.elapsed() < Duration::from_secs(10), "waited for an answer that cannot come");
@@ -119,7 +119,7 @@ fn silence_is_told_after_the_retries() {
 
 #[test]
 fn a_message_that_fails_does_not_end_the_others() {
-    let closed = free_address().to_string();
+    let closed = closed_address().to_string();
     let told = failure(&[&closed], b"one\ntwo\n");
     assert_eq!(told.matches("nobody listens on").count(), 2, "{told}");
     assert!(told.contains("2 of 2 messages were not answered"), "{told}");
