@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -396,9 +396,13 @@ pub fn receive(socket: &UdpSocket) -> Vec<u8> {
     answer
 }
 
+/// Where a socket is bound that does not wait for all of its answers. The other tests take free ports on 127.0.0.1, so
+/// what comes after it was closed reaches none of them.
+pub const AWAY: (&str, u16) = ("127.0.0.98", 0);
+
 /// Sends the same message so often, as fast as it goes, and does not look at the answers.
 pub fn flood(to: SocketAddr, message: &[u8], count: u64) {
-    let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
+    let socket = UdpSocket::bind(AWAY).expect("a free port");
     for _ in 0..count {
         socket.send_to(message, to).expect("sent");
     }
@@ -407,6 +411,7 @@ pub fn flood(to: SocketAddr, message: &[u8], count: u64) {
 /// Floods an address from two threads until it is dropped.
 pub struct Flood {
     over: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -415,24 +420,44 @@ impl Flood {
         Self::of(to, b"flood")
     }
 
+    /// Comes back when the flood has begun, which takes its threads a while on a busy machine.
     pub fn of(to: SocketAddr, message: &'static [u8]) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
+        let (over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let start = || {
-            let over = Arc::clone(&over);
+            let (over, sent) = (Arc::clone(&over), Arc::clone(&sent));
             thread::spawn(move || {
+                let socket = UdpSocket::bind(AWAY).expect("a free port");
                 while !over.load(Ordering::Relaxed) {
-                    flood(to, message, 100);
+                    socket.send_to(message, to).expect("sent");
+                    sent.fetch_add(1, Ordering::Relaxed);
                 }
             })
         };
-        Self { threads: vec![start(), start()], over }
+        let flood = Self { threads: vec![start(), start()], over, sent };
+        wait_until("the flood has begun", || (flood.sent() > 0).then_some(()));
+        flood
+    }
+
+    /// How many datagrams it has sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Ends it, and says how many datagrams it has sent.
+    pub fn end(mut self) -> u64 {
+        self.stop();
+        self.sent()
+    }
+
+    fn stop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().expect("a flood"));
     }
 }
 
 impl Drop for Flood {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        self.threads.drain(..).for_each(|thread| thread.join().expect("a flood"));
+        self.stop();
     }
 }
 
