@@ -47,9 +47,15 @@ struct Message {
 }
 
 impl Inbox {
-    /// An empty inbox.
+    /// An empty inbox for whole batches.
     pub fn new() -> Self {
-        Self { arena: vec![0; SLOTS * STRIDE].into_boxed_slice(), messages: Vec::with_capacity(SLOTS), bytes: 0 }
+        Self::with_slots(SLOTS)
+    }
+
+    /// An empty inbox for so many messages at the most, or for a whole batch if that is less.
+    pub fn with_slots(slots: usize) -> Self {
+        let slots = slots.min(SLOTS);
+        Self { arena: vec![0; slots * STRIDE].into_boxed_slice(), messages: Vec::with_capacity(slots), bytes: 0 }
     }
 
     /// The datagrams in the order of their arrival.
@@ -75,7 +81,7 @@ impl Inbox {
 
     /// How many more messages may come.
     pub(crate) fn room(&self) -> usize {
-        if self.bytes < FULL { SLOTS - self.messages.len() } else { 0 }
+        if self.bytes < FULL { self.arena.len() / STRIDE - self.messages.len() } else { 0 }
     }
 
     /// The slots that the next messages may be written to, as many as there is room for, of at least 65,535 bytes
@@ -92,7 +98,7 @@ impl Inbox {
 
     /// Keeps the `length` bytes at the beginning of the next slot as datagrams of `segment` bytes.
     pub(crate) fn keep(&mut self, length: usize, segment: usize, source: SocketAddr, local: Option<SocketAddr>) {
-        debug_assert!(length <= LARGEST && self.messages.len() < SLOTS);
+        debug_assert!(length <= LARGEST && self.messages.len() < self.arena.len() / STRIDE);
         self.messages.push(Message { length, segment, source, local });
         self.bytes += length;
     }
@@ -170,6 +176,9 @@ mod tests {
         inbox.clear();
         assert_eq!((inbox.room(), inbox.datagrams().count()), (SLOTS, 0));
         (0..SLOTS).for_each(|_| put(&mut inbox, b"", 0, peer(1)));
+        assert_eq!((inbox.room(), inbox.slots().count()), (0, 0));
+        let mut inbox = Inbox::with_slots(1);
+        put(&mut inbox, b"the only one", 12, peer(1));
         assert_eq!((inbox.room(), inbox.slots().count()), (0, 0));
     }
 }

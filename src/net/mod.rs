@@ -96,9 +96,9 @@ impl Outgoing<'_> {
 pub enum Received {
     /// The inbox is full, or the batch is: there may be more to receive.
     More,
-    /// The socket was seen empty. Polling is edge-triggered, so this is the only proof that the next
-    /// datagram will raise an event. How each datapath knows: [`portable`] by `EAGAIN`, [`segmented`] by a short
-    /// batch too.
+    /// The socket was seen empty, or what is left has raised an event that is still to come. Polling is
+    /// edge-triggered, so this is the only proof that an event will bring the next datagram. How each datapath knows:
+    /// [`portable`] by `EAGAIN`, [`segmented`] by a short batch too.
     Drained,
     /// The system reported an error. What came before it lies in the inbox; there may be more to receive.
     Failed(io::Error),
@@ -117,7 +117,8 @@ pub struct Sent {
 
 /// A non-blocking datagram socket: [`Socket`] in the program, a script in the tests.
 pub trait Transport {
-    /// Empties the inbox, then fills it with what has arrived, whole datagrams in the order of their arrival.
+    /// Empties the inbox, then receives what has arrived, whole datagrams in the order of their arrival: as much as the
+    /// inbox takes, or the datapath fetches at a time.
     ///
     /// Interrupted calls are repeated and never reported.
     fn receive(&mut self, inbox: &mut Inbox) -> Received;

@@ -59,6 +59,12 @@ impl Portable {
         Self { connected: socket.peer_addr().is_ok(), assembled: Vec::new() }
     }
 
+    /// The same, with memory at hand for putting together up to so many bytes.
+    pub fn with_room(mut self, room: usize) -> Self {
+        self.assembled.reserve(room);
+        self
+    }
+
     /// Sends one datagram, from whatever address the system chooses.
     pub fn send_one(&mut self, socket: &UdpSocket, datagram: &Outgoing<'_>) -> io::Result<()> {
         let payload = match datagram.parts {

@@ -44,7 +44,7 @@ pub struct Arranger {
 impl Arranger {
     /// Rearranges `datagrams` where that makes longer runs.
     pub fn arrange(&mut self, datagrams: &mut [Outgoing<'_>]) {
-        if datagrams.windows(2).all(|pair| pair[0].to == pair[1].to) {
+        if datagrams.len() < 3 || datagrams.windows(2).all(|pair| pair[0].to == pair[1].to) {
             return;
         }
         self.places.clear();

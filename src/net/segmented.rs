@@ -9,8 +9,8 @@
 //!
 //! recvmmsg(2) on a non-blocking socket comes back with fewer messages than it was prepared for only after it has seen
 //! the queue empty, and what arrives later raises a new edge: there is no need to ask again only to hear `EAGAIN`.
-//! Not so on a connected socket, where a peer's ICMP error ends a batch too, and is told by the next call; ours for
-//! serving are unconnected, and without `IP_RECVERR` those hear of no such errors.
+//! On a connected socket a peer's ICMP error ends a batch too. But an error that was there before the call is told at
+//! once, with no message, so this one came during the call: it has raised a new edge, which also brings back what it hid.
 //!
 //! # How a message and what stands beside it are laid out
 //!
@@ -39,7 +39,8 @@ use super::control::Control;
 use super::datapath::Datapath;
 use super::inbox::SLOTS;
 use super::name::Name;
-use super::runs::{Arranger, run_length};
+use super::portable::Portable;
+use super::runs::{Arranger, LONGEST_SEGMENT, run_length};
 use super::{Inbox, Outgoing, Received, Sent};
 
 /// How many runs one system call sends at the most.
@@ -47,9 +48,6 @@ const RUNS: usize = 64;
 
 /// How many pieces of memory one system call sends at the most; the longest run has 192.
 const PIECES: usize = 512;
-
-/// How few messages a receive is prepared for; preparing for more than come costs time.
-const FEWEST: usize = 4;
 
 /// Receives and sends in batches, coalesced and segmented as far as the kernel allows it.
 #[derive(Debug)]
@@ -67,6 +65,8 @@ struct Segmented {
     /// How many datagrams of a run that failed are still to go one by one.
     alone: usize,
     arranger: Arranger,
+    /// For a small datagram with nothing beside it: the plain call costs less than a batch of one.
+    plain: Portable,
 }
 
 /// The segmented datapath for a socket.
@@ -74,6 +74,7 @@ pub(super) fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datap
     let local = socket.local_addr()?;
     let fd = socket.as_raw_fd();
     let wildcard = local.ip().is_unspecified();
+    let connected = socket.peer_addr().is_ok();
     // Only a wildcard address leaves in doubt where a datagram was sent to; packet info costs 5 %.
     let packet_info = wildcard
         && match local {
@@ -93,10 +94,12 @@ pub(super) fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datap
         segments: set_option(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok(),
         packet_info,
         wildcard,
-        connected: socket.peer_addr().is_ok(),
-        expected: FEWEST,
+        connected,
+        expected: 2,
         alone: 0,
         arranger: Arranger::default(),
+        // A client's datagrams have one part.
+        plain: Portable::new(socket).with_room(if connected { 0 } else { LONGEST_SEGMENT }),
     }))
 }
 
@@ -106,23 +109,31 @@ impl Datapath for Segmented {
         while inbox.room() > 0 {
             let wanted = self.expected.min(inbox.room());
             match socket.try_io(|| receive_messages(socket.as_raw_fd(), inbox, wanted)) {
+                // Where datagrams come one at a time, each is answered before there is another look.
+                Ok(1) if self.expected == 1 => {
+                    self.expected = 2;
+                    return Received::More;
+                }
                 Ok(count) if count == wanted => self.expected = SLOTS.min(2 * self.expected),
                 Ok(count) => {
-                    self.expected = (2 * count).clamp(FEWEST, SLOTS);
+                    self.expect_after(count);
                     // The head of this file says why.
-                    if !self.connected {
-                        return Received::Drained;
-                    }
+                    return Received::Drained;
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => return Received::Drained,
+                    io::ErrorKind::WouldBlock => {
+                        if inbox.messages() == 0 {
+                            self.expect_after(0);
+                        }
+                        return Received::Drained;
+                    }
                     _ => return Received::Failed(error),
                 },
             }
         }
         // Large messages fill it sooner, and need not have as many slots ready.
-        self.expected = self.expected.min(inbox.messages().max(FEWEST));
+        self.expected = self.expected.min(inbox.messages());
         Received::More
     }
 
@@ -136,7 +147,13 @@ impl Datapath for Segmented {
         let mut done = 0;
         while done < datagrams.len() {
             let rest = &datagrams[done..];
-            match self.send_runs(socket, rest) {
+            let sent = match rest {
+                [lone] if lone.from.is_none() && lone.length() <= LONGEST_SEGMENT => {
+                    self.plain.send_one(socket, lone).map(|()| 1)
+                }
+                _ => self.send_runs(socket, rest),
+            };
+            match sent {
                 Ok(count) => {
                     done += count;
                     self.alone = self.alone.saturating_sub(count);
@@ -177,6 +194,16 @@ impl Datapath for Segmented {
 }
 
 impl Segmented {
+    /// Chooses how many messages the next receive is prepared for, as preparing for more than come costs time.
+    fn expect_after(&mut self, count: usize) {
+        self.expected = match count {
+            2.. => SLOTS.min(2 * count),
+            // A client has what it waited for, and the place for a second one shows that there is none.
+            _ if self.connected => 2,
+            _ => 1,
+        };
+    }
+
     fn run_length(&self, datagrams: &[Outgoing<'_>]) -> usize {
         if self.segments && self.alone == 0 { run_length(datagrams) } else { datagrams.len().min(1) }
     }
@@ -238,12 +265,16 @@ impl<'a> SendBatch<'a> {
         if self.used == RUNS || PIECES - self.pieces < 3 * run.len() {
             return false;
         }
-        let mut control = Control::EMPTY;
-        if run.len() > 1 {
-            control.push_segment(first.length());
-        }
-        if let Some(from) = first.from {
-            control.push_source(from);
+        let mut control_length = 0;
+        if run.len() > 1 || first.from.is_some() {
+            let control = self.controls[self.used].write(Control::EMPTY);
+            if run.len() > 1 {
+                control.push_segment(first.length());
+            }
+            if let Some(from) = first.from {
+                control.push_source(from);
+            }
+            control_length = control.as_bytes().len();
         }
         let name = Name::from(first.to);
         self.runs[self.used] = Run {
@@ -251,10 +282,9 @@ impl<'a> SendBatch<'a> {
             datagrams: run.len() as u8,
             pieces: self.push_pieces(run) as u8,
             name_length: name.length() as u8,
-            control_length: control.as_bytes().len() as u8,
+            control_length: control_length as u8,
         };
         self.names[self.used].write(name);
-        self.controls[self.used].write(control);
         self.used += 1;
         true
     }
