@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use log::{LevelFilter, info};
 use simple_logger::SimpleLogger;
+use udpong::client::bench::{self, Bench};
 use udpong::client::ping::{self, Format};
 use udpong::client::send::{self, Conversation};
-use udpong::client::{self, Family, Limits, Load, Shape, bench};
+use udpong::client::{self, Family, Limits, Load, Shape};
 use udpong::log_writer::LogWriter;
 use udpong::server::{DATAGRAM_LOG, Error, Options, Report, Server, Service};
 use udpong::shutdown::Shutdown;
 
-use crate::cli::{self, Bench, Command, Ping, Send, Serve};
+use crate::cli::{self, Command, Ping, Send, Serve};
 use crate::pages;
 
 /// Does what was asked for.
@@ -152,7 +153,7 @@ fn ping(asked: &Ping) -> Result<(), Failure> {
     Ok(ping::ping(&asked.target, &options, &stop_on_signals()?, &mut io::stdout())?)
 }
 
-fn bench(asked: &Bench) -> Result<(), Failure> {
+fn bench(asked: &cli::Bench) -> Result<(), Failure> {
     let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     let segments = usize::from(asked.segments);
     let options = bench::Options {
@@ -172,8 +173,8 @@ fn bench(asked: &Bench) -> Result<(), Failure> {
         json: asked.json,
         limits: limits(asked.limits),
     };
-    let (mut out, mut errors) = (io::stdout(), io::stderr());
-    Ok(bench::bench(&asked.target, &options, &stop_on_signals()?, &mut out, &mut errors)?)
+    let mut bench = Bench::new(&asked.target, options, &stop_on_signals()?)?;
+    Ok(bench.run(&mut io::stdout(), &mut io::stderr())?)
 }
 
 fn page(page: io::Result<Vec<u8>>) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! `bench`: warms up, measures, reports.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -30,64 +31,77 @@ pub struct Options {
     pub limits: Limits,
 }
 
-/// Measures until the time is over or `shutdown` asks for the report so far. Progress and warnings go to stderr.
-///
-/// # Errors
-///
-/// [`Error::Unmet`] when there was no answer or a limit is broken, [`Error::Usage`] and [`Error::Failed`] when
-/// something else is in the way.
-pub fn bench(
-    target: &str,
-    options: &Options,
-    shutdown: &Shutdown,
-    out: &mut dyn Write,
-    errors: &mut dyn Write,
-) -> Result<(), Error> {
-    check(&options.shape)?;
-    let address = target::find(target, options.family)?;
-    let mut generator = Generator::new(address, options.shape, shutdown)?;
-    if !options.warm_up.is_zero() {
-        run(&mut generator, "warming up", options.warm_up)?;
+/// A load that is ready to go.
+#[derive(Debug)]
+pub struct Bench {
+    address: SocketAddr,
+    options: Options,
+    generator: Generator,
+}
+
+impl Bench {
+    /// Finds the target and opens a socket for each client; `shutdown` ends the measurement early.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] when the options do not fit together, or the target is no address; [`Error::Failed`] when something else
+    /// is in the way.
+    pub fn new(target: &str, options: Options, shutdown: &Shutdown) -> Result<Self, Error> {
+        check(&options.shape)?;
+        let address = target::find(target, options.family)?;
+        let generator = Generator::new(address, options.shape, shutdown)?;
+        Ok(Self { address, options, generator })
     }
-    let time = if generator.is_over() { Duration::ZERO } else { options.time };
-    let time = run(&mut generator, "measuring", time)?;
-    let counts = generator.counts();
-    let nobody_listens = generator.nobody_listens();
-    let shared = generator.shared();
-    let rate = match options.shape.load {
+
+    /// Measures until the time is over or a shutdown asks for the report so far. Progress goes to stderr.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unmet`] when there was no answer or a limit is broken, [`Error::Failed`] when something else is in
+    /// the way.
+    pub fn run(&mut self, out: &mut dyn Write, errors: &mut dyn Write) -> Result<(), Error> {
+        let Self { address, options, generator } = self;
+        if !options.warm_up.is_zero() {
+            run(generator, "warming up", options.warm_up)?;
+        }
+        let time = if generator.is_over() { Duration::ZERO } else { options.time };
+        let time = run(generator, "measuring", time)?;
+        let report = BenchReport::new(*address, &measured(&options.shape, time, generator));
+        let nobody_listens = generator.nobody_listens();
+        if options.json {
+            print_json(out, &report)?;
+        } else if !nobody_listens {
+            write!(out, "{report}").and_then(|()| out.flush()).map_err(cannot_write)?;
+        }
+        if nobody_listens {
+            return Err(Error::Unmet(format!("nobody listens on {address} (port unreachable)")));
+        }
+        if let Some(error) = &generator.shared().error {
+            let _ = writeln!(errors, "udpong: some datagrams met an error: {error}");
+        }
+        if let Some(warning) = report.generator_was_the_limit() {
+            let _ = writeln!(errors, "udpong: {warning}");
+        }
+        report.check(&options.limits)
+    }
+}
+
+fn measured<'a>(shape: &Shape, time: Duration, generator: &'a Generator) -> Measured<'a> {
+    let (counts, shared) = (generator.counts(), generator.shared());
+    let rate = match shape.load {
         Load::Rate(rate) => rate,
         Load::InFlight(_) => 0,
     };
-    let measured = Measured {
+    Measured {
         time,
-        clients: options.shape.clients,
+        clients: shape.clients,
         counts,
-        sent_bytes: counts.sent * options.shape.size as u64,
+        sent_bytes: counts.sent * shape.size as u64,
         answered_bytes: shared.received_bytes,
         latencies: &shared.latencies,
         lateness: (rate > 0).then_some(&shared.lateness),
         rate,
-    };
-    let report = BenchReport::new(address, &measured);
-    let closed = format!("nobody listens on {address} (port unreachable)");
-    if nobody_listens && !options.json {
-        return Err(Error::Unmet(closed));
     }
-    if options.json {
-        print_json(out, &report)?;
-    } else {
-        write!(out, "{report}").and_then(|()| out.flush()).map_err(cannot_write)?;
-    }
-    if let Some(error) = &shared.error {
-        let _ = writeln!(errors, "udpong: some datagrams met an error: {error}");
-    }
-    if let Some(warning) = report.generator_was_the_limit() {
-        let _ = writeln!(errors, "udpong: {warning}");
-    }
-    if nobody_listens {
-        return Err(Error::Unmet(closed));
-    }
-    report.check(&options.limits)
 }
 
 fn check(shape: &Shape) -> Result<(), Error> {

@@ -10,13 +10,11 @@ use super::lane::{Lane, Shared};
 use super::pace::Pace;
 use super::tracker::Counts;
 use super::{Error, cannot_poll, linger, target, wait};
+use crate::net::{Inbox, Io};
 use crate::shutdown::Shutdown;
 
 /// The token that no lane has.
 const WAKER: Token = Token(usize::MAX);
-
-/// More sockets than that are reported by the next poll.
-const EVENTS: usize = 256;
 
 /// How often datagrams past their timeout are looked for.
 const SWEEP: Duration = Duration::from_millis(20);
@@ -77,13 +75,15 @@ impl Generator {
     pub fn new(target: SocketAddr, shape: Shape, shutdown: &Shutdown) -> Result<Self, Error> {
         let poll = Poll::new().map_err(cannot_poll)?;
         shutdown.wake(Waker::new(poll.registry(), WAKER).map_err(cannot_poll)?);
-        let window = match shape.load {
-            Load::InFlight(window) => window,
-            Load::Rate(_) => 0,
+        let (window, io, inbox) = match shape.load {
+            // Nothing to batch; and to look for a second answer can wait until the next datagram has left.
+            Load::InFlight(1) => (1, Io::Portable, Inbox::with_slots(1)),
+            Load::InFlight(window) => (window, Io::Auto, Inbox::new()),
+            Load::Rate(_) => (0, Io::Auto, Inbox::new()),
         };
         let mut lanes = Vec::new();
         for number in 1..=shape.clients {
-            let mut socket = target::open(target)
+            let mut socket = target::open(target, io)
                 .map_err(|error| Error::Failed(format!("cannot open client {number} of {}: {error}", shape.clients)))?;
             let interest = Interest::READABLE;
             poll.registry().register(&mut socket, Token(number - 1), interest).map_err(cannot_poll)?;
@@ -93,10 +93,11 @@ impl Generator {
         Ok(Self {
             shape,
             poll,
-            events: Events::with_capacity(EVENTS),
+            // Room for all of them and the waker: what a poll does not report had not arrived by then.
+            events: Events::with_capacity(shape.clients + 1),
             ready: VecDeque::with_capacity(lanes.len()),
             lanes,
-            shared: Shared::new(target, shape.size, shape.segments),
+            shared: Shared::new(target, shape.size, shape.segments, inbox),
             shutdown: shutdown.clone(),
         })
     }
@@ -183,14 +184,14 @@ impl Generator {
         Ok(())
     }
 
-    /// Gives up what was past its timeout at the time of the last poll, and makes room for more. What had arrived by
-    /// then has been received, however long this process did not run since, except where a lane has not caught up.
+    /// Gives up what was past its timeout when all that had arrived was received, and makes room for more. So no answer
+    /// is lost that only was not looked at, however long this process did not run.
     fn sweep(&mut self, polled: Instant, sending: bool) {
         for (key, registered) in self.lanes.iter_mut().enumerate() {
-            if registered.lane.has_caught_up() {
+            if let Some(time) = registered.lane.received_by(polled) {
                 let tracker = registered.lane.tracker_mut();
-                while tracker.time_out(polled).is_some() {}
-                while tracker.lose(polled).is_some() {}
+                while tracker.time_out(time).is_some() {}
+                while tracker.lose(time).is_some() {}
             }
             line_up(&mut self.ready, key, registered, sending, self.shape.segments);
         }
@@ -219,11 +220,11 @@ impl Generator {
     fn turn(&mut self, timeout: Duration, sending: bool) -> Result<(), Error> {
         let timeout = if self.ready.is_empty() { timeout } else { Duration::ZERO };
         wait(&mut self.poll, &mut self.events, Some(timeout))?;
-        let segments = self.shape.segments;
+        let (segments, now) = (self.shape.segments, Instant::now());
         for event in &self.events {
             // The waker's token finds no lane: the flag that it stands for is looked at in each turn anyway.
             if let Some(registered) = self.lanes.get_mut(event.token().0) {
-                registered.lane.note(event.is_readable() || event.is_error(), event.is_writable());
+                registered.lane.note(event.is_readable() || event.is_error(), event.is_writable(), now);
                 watch(&self.poll, event.token().0, registered)?;
                 line_up(&mut self.ready, event.token().0, registered, sending, segments);
             }

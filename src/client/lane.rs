@@ -6,14 +6,19 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 
+use super::Error;
+use super::backlog::Backlog;
 use super::latency::Latencies;
 use super::payload::Payload;
+use super::target;
 use super::tracker::{Answer, Tracker};
-use super::{Error, PATIENCE};
 use crate::net::{self, Inbox, Outbox, Outgoing, Received, Socket, Transport};
 
 /// How many datagrams a turn sends at the most before the answers are looked at.
 const BURST: usize = 256;
+
+/// How often a turn receives at the most: second answers may stand before the one that lets more leave.
+const LOOKS: usize = 32;
 
 /// What the lanes of one generator use in turn, and what they find out together.
 #[derive(Debug)]
@@ -42,15 +47,15 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Memory for sends of `segments` datagrams of `size` bytes each.
-    pub fn new(target: SocketAddr, size: usize, segments: usize) -> Self {
+    /// Memory for sends of `segments` datagrams of `size` bytes each, and an inbox for the answers.
+    pub fn new(target: SocketAddr, size: usize, segments: usize, inbox: Inbox) -> Self {
         let payload = Payload::new(size);
         Self {
             target,
             batch: payload.template().repeat(segments),
             payload,
             segments,
-            inbox: Inbox::new(),
+            inbox,
             outbox: Outbox::default(),
             latencies: Latencies::new(),
             lateness: Latencies::new(),
@@ -94,9 +99,7 @@ pub struct Lane {
     /// For registering it.
     pub socket: Socket,
     tracker: Tracker,
-    readable: bool,
-    /// Since when it was not seen empty.
-    undrained: Option<Instant>,
+    backlog: Backlog,
     writable: bool,
     /// How many datagrams may be out; 0 for an open loop, which does not ask.
     window: usize,
@@ -107,14 +110,14 @@ impl Lane {
     pub fn new(socket: Socket, window: usize, timeout: Duration) -> Self {
         // Nothing is remembered after its timeout: late is lost here.
         let tracker = Tracker::new(timeout, Duration::ZERO);
-        Self { socket, tracker, readable: false, undrained: None, writable: true, window }
+        let backlog = Backlog::new(target::receive_buffer(&socket));
+        Self { socket, tracker, backlog, writable: true, window }
     }
 
     /// Notes what an event said.
-    pub fn note(&mut self, readable: bool, writable: bool) {
+    pub fn note(&mut self, readable: bool, writable: bool, now: Instant) {
         if readable {
-            self.readable = true;
-            self.undrained.get_or_insert_with(Instant::now);
+            self.backlog.arrived(now);
         }
         self.writable |= writable;
     }
@@ -124,9 +127,9 @@ impl Lane {
         if self.writable { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE }
     }
 
-    /// Whether everything was received that had arrived by the time of the last poll.
-    pub fn has_caught_up(&self) -> bool {
-        !self.readable || self.undrained.is_some_and(|since| since.elapsed() >= PATIENCE)
+    /// A time by which all that had arrived has been received; the last poll was at `polled`.
+    pub fn received_by(&self, polled: Instant) -> Option<Instant> {
+        self.backlog.received_by(polled)
     }
 
     /// Whether a send may be tried.
@@ -146,20 +149,23 @@ impl Lane {
 
     /// Whether a turn would do anything now.
     pub fn wants_turn(&self, sending: bool, segments: usize) -> bool {
-        self.readable || (sending && self.writable && self.has_room(segments))
+        !self.backlog.is_empty() || (sending && self.may_send(segments))
     }
 
-    /// Receives one inbox full; then fills the window up, if `sending`.
+    /// Receives until more may leave, or the socket is empty; then fills the window up, if `sending`.
     ///
     /// # Errors
     ///
     /// The socket is unusable.
     pub fn take_turn(&mut self, sending: bool, shared: &mut Shared) -> Result<(), Error> {
-        if self.readable {
+        for look in 0..LOOKS {
+            if self.backlog.is_empty() || (look > 0 && sending && self.may_send(shared.segments)) {
+                break;
+            }
             self.receive(shared)?;
         }
         let mut left = BURST;
-        while sending && self.writable && left > 0 && self.has_room(shared.segments) {
+        while sending && left > 0 && self.may_send(shared.segments) {
             self.send(shared.segments, None, shared)?;
             left = left.saturating_sub(shared.segments);
         }
@@ -239,14 +245,92 @@ impl Lane {
             }
         }
         match received {
-            Received::More => {}
-            Received::Drained => (self.readable, self.undrained) = (false, None),
-            Received::Failed(error) => shared.note(error)?,
+            Received::Drained => self.backlog.emptied(),
+            Received::More => self.backlog.took(shared.inbox.charge(), now),
+            Received::Failed(error) => {
+                self.backlog.took(shared.inbox.charge(), now);
+                shared.note(error)?;
+            }
         }
         Ok(())
     }
 
-    fn has_room(&self, segments: usize) -> bool {
-        self.tracker.in_flight() + segments <= self.window
+    /// Whether the window has room for one more send. Answers that tell nothing of their datagrams are matched in
+    /// order: where they are of that kind, all that have come are received before.
+    fn may_send(&self, segments: usize) -> bool {
+        self.writable
+            && self.tracker.in_flight() + segments <= self.window
+            && (self.tracker.repeats() || self.backlog.received_by(Instant::now()) > self.tracker.last_sent())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::net::Io;
+
+    /// A responder's socket, a lane to it with so many datagrams in flight, and what the lane uses.
+    fn lane(window: usize) -> (UdpSocket, Lane, Shared) {
+        let responder = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        responder.set_nonblocking(true).expect("a socket");
+        let address = responder.local_addr().expect("an address");
+        let socket = target::open(address, Io::Portable).expect("a socket");
+        let mut lane = Lane::new(socket, window, Duration::from_secs(60));
+        let mut shared = Shared::new(address, 64, 1, Inbox::with_slots(1));
+        lane.take_turn(true, &mut shared).expect("a turn");
+        (responder, lane, shared)
+    }
+
+    /// Answers one question twice; loopback delivers before a send is over.
+    fn answer_twice(responder: &UdpSocket, lane: &mut Lane, answer: impl Fn(&[u8]) -> &[u8]) {
+        let mut question = [0; 100];
+        let (length, from) = responder.recv_from(&mut question).expect("a question");
+        for _ in 0..2 {
+            responder.send_to(answer(&question[..length]), from).expect("sent");
+        }
+        lane.note(true, false, Instant::now());
+    }
+
+    /// How many were sent after a turn, and how many answers were second ones.
+    fn turn(lane: &mut Lane, shared: &mut Shared) -> (u64, u64) {
+        assert!(lane.wants_turn(true, 1));
+        lane.take_turn(true, shared).expect("a turn");
+        (lane.tracker().counts().sent, lane.tracker().counts().duplicate)
+    }
+
+    #[test]
+    fn the_next_datagram_leaves_before_a_second_answer_is_looked_for() {
+        let (responder, mut lane, mut shared) = lane(1);
+        answer_twice(&responder, &mut lane, |question| question);
+        assert_eq!(turn(&mut lane, &mut shared), (2, 0));
+        assert_eq!(turn(&mut lane, &mut shared), (2, 1));
+        assert!(!lane.wants_turn(true, 1), "drained, and waiting for an answer");
+    }
+
+    #[test]
+    fn what_tells_nothing_of_its_question_is_received_before_the_next_datagram_leaves() {
+        let (responder, mut lane, mut shared) = lane(1);
+        answer_twice(&responder, &mut lane, |_| b"I say this to everybody");
+        assert_eq!(turn(&mut lane, &mut shared), (2, 1));
+    }
+
+    #[test]
+    fn an_answer_that_came_and_was_not_looked_at_yet_is_not_given_up() {
+        let (responder, mut lane, mut shared) = lane(2 * LOOKS);
+        let mut question = [0; 100];
+        while let Ok((length, from)) = responder.recv_from(&mut question) {
+            responder.send_to(&question[..length], from).expect("sent");
+        }
+        let arrived = Instant::now();
+        lane.note(true, false, arrived);
+        lane.take_turn(false, &mut shared).expect("a turn");
+        assert_eq!(lane.tracker().in_flight(), LOOKS);
+        let much_later = arrived + Duration::from_secs(3600);
+        assert_eq!(lane.received_by(much_later), None, "not even if this process did not run for an hour");
+        lane.take_turn(false, &mut shared).expect("a turn");
+        lane.take_turn(false, &mut shared).expect("a turn");
+        assert_eq!((lane.tracker().in_flight(), lane.received_by(much_later)), (0, Some(much_later)));
     }
 }

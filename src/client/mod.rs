@@ -1,9 +1,11 @@
 //! The other end: says something to a UDP responder, any responder, and tells what comes back.
 //!
 //! What an answer means is decided in pure code, with time as an argument: [`payload`] finds a probe in an answer,
-//! [`tracker`] decides how each probe ended, [`latency`] and [`limits`] sum up, [`report`] tells. Only [`send`],
-//! [`ping`] and [`mod@bench`], with its [`generator`] and [`lane`]s, hold sockets and clocks.
+//! [`tracker`] decides how each probe ended, [`backlog`] what may still be unread, [`latency`] and [`limits`] sum up,
+//! [`report`] tells. Only [`send`], [`ping`] and [`mod@bench`], with its [`generator`] and [`lane`]s, hold sockets and
+//! clocks.
 
+pub(crate) mod backlog;
 pub mod bench;
 pub(crate) mod generator;
 pub(crate) mod histogram;
@@ -63,10 +65,6 @@ fn linger(latencies: &Latencies, timeout: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(50);
     latencies.longest().saturating_mul(2).max(LEAST).min(timeout)
 }
-
-/// After so long without seeing a socket empty, what still comes was not there before: a full receive buffer is read
-/// in far less. A target that never stops answering must not keep a probe from its timeout, nor a run from its end.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a failing write of results becomes.
 fn cannot_write(error: io::Error) -> Error {

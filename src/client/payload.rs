@@ -85,8 +85,9 @@ impl Payload {
     ///
     /// Numbers repeat after 100,000,000.
     pub fn number(&self, sequence: u64, payload: &mut [u8]) {
+        let digits = digits(sequence);
         for (at, _) in tags(payload.len()) {
-            payload[at + 9..at + TAG].copy_from_slice(&digits(sequence));
+            payload[at + 9..at + TAG].copy_from_slice(&digits);
         }
     }
 
@@ -128,8 +129,10 @@ impl Payload {
         let (padding, back) = seen[TAG..].split_at(back_at - TAG);
         let same_padding = *padding == self.template[TAG..back_at];
         let same_back = back.is_empty() || (back[..9] == self.template[back_at..][..9] && back[9..] == seen[9..TAG]);
+        if same_padding && same_back {
+            return Sighting { sequence, state: State::Whole };
+        }
         match tag(back) {
-            _ if same_padding && same_back => Sighting { sequence, state: State::Whole },
             // Two numbers: either may be the spoilt one.
             Some((_, other)) if other != number => Sighting { sequence: None, state: State::Altered },
             _ => Sighting { sequence, state: State::Altered },

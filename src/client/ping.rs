@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::backlog::Backlog;
 use super::latency::Latencies;
 use super::limits::Limits;
 use super::payload::Payload;
@@ -13,8 +14,8 @@ use super::report::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
 use super::status_signal::StatusSignal;
 use super::target::{self, Family};
 use super::tracker::{Answer, Fate, Tracker};
-use super::{Error, PATIENCE, cannot_poll, cannot_write, linger, print_json, wait};
-use crate::net::{self, Inbox, Outgoing, Received, Socket, Transport};
+use super::{Error, cannot_poll, cannot_write, linger, print_json, wait};
+use crate::net::{self, Inbox, Io, Outgoing, Received, Socket, Transport};
 use crate::shutdown::Shutdown;
 
 /// What is sent, how often, and how it is told.
@@ -72,15 +73,14 @@ const STATUS: Token = Token(2);
 /// something else is in the way.
 pub fn ping(target: &str, options: &Options, shutdown: &Shutdown, out: &mut dyn Write) -> Result<(), Error> {
     let address = target::find(target, options.family)?;
-    let socket = target::open(address).map_err(|error| target::cannot_reach(address, &error))?;
+    let socket = target::open(address, Io::Auto).map_err(|error| target::cannot_reach(address, &error))?;
     let mut record = Record::new(address, options, out);
     record.begin(target)?;
     let mut ping = Ping {
+        backlog: Backlog::new(target::receive_buffer(&socket)),
         socket,
         inbox: Inbox::new(),
         buffer: record.payload.template().to_vec(),
-        readable: false,
-        undrained: None,
         writable: true,
         record,
     };
@@ -126,9 +126,7 @@ struct Ping<'a> {
     socket: Socket,
     inbox: Inbox,
     buffer: Vec<u8>,
-    readable: bool,
-    /// Since when it was not seen empty.
-    undrained: Option<Instant>,
+    backlog: Backlog,
     writable: bool,
     record: Record<'a>,
 }
@@ -145,23 +143,21 @@ impl Ping<'_> {
         let mut end = None;
         let mut polled = Instant::now();
         loop {
-            if self.readable {
+            if !self.backlog.is_empty() {
                 self.receive()?;
             }
-            // What had arrived by the time of the poll has been received now, however long this process did not
-            // run since: a probe is past its timeout only if there was no answer by then.
-            let now = Instant::now();
-            let caught_up =
-                !self.readable || self.undrained.is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE);
-            if caught_up {
-                self.record.note_time(polled)?;
+            // However long this process did not run: a probe is past its timeout only if no answer had come by then.
+            let received_by = self.backlog.received_by(polled);
+            if let Some(time) = received_by {
+                self.record.note_time(time)?;
             }
+            let now = Instant::now();
             let sends = shutdown.requested().is_none() && schedule.next().is_some();
             if sends {
                 self.send_due(&mut schedule)?;
             } else if self.record.tracker.in_flight() == 0 {
                 let end = *end.get_or_insert_with(|| now.checked_add(self.record.linger()));
-                if caught_up && end.is_none_or(|end| end <= now) {
+                if received_by.is_some_and(|time| end.is_none_or(|end| end <= time)) {
                     return Ok(());
                 }
             }
@@ -169,13 +165,12 @@ impl Ping<'_> {
             let at = [next, self.record.tracker.next_timeout(), end.flatten()].into_iter().flatten().min();
             polled = Instant::now();
             let timeout = at.map(|at| at.saturating_duration_since(polled));
-            wait(&mut poll, &mut events, if self.readable { Some(Duration::ZERO) } else { timeout })?;
+            wait(&mut poll, &mut events, if self.backlog.is_empty() { timeout } else { Some(Duration::ZERO) })?;
             for event in events.iter().filter(|event| event.token() == SOCKET) {
-                self.readable |= event.is_readable() || event.is_error();
+                if event.is_readable() || event.is_error() {
+                    self.backlog.arrived(Instant::now());
+                }
                 self.writable |= event.is_writable();
-            }
-            if self.readable {
-                self.undrained.get_or_insert_with(Instant::now);
             }
             if status.came() {
                 self.record.status()?;
@@ -190,13 +185,18 @@ impl Ping<'_> {
             self.record.answer(datagram.payload, now)?;
         }
         match received {
-            Received::More => Ok(()),
             Received::Drained => {
-                self.readable = false;
-                self.undrained = None;
+                self.backlog.emptied();
                 Ok(())
             }
-            Received::Failed(error) => self.record.refused(&error),
+            Received::More => {
+                self.backlog.took(self.inbox.charge(), now);
+                Ok(())
+            }
+            Received::Failed(error) => {
+                self.backlog.took(self.inbox.charge(), now);
+                self.record.refused(&error)
+            }
         }
     }
 

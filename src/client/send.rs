@@ -9,7 +9,7 @@ use mio::{Events, Interest, Poll, Token};
 use super::target::{self, Family};
 use super::{Error, cannot_poll, cannot_write, wait};
 use crate::escape::Escaped;
-use crate::net::{self, Inbox, LONGEST_PAYLOAD, Outgoing, Received, Socket, Transport};
+use crate::net::{self, Inbox, Io, LONGEST_PAYLOAD, Outgoing, Received, Socket, Transport};
 
 /// How a conversation is held.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +131,8 @@ impl Conversation {
     }
 
     fn open(&mut self) -> Result<Socket, Error> {
-        let mut socket = target::open(self.target).map_err(|error| target::cannot_reach(self.target, &error))?;
+        let mut socket =
+            target::open(self.target, Io::Auto).map_err(|error| target::cannot_reach(self.target, &error))?;
         self.poll.registry().register(&mut socket, Token(0), Interest::READABLE).map_err(cannot_poll)?;
         Ok(socket)
     }

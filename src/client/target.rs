@@ -6,7 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use super::Error;
 use crate::host_port;
 use crate::net::bind::{BufferSizes, connect};
-use crate::net::{Io, Socket};
+use crate::net::{BUFFER_SIZE_FACTOR, Io, Socket};
 
 /// Who is meant when no host, or no port, is named: `serve hello` on this machine.
 const HOST: &str = "127.0.0.1";
@@ -44,7 +44,7 @@ pub fn find(text: &str, family: Family) -> Result<SocketAddr, Error> {
     })?;
     let mut failure = None;
     for address in found.filter(|address| family.includes(address)) {
-        match open(address) {
+        match open(address, Io::Auto) {
             Ok(_) => return Ok(address),
             Err(error) => failure = failure.or(Some(cannot_reach(address, &error))),
         }
@@ -57,8 +57,13 @@ pub fn find(text: &str, family: Family) -> Result<SocketAddr, Error> {
 /// # Errors
 ///
 /// As [`connect`].
-pub fn open(target: SocketAddr) -> io::Result<Socket> {
-    connect(target, BUFFERS).and_then(|socket| Socket::new(socket, Io::Auto))
+pub fn open(target: SocketAddr, io: Io) -> io::Result<Socket> {
+    connect(target, BUFFERS).and_then(|socket| Socket::new(socket, io))
+}
+
+/// What the kernel's receive buffer of an [opened](open) socket holds at the most, in bytes as the kernel charges them.
+pub fn receive_buffer(socket: &Socket) -> usize {
+    socket.receive_buffer().unwrap_or(BUFFERS.receive * BUFFER_SIZE_FACTOR)
 }
 
 /// Says why nothing can be sent to `target`.

@@ -261,6 +261,11 @@ impl Tracker {
         oldest.and_then(|probe| probe.sent.checked_add(self.timeout))
     }
 
+    /// When the last of those that are remembered was sent.
+    pub fn last_sent(&self) -> Option<Instant> {
+        self.probes.back().map(|probe| probe.sent)
+    }
+
     /// How many probes are out, without an answer and before the timeout.
     pub fn in_flight(&self) -> usize {
         self.in_flight

@@ -77,6 +77,25 @@ def answer(n, data, to):
 }
 
 #[test]
+fn second_answers_are_counted_to_the_last_and_end_nothing() {
+    needs!("python3");
+    let peer = Peer::python(
+        "
+def answer(n, data, to):
+    server.sendto(data, to)
+    server.sendto(data, to)
+",
+    );
+    for window in ["1", "8"] {
+        let load = ["--clients", "3", "--in-flight", window, "-t", "200ms", "-W", "10s", "--json"];
+        let report = report(&bench(&peer.target(), &load));
+        let sent = count(&report, "sent");
+        assert!(sent >= 3, "{report}");
+        assert_eq!((count(&report, "answered"), count(&report, "duplicate")), (sent, sent), "{report}");
+    }
+}
+
+#[test]
 fn a_responder_that_stalls_cannot_hide_from_a_schedule() {
     needs!("python3");
     let peer = Peer::python(
