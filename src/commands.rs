@@ -10,6 +10,7 @@ use udpong::client::ping::{self, Format};
 use udpong::client::send::{self, Conversation};
 use udpong::client::{self, Family, Limits, Load, Shape};
 use udpong::log_writer::LogWriter;
+use udpong::own_file_table;
 use udpong::server::{DATAGRAM_LOG, Error, Options, Report, Server, Service};
 use udpong::shutdown::Shutdown;
 
@@ -70,6 +71,7 @@ fn serve(asked: &Serve) -> Result<(), Error> {
     let mut server = Server::bind(&services, options(asked), shutdown.clone()).inspect_err(|_| {
         log.flush(Instant::now() + LAST_WORDS);
     })?;
+    own_file_table();
     let result = server.run();
 
     let report = server.report();
@@ -174,6 +176,7 @@ fn bench(asked: &cli::Bench) -> Result<(), Failure> {
         limits: limits(asked.limits),
     };
     let mut bench = Bench::new(&asked.target, options, &stop_on_signals()?)?;
+    own_file_table();
     Ok(bench.run(&mut io::stdout(), &mut io::stderr())?)
 }
 

@@ -78,3 +78,5 @@ pub mod log_writer;
 mod net;
 pub mod server;
 pub mod shutdown;
+
+pub use net::own_file_table;
