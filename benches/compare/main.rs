@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use measure::{Server, Workload, measure};
 
 /// How many rounds, if they fit into [`LIMIT`].
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 15;
 
 /// No further round is begun that would end after this.
 const LIMIT: Duration = Duration::from_secs(170);
@@ -93,6 +93,9 @@ fn print(servers: &[Server], rounds: &[Round]) {
         let p50 = median(rounds.iter().map(|round| round[w][s].p50));
         let p99 = median(rounds.iter().map(|round| round[w][s].p99));
         format!("{:.1} / {:.1}", p50 * 1000.0, p99 * 1000.0)
+    });
+    table("Round trip p50, ratio to std: median (minimum-maximum)", &names, servers, |w, s| {
+        ratios(rounds, w, s, |figures| figures.p50)
     });
     table("User share of the server's processor time", &names, servers, |w, s| {
         let user: f64 = rounds.iter().map(|round| round[w][s].user).sum();
