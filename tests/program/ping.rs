@@ -1,11 +1,11 @@
 //! `ping`: what became of every probe, against responders of ours and of others.
 
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::harness::{Log, Server, in_namespace, needs, run, signal, udpong, wait_until};
+use crate::harness::{LIMIT, Log, Server, in_namespace, needs, run, signal, udpong, wait_until};
 use crate::peers::{Peer, closed_address};
 
 /// Drops every 10th datagram, doubles every 7th, and swaps every 5th with the one after it.
@@ -179,7 +179,7 @@ def answer(n, data, to):
     let output = ping(&peer.target(), &["-c", "4", "-i", "600ms", "-W", "500ms", "--json-stream"]);
     let report = report(&output);
     assert_counts(&report, &[("sent", 4), ("late", 2), ("lost", 2)]);
-    assert!(report["rtt_ms"]["min"].as_f64().is_some_and(|min| min > 1000.0), "{report}");
+    assert!(report["rtt_ms"]["min"].as_f64().is_some_and(|min| min > 500.0), "{report}");
     let probes: Vec<Value> =
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(probes.len(), 5);
@@ -192,8 +192,8 @@ def answer(n, data, to):
 fn a_closed_port_is_refused_and_not_silent() {
     let target = closed_address().to_string();
     let start = Instant::now();
-    let output = ping(&target, &["-c", "3", "-i", "10ms", "-W", "30s"]);
-    assert!(start.elapsed() < Duration::from_secs(10), "waited for answers that cannot come");
+    let output = ping(&target, &["-c", "3", "-i", "10ms", "-W", "2m"]);
+    assert!(start.elapsed() < LIMIT, "waited for answers that cannot come");
     let said = text(&output.stdout);
     assert!(said.contains("seq=1 refused: nobody listens on "), "{said}");
     assert!(said.contains("3 sent, 0 answered, 100.0% lost, 0 duplicate, 0 reordered, 3 refused\n"), "{said}");

@@ -93,7 +93,8 @@ fn help_and_version_are_no_failures() {
 fn an_address_in_use_is_exit_1_and_leaves_nothing_half_started() {
     let holder = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let taken = holder.local_addr().expect("an address");
-    let free = UdpSocket::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
+    // Where no other test takes it meanwhile.
+    let free = UdpSocket::bind("127.0.0.97:0").expect("a free port").local_addr().expect("an address");
     let first = format!("hello@{free}");
     for host in ["127.0.0.1", "0.0.0.0"] {
         let output = serve(&[&first, &format!("echo@{host}:{}", taken.port())]);
