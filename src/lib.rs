@@ -38,7 +38,8 @@
 //! | `readable().await`, `try_recv`, `WouldBlock` | readable, [`receive`], [`Drained`](net::Received::Drained) |
 //!
 //! A runtime would add timers, tasks that wait for each other, and many kinds of them in one program. This one waits
-//! for sockets only, and pays neither for a task per datagram nor for one read too many to learn that a socket is empty.
+//! for sockets only, and pays neither for a task per datagram nor, where datagrams come
+//! together, for one read too many to learn that a socket is empty.
 //!
 //! # As a library
 //! ```

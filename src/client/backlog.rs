@@ -42,7 +42,8 @@ impl Backlog {
         }
     }
 
-    /// Notes that it was seen empty.
+    /// Notes that it was seen empty, or as good as: an ICMP error that came meanwhile may have hidden answers from the
+    /// receive, whose event is still to come.
     pub fn emptied(&mut self) {
         self.left = None;
     }

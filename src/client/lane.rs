@@ -152,14 +152,16 @@ impl Lane {
         !self.backlog.is_empty() || (sending && self.may_send(segments))
     }
 
-    /// Receives until more may leave, or the socket is empty; then fills the window up, if `sending`.
+    /// Receives until more may leave, or the socket is empty; then fills the window up, if `sending`. An open loop
+    /// receives once: what is due does not wait for answers.
     ///
     /// # Errors
     ///
     /// The socket is unusable.
     pub fn take_turn(&mut self, sending: bool, shared: &mut Shared) -> Result<(), Error> {
         for look in 0..LOOKS {
-            if self.backlog.is_empty() || (look > 0 && sending && self.may_send(shared.segments)) {
+            let enough = look > 0 && (self.window == 0 || (sending && self.may_send(shared.segments)));
+            if self.backlog.is_empty() || enough {
                 break;
             }
             self.receive(shared)?;

@@ -52,9 +52,9 @@ impl Inbox {
         Self::with_slots(SLOTS)
     }
 
-    /// An empty inbox for so many messages at the most, or for a whole batch if that is less.
+    /// An empty inbox for so many messages at the most: one at least, a whole batch at the most.
     pub fn with_slots(slots: usize) -> Self {
-        let slots = slots.min(SLOTS);
+        let slots = slots.clamp(1, SLOTS);
         Self { arena: vec![0; slots * STRIDE].into_boxed_slice(), messages: Vec::with_capacity(slots), bytes: 0 }
     }
 

@@ -8,7 +8,8 @@
 //! # Why a short batch means that the socket is drained
 //!
 //! recvmmsg(2) on a non-blocking socket comes back with fewer messages than it was prepared for only after it has seen
-//! the queue empty, and what arrives later raises a new edge: there is no need to ask again only to hear `EAGAIN`.
+//! the queue empty, and what arrives later raises a new edge: there is no need to ask again only to hear `EAGAIN`,
+//! except after a datagram that came alone, which is answered first.
 //! On a connected socket a peer's ICMP error ends a batch too. But an error that was there before the call is told at
 //! once, with no message, so this one came during the call: it has raised a new edge, which also brings back what it hid.
 //!
