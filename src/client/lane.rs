@@ -160,8 +160,8 @@ impl Lane {
     /// The socket is unusable.
     pub fn take_turn(&mut self, sending: bool, shared: &mut Shared) -> Result<(), Error> {
         for look in 0..LOOKS {
-            let enough = look > 0 && (self.window == 0 || (sending && self.may_send(shared.segments)));
-            if self.backlog.is_empty() || enough {
+            let enough = || self.window == 0 || (sending && self.may_send(shared.segments));
+            if self.backlog.is_empty() || (look > 0 && enough()) {
                 break;
             }
             self.receive(shared)?;
