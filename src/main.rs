@@ -1,9 +1,6 @@
 //! The command line, the run, the exit code; nothing else.
 
 mod cli;
-mod commands;
-mod pages;
-mod units;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -12,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::Cli;
+use cli::{Cli, commands};
 
 fn main() -> ExitCode {
     let Err(failure) = commands::run(Cli::parse().command) else {

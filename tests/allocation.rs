@@ -7,9 +7,9 @@ use std::time::Duration;
 use allocation_counter::measure;
 use log::LevelFilter;
 use simple_logger::SimpleLogger;
-use udpong::log_writer::LogWriter;
+use udpong::logging::writer::LogWriter;
+use udpong::reactor::shutdown::Shutdown;
 use udpong::server::{Options, Server};
-use udpong::shutdown::Shutdown;
 
 /// Datagrams in flight at a time: more than a turn handles, fewer than a receive buffer of the usual size holds.
 const WINDOW: u64 = 100;
@@ -35,7 +35,7 @@ fn allocations(service: &str, datagrams: u64) -> u64 {
     send_window(&client);
     let server = thread::spawn(move || {
         let info = measure(|| server.run().expect("served"));
-        assert_eq!(server.report().endpoints[0].tally.answered, datagrams);
+        assert_eq!(server.report().endpoints[0].statistics.answered, datagrams);
         info.count_total
     });
     for _ in 1..datagrams / WINDOW {

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use udpong::client::{Generator, Load, Shape};
-use udpong::shutdown::Shutdown;
+use udpong::reactor::shutdown::Shutdown;
 
 #[test]
 fn a_warm_generator_allocates_nothing_a_datagram() {
@@ -28,7 +28,7 @@ fn a_warm_generator_allocates_nothing_a_datagram() {
         let allocations = allocation_counter::measure(run);
         let answered = generator.counts().answered;
         assert!(answered > 100, "{answered}");
-        // What a lane remembers grows to its own peak, which may come late; that is not for each datagram.
+        // What a client remembers grows to its own peak, which may come late; that is not for each datagram.
         assert!(allocations.count_total < 20, "{load:?}: {allocations:?} for {answered} answers");
     }
 }

@@ -1,29 +1,19 @@
 //! The other end: says something to a UDP responder, any responder, and tells what comes back.
 //!
-//! What an answer means is decided in pure code, with time as an argument: [`payload`] finds a probe in an answer,
-//! [`tracker`] decides how each probe ended, [`backlog`] what may still be unread, [`latency`] and [`limits`] sum up,
-//! [`report`] tells. Only [`send`], [`ping`] and [`mod@bench`], with its [`generator`] and [`lane`]s, hold sockets and
-//! clocks.
+//! What an answer means is decided in pure code, with time as an argument: [`probe`] and [`report`]. Only [`send`],
+//! [`ping`] and [`mod@bench`] hold sockets and clocks.
 
-pub(crate) mod backlog;
 pub mod bench;
-pub(crate) mod generator;
-pub(crate) mod histogram;
-pub(crate) mod lane;
-pub(crate) mod latency;
-pub(crate) mod limits;
-pub(crate) mod pace;
-pub(crate) mod payload;
 pub mod ping;
+pub(crate) mod probe;
 pub(crate) mod report;
 pub mod send;
 pub(crate) mod status_signal;
 pub(crate) mod target;
-pub(crate) mod tracker;
 
 pub use crate::net::LONGEST_PAYLOAD;
-pub use generator::{Generator, Load, Shape};
-pub use limits::Limits;
+pub use bench::{Generator, Load, Shape};
+pub use probe::limits::Limits;
 pub use target::Family;
 
 use std::fmt::{self, Display, Formatter};
@@ -33,7 +23,7 @@ use std::time::Duration;
 use mio::{Events, Poll};
 use serde::Serialize;
 
-use latency::Latencies;
+use probe::latency::Latencies;
 
 /// Why a client's command is no success.
 #[derive(Clone, Debug, PartialEq, Eq)]

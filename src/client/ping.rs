@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::backlog::Backlog;
-use super::latency::Latencies;
-use super::limits::Limits;
-use super::payload::Payload;
 use super::report::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
 use super::status_signal::StatusSignal;
 use super::target::{self, Family};
-use super::tracker::{Answer, Fate, Tracker};
 use super::{Error, cannot_poll, cannot_write, linger, print_json, wait};
-use crate::net::{self, Inbox, Io, Outgoing, Received, Socket, Transport};
-use crate::shutdown::Shutdown;
+use crate::client::probe::backlog::Backlog;
+use crate::client::probe::latency::Latencies;
+use crate::client::probe::limits::Limits;
+use crate::client::probe::payload::Payload;
+use crate::client::probe::tracker::{Answer, Outcome, Tracker};
+use crate::net::{self, IoBackend, Outgoing, ReceiveBatch, Received, Socket, Transport};
+use crate::reactor::shutdown::Shutdown;
 
 /// What is sent, how often, and how it is told.
 #[derive(Clone, Debug)]
@@ -73,13 +73,13 @@ const STATUS: Token = Token(2);
 /// something else is in the way.
 pub fn ping(target: &str, options: &Options, shutdown: &Shutdown, out: &mut dyn Write) -> Result<(), Error> {
     let address = target::find(target, options.family)?;
-    let socket = target::open(address, Io::Auto).map_err(|error| target::cannot_reach(address, &error))?;
+    let socket = target::open(address, IoBackend::Auto).map_err(|error| target::cannot_reach(address, &error))?;
     let mut record = Record::new(address, options, out);
     record.begin(target)?;
     let mut ping = Ping {
         backlog: Backlog::new(target::receive_buffer(&socket)),
         socket,
-        inbox: Inbox::new(),
+        inbox: ReceiveBatch::new(),
         buffer: record.payload.template().to_vec(),
         writable: true,
         record,
@@ -124,7 +124,7 @@ impl Schedule {
 
 struct Ping<'a> {
     socket: Socket,
-    inbox: Inbox,
+    inbox: ReceiveBatch,
     buffer: Vec<u8>,
     backlog: Backlog,
     writable: bool,
@@ -285,17 +285,17 @@ impl<'a> Record<'a> {
     }
 
     fn answer(&mut self, bytes: &[u8], now: Instant) -> Result<(), Error> {
-        let sighting = self.payload.recognise(bytes, self.tracker.next());
+        let found = self.payload.recognise(bytes, self.tracker.next());
         let first = self.tracker.counts().heard() == 0;
-        let answer = self.tracker.answer(sighting, now);
+        let answer = self.tracker.answer(found, now);
         self.line(&AnswerLine { target: self.target, answer, bytes: bytes.len() })?;
-        if let Answer::First { sequence, fate, round_trip, reordered } = answer {
+        if let Answer::First { sequence, outcome, round_trip, reordered } = answer {
             self.latencies.record(round_trip);
-            if first && sighting.is_none() {
+            if first && found.is_none() {
                 self.line(&IN_ORDER)?;
             }
             let rtt_ms = Some(round_trip.as_nanos() as f64 / 1e6);
-            self.object(&ProbeObject { seq: sequence + 1, fate, rtt_ms, bytes: Some(bytes.len()), reordered })?;
+            self.object(&ProbeObject { seq: sequence + 1, outcome, rtt_ms, bytes: Some(bytes.len()), reordered })?;
         }
         Ok(())
     }
@@ -329,7 +329,7 @@ impl<'a> Record<'a> {
             }
             _ => self.line(&format_args!("seq={seq} refused: {error}"))?,
         }
-        self.object(&ProbeObject { seq, fate: Fate::Refused, rtt_ms: None, bytes: None, reordered: false })
+        self.object(&ProbeObject { seq, outcome: Outcome::Refused, rtt_ms: None, bytes: None, reordered: false })
     }
 
     fn note_time(&mut self, now: Instant) -> Result<(), Error> {
@@ -344,7 +344,13 @@ impl<'a> Record<'a> {
     }
 
     fn lost(&mut self, sequence: u64) -> Result<(), Error> {
-        self.object(&ProbeObject { seq: sequence + 1, fate: Fate::Lost, rtt_ms: None, bytes: None, reordered: false })
+        self.object(&ProbeObject {
+            seq: sequence + 1,
+            outcome: Outcome::Lost,
+            rtt_ms: None,
+            bytes: None,
+            reordered: false,
+        })
     }
 
     /// How long second answers are waited for once every probe has ended.

@@ -8,8 +8,8 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::target::{self, Family};
 use super::{Error, cannot_poll, cannot_write, wait};
-use crate::escape::Escaped;
-use crate::net::{self, Inbox, Io, LONGEST_PAYLOAD, Outgoing, Received, Socket, Transport};
+use crate::logging::escape::Escaped;
+use crate::net::{self, IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport};
 
 /// How a conversation is held.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ pub struct Conversation {
     options: Options,
     poll: Poll,
     events: Events,
-    inbox: Inbox,
+    inbox: ReceiveBatch,
     socket: Option<Socket>,
 }
 
@@ -51,7 +51,7 @@ impl Conversation {
         let target = target::find(target, options.family)?;
         let poll = Poll::new().map_err(cannot_poll)?;
         let events = Events::with_capacity(8);
-        Ok(Self { target, options, poll, events, inbox: Inbox::new(), socket: None })
+        Ok(Self { target, options, poll, events, inbox: ReceiveBatch::new(), socket: None })
     }
 
     /// Sends one message and writes its answer.
@@ -132,7 +132,7 @@ impl Conversation {
 
     fn open(&mut self) -> Result<Socket, Error> {
         let mut socket =
-            target::open(self.target, Io::Auto).map_err(|error| target::cannot_reach(self.target, &error))?;
+            target::open(self.target, IoBackend::Auto).map_err(|error| target::cannot_reach(self.target, &error))?;
         self.poll.registry().register(&mut socket, Token(0), Interest::READABLE).map_err(cannot_poll)?;
         Ok(socket)
     }

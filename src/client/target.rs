@@ -6,7 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use super::Error;
 use crate::host_port;
 use crate::net::bind::{BufferSizes, connect};
-use crate::net::{BUFFER_SIZE_FACTOR, Io, Socket};
+use crate::net::{BUFFER_SIZE_FACTOR, IoBackend, Socket};
 
 /// Who is meant when no host, or no port, is named: `serve hello` on this machine.
 const HOST: &str = "127.0.0.1";
@@ -44,7 +44,7 @@ pub fn find(text: &str, family: Family) -> Result<SocketAddr, Error> {
     })?;
     let mut failure = None;
     for address in found.filter(|address| family.includes(address)) {
-        match open(address, Io::Auto) {
+        match open(address, IoBackend::Auto) {
             Ok(_) => return Ok(address),
             Err(error) => failure = failure.or(Some(cannot_reach(address, &error))),
         }
@@ -57,7 +57,7 @@ pub fn find(text: &str, family: Family) -> Result<SocketAddr, Error> {
 /// # Errors
 ///
 /// As [`connect`].
-pub fn open(target: SocketAddr, io: Io) -> io::Result<Socket> {
+pub fn open(target: SocketAddr, io: IoBackend) -> io::Result<Socket> {
     connect(target, BUFFERS).and_then(|socket| Socket::new(socket, io))
 }
 

@@ -5,16 +5,16 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::bind::{BufferSizes, Port, bind};
-use super::inbox::SLOTS;
-use super::{Inbox, Io, LONGEST_PAYLOAD, Outgoing, Received, Socket, Transport};
+use super::receive_batch::SLOTS;
+use super::{IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport};
 
 /// Runs a check with each datapath that this platform has.
-fn with_each(check: impl Fn(Io)) {
-    check(Io::Portable);
-    check(Io::Auto);
+fn with_each(check: impl Fn(IoBackend)) {
+    check(IoBackend::Portable);
+    check(IoBackend::Auto);
 }
 
-fn socket(address: &str, io: Io) -> Socket {
+fn socket(address: &str, io: IoBackend) -> Socket {
     let sizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
     let (socket, _) = bind(address.parse().expect("an address"), sizes, Port::Own).expect("a free port");
     Socket::new(socket, io).expect("a socket")
@@ -37,7 +37,7 @@ fn next(peer: &UdpSocket) -> Vec<u8> {
 
 /// Receives until so many datagrams came: source, local address and payload.
 fn receive(socket: &mut Socket, count: usize) -> Vec<(SocketAddr, Option<SocketAddr>, Vec<u8>)> {
-    let (mut inbox, mut datagrams) = (Inbox::new(), Vec::new());
+    let (mut inbox, mut datagrams) = (ReceiveBatch::new(), Vec::new());
     let start = Instant::now();
     while datagrams.len() < count {
         assert!(start.elapsed() < Duration::from_secs(60), "{} of {count} came", datagrams.len());
@@ -79,7 +79,7 @@ fn datagrams_of_every_length_come_whole_and_in_order() {
 fn an_empty_socket_is_drained_and_a_datagram_too_many_is_not() {
     with_each(|io| {
         let mut socket = socket("127.0.0.1:0", io);
-        let mut inbox = Inbox::new();
+        let mut inbox = ReceiveBatch::new();
         assert!(matches!(socket.receive(&mut inbox), Received::Drained));
         assert_eq!(inbox.datagrams().count(), 0);
         let peer = peer(&socket, "127.0.0.1");
@@ -153,7 +153,7 @@ fn an_error_takes_only_its_datagram() {
 #[test]
 fn where_it_can_be_known_replies_leave_from_the_address_that_was_asked() {
     for (wildcard, asked) in [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "127.0.0.3"), ("[::]:0", "[::1]")] {
-        let mut socket = socket(wildcard, Io::Auto);
+        let mut socket = socket(wildcard, IoBackend::Auto);
         if !socket.knows_local_address() {
             return;
         }
@@ -172,7 +172,7 @@ fn where_it_can_be_known_replies_leave_from_the_address_that_was_asked() {
 
 #[test]
 fn a_socket_bound_to_one_address_is_not_told_what_it_knows() {
-    let mut socket = socket("127.0.0.1:0", Io::Auto);
+    let mut socket = socket("127.0.0.1:0", IoBackend::Auto);
     peer(&socket, "127.0.0.1").send(b"x").expect("sent");
     assert_eq!(receive(&mut socket, 1)[0].1, None);
 }
@@ -188,7 +188,7 @@ fn what_the_kernel_drops_is_counted() {
         let Some(dropped) = socket.kernel_drops() else { return };
         let came = receive(&mut socket, 1000 - dropped as usize).len();
         assert!(dropped > 0);
-        assert!(matches!(socket.receive(&mut Inbox::new()), Received::Drained));
+        assert!(matches!(socket.receive(&mut ReceiveBatch::new()), Received::Drained));
         assert_eq!(came + dropped as usize, 1000);
     });
 }

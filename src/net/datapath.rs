@@ -4,12 +4,12 @@ use std::fmt::Debug;
 
 use mio::net::UdpSocket;
 
-use super::{Inbox, Outgoing, Received, Sent};
+use super::{Outgoing, ReceiveBatch, Received, Sent};
 
 /// What a platform implements: the two verbs of [`Transport`](super::Transport), and what it can do.
 pub trait Datapath: Debug + Send {
     /// See [`Transport::receive`](super::Transport::receive).
-    fn receive(&mut self, socket: &UdpSocket, inbox: &mut Inbox) -> Received;
+    fn receive(&mut self, socket: &UdpSocket, inbox: &mut ReceiveBatch) -> Received;
 
     /// See [`Transport::arrange`](super::Transport::arrange).
     fn arrange(&mut self, _datagrams: &mut [Outgoing<'_>]) {}

@@ -8,25 +8,25 @@
 
 pub mod bind;
 mod datapath;
-mod inbox;
-mod outbox;
 pub(crate) mod portable;
+mod receive_batch;
+mod send_batch;
 mod socket;
 
 #[cfg(test)]
 mod contract;
 
 #[cfg(target_os = "linux")]
-mod control;
+mod cmsg;
 #[cfg(target_os = "linux")]
-mod name;
+pub(crate) mod gso;
 #[cfg(target_os = "linux")]
-pub(crate) mod runs;
+pub(crate) mod linux;
 #[cfg(target_os = "linux")]
-pub(crate) mod segmented;
+mod sockaddr;
 
 #[cfg(not(target_os = "linux"))]
-mod segmented {
+mod linux {
     //! Elsewhere than on Linux the portable datapath is the only one.
     pub fn datapath(_: &std::net::UdpSocket) -> std::io::Result<Box<dyn super::datapath::Datapath>> {
         Err(std::io::ErrorKind::Unsupported.into())
@@ -41,9 +41,9 @@ mod segmented {
 use std::io;
 use std::net::SocketAddr;
 
-pub use inbox::Inbox;
-pub use outbox::Outbox;
-pub use socket::{Io, Socket};
+pub use receive_batch::ReceiveBatch;
+pub use send_batch::SendBatch;
+pub use socket::{IoBackend, Socket};
 
 /// The longest payload that a UDP datagram over IPv4 can carry, in bytes: 65,535 less 20 of IP and 8 of UDP.
 pub const LONGEST_PAYLOAD: usize = 65_507;
@@ -80,7 +80,7 @@ pub fn own_file_table() -> bool {
     own
 }
 
-/// A datagram that came, borrowed from the [`Inbox`].
+/// A datagram that came, borrowed from the [`ReceiveBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
     /// Who sent it. Not to be believed: UDP sources can be forged.
@@ -116,7 +116,7 @@ pub enum Received {
     More,
     /// The socket was seen empty, or what is left has raised an event that is still to come. Polling is
     /// edge-triggered, so this is the only proof that an event will bring the next datagram. How each datapath knows:
-    /// [`portable`] by `EAGAIN`, [`segmented`] by a short batch too.
+    /// [`portable`] by `EAGAIN`, [`linux`] by a short batch too.
     Drained,
     /// The system reported an error. What came before it lies in the inbox; there may be more to receive.
     Failed(io::Error),
@@ -139,7 +139,7 @@ pub trait Transport {
     /// inbox takes, or the datapath fetches at a time.
     ///
     /// Interrupted calls are repeated and never reported.
-    fn receive(&mut self, inbox: &mut Inbox) -> Received;
+    fn receive(&mut self, inbox: &mut ReceiveBatch) -> Received;
 
     /// Brings datagrams into the order in which sending them costs least. Those that go to one peer keep their
     /// order.

@@ -8,7 +8,7 @@ use std::io;
 use mio::net::UdpSocket;
 
 use super::datapath::Datapath;
-use super::{Inbox, Outgoing, Received, Sent};
+use super::{Outgoing, ReceiveBatch, Received, Sent};
 
 /// Moves one datagram at a time.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Portable {
 }
 
 impl Datapath for Portable {
-    fn receive(&mut self, socket: &UdpSocket, inbox: &mut Inbox) -> Received {
+    fn receive(&mut self, socket: &UdpSocket, inbox: &mut ReceiveBatch) -> Received {
         inbox.clear();
         while let Some(slot) = inbox.slot() {
             match socket.recv_from(slot) {

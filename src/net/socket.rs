@@ -8,11 +8,11 @@ use mio::{Interest, Registry, Token};
 
 use super::datapath::Datapath;
 use super::portable::Portable;
-use super::{Inbox, Outgoing, Received, Sent, Transport, segmented};
+use super::{Outgoing, ReceiveBatch, Received, Sent, Transport, linux};
 
 /// Which datapath moves the datagrams of a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Io {
+pub enum IoBackend {
     /// Segmented where the system has it, else portable.
     #[default]
     Auto,
@@ -34,12 +34,12 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::Unsupported`] for [`Io::Segmented`] elsewhere than on Linux, or what getsockname(2) reports.
-    pub fn new(socket: UdpSocket, io: Io) -> io::Result<Self> {
+    /// [`io::ErrorKind::Unsupported`] for [`IoBackend::Segmented`] elsewhere than on Linux, or what getsockname(2) reports.
+    pub fn new(socket: UdpSocket, io: IoBackend) -> io::Result<Self> {
         let datapath = match io {
-            Io::Portable => Box::new(Portable::new(&socket)),
-            Io::Segmented => segmented::datapath(&socket)?,
-            Io::Auto => match segmented::datapath(&socket) {
+            IoBackend::Portable => Box::new(Portable::new(&socket)),
+            IoBackend::Segmented => linux::datapath(&socket)?,
+            IoBackend::Auto => match linux::datapath(&socket) {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => Box::new(Portable::new(&socket)),
                 result => result?,
             },
@@ -70,7 +70,7 @@ impl Socket {
     /// How many datagrams the kernel threw away since the socket was bound, because the receive buffer was full;
     /// `None` where the system does not tell.
     pub fn kernel_drops(&self) -> Option<u64> {
-        segmented::kernel_drops(&self.socket)
+        linux::kernel_drops(&self.socket)
     }
 
     /// What the kernel's receive buffer holds at the most, in bytes as the kernel charges them.
@@ -84,7 +84,7 @@ impl Socket {
 }
 
 impl Transport for Socket {
-    fn receive(&mut self, inbox: &mut Inbox) -> Received {
+    fn receive(&mut self, inbox: &mut ReceiveBatch) -> Received {
         self.datapath.receive(&self.socket, inbox)
     }
 

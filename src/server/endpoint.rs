@@ -21,13 +21,13 @@ use std::time::Instant;
 use log::{Level, info, log_enabled, warn};
 use mio::Interest;
 
-use super::complaints::Complaints;
-use super::guard::{Guard, Refusal};
 use super::reply::ReplyTemplate;
 use super::reply_queue::ReplyQueue;
-use super::tally::Tally;
-use crate::escape::Escaped;
-use crate::net::{self, Datagram, Inbox, Outbox, Outgoing, Received, Transport};
+use super::statistics::Statistics;
+use crate::guard::{Guard, Refusal};
+use crate::logging::escape::Escaped;
+use crate::logging::throttle::Throttle;
+use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, SendBatch, Transport};
 
 /// The log target of the lines about single datagrams, which `-q` takes away.
 pub const DATAGRAM_LOG: &str = "udpong::datagram";
@@ -42,9 +42,9 @@ const ERRORS_IN_A_ROW: u32 = 100;
 #[derive(Debug)]
 pub struct Shared {
     /// Where datagrams are received.
-    pub inbox: Inbox,
+    pub inbox: ReceiveBatch,
     /// Where replies are collected.
-    pub outbox: Outbox,
+    pub outbox: SendBatch,
     /// Who is not answered.
     pub guard: Guard,
 }
@@ -77,8 +77,8 @@ pub struct Endpoint<S> {
     backlog: Option<usize>,
     receive_errors: u32,
     broken: Option<io::Error>,
-    tally: Tally,
-    complaints: Complaints,
+    statistics: Statistics,
+    throttle: Throttle,
 }
 
 impl<S: Transport> Endpoint<S> {
@@ -95,8 +95,8 @@ impl<S: Transport> Endpoint<S> {
             backlog: None,
             receive_errors: 0,
             broken: None,
-            tally: Tally::default(),
-            complaints: Complaints::default(),
+            statistics: Statistics::default(),
+            throttle: Throttle::default(),
         }
     }
 
@@ -151,8 +151,8 @@ impl<S: Transport> Endpoint<S> {
     }
 
     /// What became of the datagrams so far.
-    pub fn tally(&self) -> Tally {
-        Tally { unsent: self.queue.len() as u64, ..self.tally.clone() }
+    pub fn statistics(&self) -> Statistics {
+        Statistics { unsent: self.queue.len() as u64, ..self.statistics.clone() }
     }
 
     /// The name of the service.
@@ -167,7 +167,7 @@ impl<S: Transport> Endpoint<S> {
 
     /// How many datagrams have come.
     pub fn received(&self) -> u64 {
-        self.tally.received
+        self.statistics.received
     }
 
     /// The socket, for asking about it.
@@ -184,7 +184,7 @@ impl<S: Transport> Endpoint<S> {
         self.readable && self.queue.is_empty() && self.backlog != Some(0) && self.broken.is_none()
     }
 
-    fn flush(&mut self, now: Instant, outbox: &mut Outbox) {
+    fn flush(&mut self, now: Instant, outbox: &mut SendBatch) {
         // Taken out while the replies borrow it, for `self` counts meanwhile.
         let queue = std::mem::take(&mut self.queue);
         let mut replies = outbox.take();
@@ -212,16 +212,16 @@ impl<S: Transport> Endpoint<S> {
         self.socket.arrange(&mut replies);
         let done = self.send(&replies, now);
         replies[done..].iter().for_each(|reply| self.queue.push(reply));
-        self.tally.waited += self.queue.len() as u64;
-        self.tally.waiting_peak = self.tally.waiting_peak.max(self.queue.len() as u64);
+        self.statistics.waited += self.queue.len() as u64;
+        self.statistics.waiting_peak = self.statistics.waiting_peak.max(self.queue.len() as u64);
         outbox.put_back(replies);
         self.template = template;
     }
 
     fn count(&mut self, datagram: &Datagram<'_>, logged: bool) {
         let Datagram { source, payload, .. } = datagram;
-        self.tally.received += 1;
-        self.tally.received_bytes += payload.len() as u64;
+        self.statistics.received += 1;
+        self.statistics.received_bytes += payload.len() as u64;
         if logged {
             let text = Escaped::line([payload, b"", b""]);
             info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({} bytes)", payload.len());
@@ -229,10 +229,10 @@ impl<S: Transport> Endpoint<S> {
     }
 
     fn refuse(&mut self, datagram: &Datagram<'_>, refusal: Refusal, now: Instant) {
-        self.tally.refused.add(refusal.name());
+        self.statistics.refused.add(refusal.name());
         // Discarding is what its user asked for, and no trouble.
         if refusal != Refusal::Discard
-            && let Some(times) = self.complaints.note(refusal.name(), now)
+            && let Some(times) = self.throttle.note(refusal.name(), now)
         {
             warn!("Not answering {}: {}{}", datagram.source, refusal.reason(), Times(times));
         }
@@ -247,11 +247,11 @@ impl<S: Transport> Endpoint<S> {
             }
             Received::Failed(error) => {
                 let name = net::error_name(&error);
-                self.tally.receive_errors.add(name);
+                self.statistics.receive_errors.add(name);
                 self.receive_errors += 1;
                 if net::is_broken(&error) || self.receive_errors >= ERRORS_IN_A_ROW {
                     self.broken = Some(error);
-                } else if let Some(times) = self.complaints.note(name, now) {
+                } else if let Some(times) = self.throttle.note(name, now) {
                     warn!("Cannot receive on {}: {error}{}", self.address, Times(times));
                 }
             }
@@ -265,8 +265,8 @@ impl<S: Transport> Endpoint<S> {
         while done < replies.len() {
             let sent = self.socket.send(&replies[done..]);
             for reply in &replies[done..done + sent.count] {
-                self.tally.answered += 1;
-                self.tally.answered_bytes += reply.length() as u64;
+                self.statistics.answered += 1;
+                self.statistics.answered_bytes += reply.length() as u64;
                 if logged {
                     let text = Escaped::line(reply.parts);
                     info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({} bytes)", reply.to, reply.length());
@@ -296,8 +296,8 @@ impl<S: Transport> Endpoint<S> {
 
     fn fail(&mut self, reply: &Outgoing<'_>, error: &io::Error, now: Instant) {
         let name = net::error_name(error);
-        self.tally.failed.add(name);
-        if let Some(times) = self.complaints.note(name, now) {
+        self.statistics.failed.add(name);
+        if let Some(times) = self.throttle.note(name, now) {
             warn!("Cannot send {} bytes to {}: {error}{}", reply.length(), reply.to, Times(times));
         }
     }

@@ -18,11 +18,11 @@ use slab::Slab;
 
 use super::Error;
 use super::endpoint::{Endpoint, Shared};
-use super::guard::Guard;
+use super::statistics::EndpointReport;
 use super::stats::Stats;
-use super::tally::EndpointReport;
-use crate::net::{Inbox, Outbox, Socket};
-use crate::shutdown::Shutdown;
+use crate::guard::Guard;
+use crate::net::{ReceiveBatch, SendBatch, Socket};
+use crate::reactor::shutdown::Shutdown;
 
 /// The one token that no endpoint has: a slab's keys count up from 0.
 const WAKER: Token = Token(usize::MAX);
@@ -39,7 +39,7 @@ pub struct Schedule {
     pub count: Option<u64>,
     /// How many have come, to all loops together; kept only if there is a count.
     pub received: AtomicU64,
-    /// Tell the tally now and then.
+    /// Tell the statistics now and then.
     pub stats: Option<Stats>,
     /// Go on polling for so long after there was something to do, rather than sleep.
     pub spin: Duration,
@@ -77,7 +77,7 @@ impl EventLoop {
     pub fn new(shutdown: Shutdown, guard: Guard) -> io::Result<Self> {
         let poll = Poll::new()?;
         shutdown.wake(Waker::new(poll.registry(), WAKER)?);
-        let shared = Shared { inbox: Inbox::new(), outbox: Outbox::default(), guard };
+        let shared = Shared { inbox: ReceiveBatch::new(), outbox: SendBatch::default(), guard };
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS),

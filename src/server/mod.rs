@@ -1,15 +1,12 @@
 //! The responder: binds the services, runs one loop a worker, adds up the tallies.
 
-mod complaints;
 pub(crate) mod endpoint;
 pub(crate) mod event_loop;
-pub(crate) mod guard;
-mod rate_limit;
 pub(crate) mod reply;
 pub(crate) mod reply_queue;
 mod service;
+pub(crate) mod statistics;
 mod stats;
-pub(crate) mod tally;
 
 #[cfg(test)]
 mod simulation;
@@ -24,20 +21,20 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, log};
 
-pub use crate::net::Io;
+pub use crate::net::IoBackend;
 pub use endpoint::DATAGRAM_LOG;
 pub use reply::{ReplyTemplate, TemplateError};
 pub use service::{Service, ServiceError};
-pub use tally::{Counts, EndpointReport, Report, Tally};
+pub use statistics::{Counts, EndpointReport, Report, Statistics};
 
+use crate::guard::Guard;
 use crate::net::Socket;
 use crate::net::bind::{BufferSizes, Port, bind};
-use crate::shutdown::Shutdown;
+use crate::reactor::shutdown::Shutdown;
 use endpoint::Endpoint;
 use event_loop::{EventLoop, Schedule};
-use guard::Guard;
+use statistics::add_up;
 use stats::Stats;
-use tally::add_up;
 
 /// How a server behaves, apart from what it serves.
 #[derive(Clone, Debug)]
@@ -51,7 +48,7 @@ pub struct Options {
     /// Stop once so many datagrams were received, by all services together. What has arrived by then is
     /// answered too, so the report may show more.
     pub count: Option<u64>,
-    /// Log the tally, with rates, this often.
+    /// Log the statistics, with rates, this often.
     pub stats: Option<Duration>,
     /// How long answering and flushing may take after a stop was asked for.
     pub grace: Duration,
@@ -61,7 +58,7 @@ pub struct Options {
     /// questions that are much shorter than their answer, and any number of them.
     pub no_guard: bool,
     /// Which datapath moves the datagrams.
-    pub io: Io,
+    pub io: IoBackend,
     /// How many loops share the work, each in a thread and with sockets of its own. With more than one, peers are
     /// spread over them by `SO_REUSEPORT`, and a second server on the same port is not refused.
     pub workers: NonZeroUsize,
@@ -80,7 +77,7 @@ impl Default for Options {
             grace: Duration::from_millis(500),
             rate_limit: 1_000,
             no_guard: false,
-            io: Io::Auto,
+            io: IoBackend::Auto,
             workers: NonZeroUsize::MIN,
             spin: Duration::ZERO,
         }
@@ -229,7 +226,7 @@ impl Endpoint<Socket> {
         EndpointReport {
             service: self.service(),
             address: self.address(),
-            tally: self.tally(),
+            statistics: self.statistics(),
             kernel_dropped: self.socket().kernel_drops(),
         }
     }

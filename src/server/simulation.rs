@@ -14,8 +14,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::endpoint::{Endpoint, Shared};
-use super::guard::Guard;
-use crate::net::{Inbox, Outbox, Outgoing, Received, Sent, Transport};
+use crate::guard::Guard;
+use crate::net::{Outgoing, ReceiveBatch, Received, SendBatch, Sent, Transport};
 
 /// A socket and the network behind it.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl Script {
 }
 
 impl Transport for Script {
-    fn receive(&mut self, inbox: &mut Inbox) -> Received {
+    fn receive(&mut self, inbox: &mut ReceiveBatch) -> Received {
         assert_eq!(self.owed, 0, "read while replies waited (invariant 3)");
         self.receives += 1;
         inbox.clear();
@@ -161,8 +161,8 @@ impl Simulation {
         Self {
             endpoint: Endpoint::new(script, ([127, 0, 0, 1], 5000).into(), "hello", Some(template)),
             shared: Shared {
-                inbox: Inbox::new(),
-                outbox: Outbox::default(),
+                inbox: ReceiveBatch::new(),
+                outbox: SendBatch::default(),
                 guard: Guard::new(vec![5000], 0, Instant::now()),
             },
             now: Instant::now(),
@@ -215,8 +215,8 @@ impl Simulation {
     }
 
     fn check(&self) {
-        let (endpoint, script, tally) = (&self.endpoint, self.endpoint.socket(), self.endpoint.tally());
-        let waiting = tally.unsent > 0;
+        let (endpoint, script, statistics) = (&self.endpoint, self.endpoint.socket(), self.endpoint.statistics());
+        let waiting = statistics.unsent > 0;
         if !script.arrived.is_empty() && !script.readable_edge && !waiting {
             assert!(endpoint.wants_turn(), "nothing would bring the backlog back (invariant 1)");
         }
@@ -228,10 +228,10 @@ impl Simulation {
             let numbers = script.wire.iter().filter(|(port, _)| *port == peer).map(|(_, reply)| number(reply));
             assert!(numbers.is_sorted_by(|a, b| a < b), "the order of replies to one peer (invariant 4)");
         }
-        assert_eq!(script.wire.len() as u64, tally.answered);
-        assert_eq!(self.arrived - script.arrived.len() as u64, tally.received);
-        let ends = tally.answered + tally.refused.total() + tally.failed.total() + tally.unsent;
-        assert_eq!(tally.received, ends, "the sum (invariant 6)");
+        assert_eq!(script.wire.len() as u64, statistics.answered);
+        assert_eq!(self.arrived - script.arrived.len() as u64, statistics.received);
+        let ends = statistics.answered + statistics.refused.total() + statistics.failed.total() + statistics.unsent;
+        assert_eq!(statistics.received, ends, "the sum (invariant 6)");
     }
 
     /// The network recovers, and everything that was owed leaves.
@@ -246,8 +246,8 @@ impl Simulation {
             self.check();
         }
         assert!(self.script().arrived.is_empty(), "unread datagrams are left");
-        assert_eq!(self.endpoint.tally().unsent, 0);
-        assert_eq!(self.endpoint.tally().received, self.arrived);
+        assert_eq!(self.endpoint.statistics().unsent, 0);
+        assert_eq!(self.endpoint.statistics().received, self.arrived);
     }
 }
 
@@ -285,7 +285,7 @@ proptest! {
             simulation.turn();
         }
         prop_assert!(simulation.endpoint.is_settled());
-        prop_assert!((300..800).contains(&simulation.endpoint.tally().answered));
+        prop_assert!((300..800).contains(&simulation.endpoint.statistics().answered));
         simulation.arrive(4000, 0);
         simulation.poll();
         prop_assert!(simulation.endpoint.is_settled(), "a late datagram delays the end");
@@ -301,15 +301,15 @@ fn a_broken_socket_ends_the_loop_and_its_replies_are_counted() {
     simulation.poll();
     let error = simulation.endpoint.take_turn(simulation.now, &mut simulation.shared).expect_err("broken");
     assert_eq!(error.raw_os_error(), Some(libc::EBADF));
-    let tally = simulation.endpoint.tally();
-    assert_eq!((tally.received, tally.failed.total(), tally.unsent), (10, 1, 9));
+    let statistics = simulation.endpoint.statistics();
+    assert_eq!((statistics.received, statistics.failed.total(), statistics.unsent), (10, 1, 9));
 }
 
 #[test]
 fn receives_that_always_fail_end_the_loop_and_others_do_not() {
     struct Failing(u32);
     impl Transport for Failing {
-        fn receive(&mut self, inbox: &mut Inbox) -> Received {
+        fn receive(&mut self, inbox: &mut ReceiveBatch) -> Received {
             inbox.clear();
             self.0 += 1;
             if self.0 == 90 {
@@ -328,5 +328,5 @@ fn receives_that_always_fail_end_the_loop_and_others_do_not() {
     endpoint.readable();
     let turns = (1..).find(|_| endpoint.take_turn(now, &mut shared).is_err());
     assert_eq!(turns, Some(189), "a datagram starts the count again");
-    assert_eq!(endpoint.tally().receive_errors.total(), 189);
+    assert_eq!(endpoint.statistics().receive_errors.total(), 189);
 }

@@ -1,11 +1,11 @@
-//! The tally, told while the server runs: by one line for each endpoint, whichever loops serve it.
+//! The statistics, told while the server runs: by one line for each endpoint, whichever loops serve it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::info;
 
-use super::tally::{EndpointReport, add_up};
+use super::statistics::{EndpointReport, add_up};
 
 /// Keeps the newest report of each loop; the first loop tells their sum.
 #[derive(Debug)]
@@ -54,10 +54,10 @@ impl Stats {
         let sum = add_up(state.newest.iter().cloned());
         let seconds = now.saturating_duration_since(state.told).as_secs_f64().max(f64::MIN_POSITIVE);
         for (i, report) in sum.iter().enumerate() {
-            let before = state.before.get(i).map(|before| &before.tally);
+            let before = state.before.get(i).map(|before| &before.statistics);
             let rate = |now: u64, before: Option<u64>| now.saturating_sub(before.unwrap_or(0)) as f64 / seconds;
-            let received = rate(report.tally.received, before.map(|tally| tally.received));
-            let answered = rate(report.tally.answered, before.map(|tally| tally.answered));
+            let received = rate(report.statistics.received, before.map(|statistics| statistics.received));
+            let answered = rate(report.statistics.answered, before.map(|statistics| statistics.answered));
             info!("{report}; {received:.0} received/s, {answered:.0} answered/s");
         }
         state.told = now;

@@ -68,7 +68,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::client::latency::Latencies;
+    use crate::client::probe::latency::Latencies;
 
     fn drawn(micros: &[u64]) -> String {
         let mut latencies = Latencies::new();

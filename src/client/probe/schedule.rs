@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Nothing shifts it: who falls behind finds the datagrams that were due in the meantime still to be sent, each
 /// with the time at which it should have left. So a responder that stalls cannot hide in fewer measurements.
 #[derive(Debug)]
-pub struct Pace {
+pub struct RateSchedule {
     start: Instant,
     /// Datagrams a second.
     rate: u32,
@@ -15,7 +15,7 @@ pub struct Pace {
     taken: u64,
 }
 
-impl Pace {
+impl RateSchedule {
     /// `rate` datagrams a second, `group` of them at a time; both at least 1.
     pub fn new(start: Instant, rate: u32, group: u64) -> Self {
         Self { start, rate: rate.max(1), group: group.max(1), taken: 0 }
@@ -54,21 +54,21 @@ mod tests {
     #[test]
     fn groups_are_due_together_and_a_broken_one_is_completed() {
         let start = Instant::now();
-        let mut pace = Pace::new(start, 1000, 4);
-        assert_eq!((pace.due(), pace.together(), pace.group()), (start, 4, 0));
-        pace.take(3);
-        assert_eq!((pace.due(), pace.together(), pace.group()), (start, 1, 0));
-        pace.take(1);
-        assert_eq!((pace.due(), pace.together(), pace.group()), (start + Duration::from_millis(4), 4, 1));
+        let mut schedule = RateSchedule::new(start, 1000, 4);
+        assert_eq!((schedule.due(), schedule.together(), schedule.group()), (start, 4, 0));
+        schedule.take(3);
+        assert_eq!((schedule.due(), schedule.together(), schedule.group()), (start, 1, 0));
+        schedule.take(1);
+        assert_eq!((schedule.due(), schedule.together(), schedule.group()), (start + Duration::from_millis(4), 4, 1));
     }
 
     proptest! {
         #[test]
         fn the_rate_holds_however_long_it_runs(rate in 1..5_000_000_u32, seconds in 1..1_000_000_u64) {
             let start = Instant::now();
-            let mut pace = Pace::new(start, rate, 1);
-            pace.take(usize::try_from(u64::from(rate) * seconds).expect("64 bits"));
-            prop_assert_eq!(pace.due(), start + Duration::from_secs(seconds));
+            let mut schedule = RateSchedule::new(start, rate, 1);
+            schedule.take(usize::try_from(u64::from(rate) * seconds).expect("64 bits"));
+            prop_assert_eq!(schedule.due(), start + Duration::from_secs(seconds));
         }
     }
 }

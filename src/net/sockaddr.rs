@@ -13,11 +13,11 @@ const IPV6_LENGTH: usize = size_of::<libc::sockaddr_in6>();
 /// Room for the address of one message, aligned as the kernel wants it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(4))]
-pub struct Name {
+pub struct SockaddrBuf {
     bytes: [u8; IPV6_LENGTH],
 }
 
-impl Name {
+impl SockaddrBuf {
     /// How much room there is, in bytes.
     pub const SPACE: usize = IPV6_LENGTH;
 
@@ -51,7 +51,7 @@ impl Name {
     }
 }
 
-impl From<SocketAddr> for Name {
+impl From<SocketAddr> for SockaddrBuf {
     fn from(address: SocketAddr) -> Self {
         let mut name = Self::NONE;
         let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn no_address_is_one_that_nobody_answers() {
-        assert_eq!(Name::NONE.address(), ([0, 0, 0, 0], 0).into());
+        assert_eq!(SockaddrBuf::NONE.address(), ([0, 0, 0, 0], 0).into());
     }
 
     proptest! {
@@ -89,8 +89,8 @@ mod tests {
             } else {
                 SocketAddrV6::new(ip.into(), port, flow, scope).into()
             };
-            prop_assert_eq!(Name::from(address).address(), address);
-            prop_assert_eq!(Name::from(address).length(), SockAddr::from(address).len() as usize);
+            prop_assert_eq!(SockaddrBuf::from(address).address(), address);
+            prop_assert_eq!(SockaddrBuf::from(address).length(), SockAddr::from(address).len() as usize);
         }
     }
 }

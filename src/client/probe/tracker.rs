@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::payload::{Sighting, State};
+use super::payload::{ProbeMatch, State};
 
 /// How a probe ended; each ends in exactly one way, by its first answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Fate {
+pub enum Outcome {
     /// Whole and in time.
     Answered,
     /// Whole, but after the timeout.
@@ -33,17 +33,17 @@ pub enum Fate {
 pub struct Counts {
     /// Probes sent.
     pub sent: u64,
-    /// [`Fate::Answered`].
+    /// [`Outcome::Answered`].
     pub answered: u64,
-    /// [`Fate::Late`].
+    /// [`Outcome::Late`].
     pub late: u64,
-    /// [`Fate::Lost`].
+    /// [`Outcome::Lost`].
     pub lost: u64,
-    /// [`Fate::Refused`].
+    /// [`Outcome::Refused`].
     pub refused: u64,
-    /// [`Fate::Truncated`].
+    /// [`Outcome::Truncated`].
     pub truncated: u64,
-    /// [`Fate::Altered`].
+    /// [`Outcome::Altered`].
     pub altered: u64,
     /// Answers to probes that had ended already.
     pub duplicate: u64,
@@ -82,14 +82,14 @@ impl Counts {
         }
     }
 
-    fn of(&mut self, fate: Fate) -> &mut u64 {
-        match fate {
-            Fate::Answered => &mut self.answered,
-            Fate::Late => &mut self.late,
-            Fate::Lost => &mut self.lost,
-            Fate::Refused => &mut self.refused,
-            Fate::Truncated => &mut self.truncated,
-            Fate::Altered => &mut self.altered,
+    fn of(&mut self, outcome: Outcome) -> &mut u64 {
+        match outcome {
+            Outcome::Answered => &mut self.answered,
+            Outcome::Late => &mut self.late,
+            Outcome::Lost => &mut self.lost,
+            Outcome::Refused => &mut self.refused,
+            Outcome::Truncated => &mut self.truncated,
+            Outcome::Altered => &mut self.altered,
         }
     }
 }
@@ -102,7 +102,7 @@ pub enum Answer {
         /// Which one.
         sequence: u64,
         /// How that probe ended.
-        fate: Fate,
+        outcome: Outcome,
         /// From the time at which the probe was due.
         round_trip: Duration,
         /// A later probe was answered before.
@@ -172,13 +172,13 @@ impl Tracker {
         self.counts.sent += 1;
     }
 
-    /// Decides what an answer means; `sighting` is what it repeats.
-    pub fn answer(&mut self, sighting: Option<Sighting>, now: Instant) -> Answer {
-        let numbered = sighting.and_then(|sighting| sighting.sequence);
-        if sighting.is_none() && self.repeats {
+    /// Decides what an answer means; `found` is what it repeats.
+    pub fn answer(&mut self, found: Option<ProbeMatch>, now: Instant) -> Answer {
+        let numbered = found.and_then(|found| found.sequence);
+        if found.is_none() && self.repeats {
             return self.unmatched();
         }
-        self.repeats = sighting.is_some();
+        self.repeats = found.is_some();
         let Some(sequence) = numbered.or_else(|| self.oldest_open()) else {
             return self.duplicate(None);
         };
@@ -189,30 +189,30 @@ impl Tracker {
         if probe.ended {
             return self.duplicate(Some(sequence));
         }
-        let fate = match sighting.map(|sighting| sighting.state) {
-            Some(State::Truncated) => Fate::Truncated,
-            Some(State::Altered) => Fate::Altered,
-            Some(State::Whole) | None if now.saturating_duration_since(probe.sent) >= self.timeout => Fate::Late,
-            Some(State::Whole) | None => Fate::Answered,
+        let outcome = match found.map(|found| found.state) {
+            Some(State::Truncated) => Outcome::Truncated,
+            Some(State::Altered) => Outcome::Altered,
+            Some(State::Whole) | None if now.saturating_duration_since(probe.sent) >= self.timeout => Outcome::Late,
+            Some(State::Whole) | None => Outcome::Answered,
         };
         let reordered = self.answered.is_some_and(|latest| sequence < latest);
         self.answered = self.answered.max(Some(sequence));
         self.counts.reordered += u64::from(reordered);
-        self.end(sequence, fate);
-        Answer::First { sequence, fate, round_trip: now.saturating_duration_since(probe.due), reordered }
+        self.end(sequence, outcome);
+        Answer::First { sequence, outcome, round_trip: now.saturating_duration_since(probe.due), reordered }
     }
 
     /// Notes that a probe was refused: the oldest in flight, since nothing tells which one; returns its number.
     pub fn refused(&mut self) -> Option<u64> {
         let sequence = self.oldest_open()?;
-        self.end(sequence, Fate::Refused);
+        self.end(sequence, Outcome::Refused);
         Some(sequence)
     }
 
     /// Notes that the system would not send the last probe; returns its number.
     pub fn refused_last(&mut self) -> Option<u64> {
         let sequence = self.next().checked_sub(1)?;
-        self.end(sequence, Fate::Refused);
+        self.end(sequence, Outcome::Refused);
         Some(sequence)
     }
 
@@ -303,7 +303,7 @@ impl Tracker {
         Some(self.open)
     }
 
-    fn end(&mut self, sequence: u64, fate: Fate) {
+    fn end(&mut self, sequence: u64, outcome: Outcome) {
         let in_time = sequence >= self.timed_out;
         let place = sequence.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
         if let Some(probe) = place.and_then(|place| self.probes.get_mut(place))
@@ -311,13 +311,13 @@ impl Tracker {
         {
             probe.ended = true;
             self.in_flight -= usize::from(in_time);
-            *self.counts.of(fate) += 1;
+            *self.counts.of(outcome) += 1;
         }
     }
 
     fn forget_first(&mut self, probe: Probe) -> Option<u64> {
         let sequence = self.first;
-        self.end(sequence, Fate::Lost);
+        self.end(sequence, Outcome::Lost);
         self.probes.pop_front();
         self.first += 1;
         self.timed_out = self.timed_out.max(self.first);
@@ -363,8 +363,8 @@ mod tests {
         }
 
         fn answer(&mut self, sequence: u64, state: State, millis: u64) -> Answer {
-            let sighting = Sighting { sequence: Some(sequence), state };
-            self.tracker.answer(Some(sighting), self.at(millis))
+            let found = ProbeMatch { sequence: Some(sequence), state };
+            self.tracker.answer(Some(found), self.at(millis))
         }
 
         fn text(&mut self, millis: u64) -> Answer {
@@ -390,15 +390,15 @@ mod tests {
         }
     }
 
-    fn first(sequence: u64, fate: Fate, millis: u64, reordered: bool) -> Answer {
-        Answer::First { sequence, fate, round_trip: Duration::from_millis(millis), reordered }
+    fn first(sequence: u64, outcome: Outcome, millis: u64, reordered: bool) -> Answer {
+        Answer::First { sequence, outcome, round_trip: Duration::from_millis(millis), reordered }
     }
 
     #[test]
     fn the_first_answer_decides_and_the_others_are_duplicates() {
         let mut run = Run::new();
         run.send(0);
-        assert_eq!(run.answer(0, State::Truncated, 5), first(0, Fate::Truncated, 5, false));
+        assert_eq!(run.answer(0, State::Truncated, 5), first(0, Outcome::Truncated, 5, false));
         assert_eq!(run.answer(0, State::Whole, 6), Answer::Duplicate(Some(0)));
         let counts = run.end();
         assert_eq!((counts.truncated, counts.answered, counts.duplicate), (1, 0, 1));
@@ -408,13 +408,13 @@ mod tests {
     fn an_answer_after_the_timeout_is_late_and_after_the_memory_unmatched() {
         let mut run = Run::new();
         (0..3).for_each(|_| run.send(0));
-        assert_eq!(run.answer(0, State::Whole, 99), first(0, Fate::Answered, 99, false));
+        assert_eq!(run.answer(0, State::Whole, 99), first(0, Outcome::Answered, 99, false));
         assert_eq!(run.tracker.next_timeout(), Some(run.at(100)));
         assert!(run.time_out(99).is_empty());
         assert_eq!(run.time_out(100), [1, 2]);
         assert!(run.time_out(100).is_empty());
         assert_eq!((run.tracker.in_flight(), run.tracker.next_timeout()), (0, None));
-        assert_eq!(run.answer(1, State::Whole, 500), first(1, Fate::Late, 500, false));
+        assert_eq!(run.answer(1, State::Whole, 500), first(1, Outcome::Late, 500, false));
         assert!(run.lose(999).is_empty());
         assert_eq!(run.lose(1000), [2]);
         assert_eq!(run.answer(2, State::Whole, 1001), Answer::Unmatched);
@@ -426,7 +426,7 @@ mod tests {
     fn an_answer_is_late_even_if_nobody_looked_at_the_time_before() {
         let mut run = Run::new();
         run.send(0);
-        assert_eq!(run.answer(0, State::Whole, 100), first(0, Fate::Late, 100, false));
+        assert_eq!(run.answer(0, State::Whole, 100), first(0, Outcome::Late, 100, false));
         assert_eq!(run.tracker.in_flight(), 0);
         assert!(run.time_out(200).is_empty());
     }
@@ -436,7 +436,7 @@ mod tests {
         let mut run = Run::new();
         run.tracker.sent(run.at(0), run.at(200));
         assert!(run.time_out(250).is_empty());
-        assert_eq!(run.answer(0, State::Whole, 260), first(0, Fate::Answered, 260, false));
+        assert_eq!(run.answer(0, State::Whole, 260), first(0, Outcome::Answered, 260, false));
     }
 
     #[test]
@@ -444,15 +444,15 @@ mod tests {
         let mut run = Run::new();
         run.send(0);
         run.send(10);
-        assert_eq!(run.text(11), first(0, Fate::Answered, 11, false));
-        assert_eq!(run.text(12), first(1, Fate::Answered, 2, false));
+        assert_eq!(run.text(11), first(0, Outcome::Answered, 11, false));
+        assert_eq!(run.text(12), first(1, Outcome::Answered, 2, false));
         assert_eq!(run.text(13), Answer::Duplicate(None));
         run.send(20);
         assert_eq!(run.time_out(130), [2]);
         run.send(131);
         // The one in flight comes first, and the one that timed out is not forgotten.
-        assert_eq!(run.text(132), first(3, Fate::Answered, 1, false));
-        assert_eq!(run.text(133), first(2, Fate::Late, 113, true));
+        assert_eq!(run.text(132), first(3, Outcome::Answered, 1, false));
+        assert_eq!(run.text(133), first(2, Outcome::Late, 113, true));
         assert!(!run.tracker.repeats());
         run.end();
     }
@@ -462,11 +462,11 @@ mod tests {
         let mut run = Run::new();
         run.send(0);
         run.send(0);
-        assert_eq!(run.answer(0, State::Whole, 1), first(0, Fate::Answered, 1, false));
+        assert_eq!(run.answer(0, State::Whole, 1), first(0, Outcome::Answered, 1, false));
         assert_eq!(run.text(2), Answer::Unmatched);
         assert_eq!(run.answer(7, State::Whole, 3), Answer::Unmatched);
-        let nameless = Sighting { sequence: None, state: State::Altered };
-        assert_eq!(run.tracker.answer(Some(nameless), run.at(4)), first(1, Fate::Altered, 4, false));
+        let nameless = ProbeMatch { sequence: None, state: State::Altered };
+        assert_eq!(run.tracker.answer(Some(nameless), run.at(4)), first(1, Outcome::Altered, 4, false));
         assert_eq!(run.tracker.answer(Some(nameless), run.at(5)), Answer::Duplicate(None));
         let counts = run.end();
         assert_eq!((counts.unmatched, counts.duplicate), (2, 1));
@@ -478,7 +478,7 @@ mod tests {
         assert_eq!(run.tracker.refused(), None);
         run.send(0);
         run.send(0);
-        assert_eq!(run.answer(0, State::Whole, 1), first(0, Fate::Answered, 1, false));
+        assert_eq!(run.answer(0, State::Whole, 1), first(0, Outcome::Answered, 1, false));
         assert_eq!(run.tracker.refused(), Some(1));
         assert_eq!(run.tracker.refused(), None);
         run.send(2);

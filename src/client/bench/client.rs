@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 
-use super::Error;
-use super::backlog::Backlog;
-use super::latency::Latencies;
-use super::payload::Payload;
-use super::target;
-use super::tracker::{Answer, Tracker};
-use crate::net::{self, Inbox, Outbox, Outgoing, Received, Socket, Transport};
+use crate::client::Error;
+use crate::client::probe::backlog::Backlog;
+use crate::client::probe::latency::Latencies;
+use crate::client::probe::payload::Payload;
+use crate::client::probe::tracker::{Answer, Tracker};
+use crate::client::target;
+use crate::net::{self, Outgoing, ReceiveBatch, Received, SendBatch, Socket, Transport};
 
 /// How many datagrams a turn sends at the most before the answers are looked at.
 const BURST: usize = 256;
@@ -20,7 +20,7 @@ const BURST: usize = 256;
 /// How often a turn receives at the most: second answers may stand before the one that lets more leave.
 const LOOKS: usize = 32;
 
-/// What the lanes of one generator use in turn, and what they find out together.
+/// What the clients of one generator use in turn, and what they find out together.
 #[derive(Debug)]
 pub struct Shared {
     target: SocketAddr,
@@ -28,8 +28,8 @@ pub struct Shared {
     /// As many payloads as one send carries, side by side.
     batch: Vec<u8>,
     segments: usize,
-    inbox: Inbox,
-    outbox: Outbox,
+    inbox: ReceiveBatch,
+    outbox: SendBatch,
     /// From when a datagram was due to its first answer.
     pub latencies: Latencies,
     /// From when a datagram was due to when it left.
@@ -48,7 +48,7 @@ pub struct Shared {
 
 impl Shared {
     /// Memory for sends of `segments` datagrams of `size` bytes each, and an inbox for the answers.
-    pub fn new(target: SocketAddr, size: usize, segments: usize, inbox: Inbox) -> Self {
+    pub fn new(target: SocketAddr, size: usize, segments: usize, inbox: ReceiveBatch) -> Self {
         let payload = Payload::new(size);
         Self {
             target,
@@ -56,7 +56,7 @@ impl Shared {
             payload,
             segments,
             inbox,
-            outbox: Outbox::default(),
+            outbox: SendBatch::default(),
             latencies: Latencies::new(),
             lateness: Latencies::new(),
             received: 0,
@@ -95,7 +95,7 @@ impl Shared {
 /// A socket of a bench. Readiness is state, as for the server's endpoints: an event sets it, and only a receive
 /// that drained the socket, or a send that would have blocked, clears it.
 #[derive(Debug)]
-pub struct Lane {
+pub struct Client {
     /// For registering it.
     pub socket: Socket,
     tracker: Tracker,
@@ -105,8 +105,8 @@ pub struct Lane {
     window: usize,
 }
 
-impl Lane {
-    /// A lane with nothing out, which keeps `window` datagrams out by itself.
+impl Client {
+    /// A client with nothing out, which keeps `window` datagrams out by itself.
     pub fn new(socket: Socket, window: usize, timeout: Duration) -> Self {
         // Nothing is remembered after its timeout: late is lost here.
         let tracker = Tracker::new(timeout, Duration::ZERO);
@@ -241,8 +241,8 @@ impl Lane {
             shared.heard = true;
             shared.received += 1;
             shared.received_bytes += datagram.payload.len() as u64;
-            let sighting = shared.payload.recognise(datagram.payload, self.tracker.next());
-            if let Answer::First { round_trip, .. } = self.tracker.answer(sighting, now) {
+            let found = shared.payload.recognise(datagram.payload, self.tracker.next());
+            if let Answer::First { round_trip, .. } = self.tracker.answer(found, now) {
                 shared.latencies.record(round_trip);
             }
         }
@@ -271,68 +271,68 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
-    use crate::net::Io;
+    use crate::net::IoBackend;
 
-    /// A responder's socket, a lane to it with so many datagrams in flight, and what the lane uses.
-    fn lane(window: usize) -> (UdpSocket, Lane, Shared) {
+    /// A responder's socket, a client to it with so many datagrams in flight, and what the client uses.
+    fn client(window: usize) -> (UdpSocket, Client, Shared) {
         let responder = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         responder.set_nonblocking(true).expect("a socket");
         let address = responder.local_addr().expect("an address");
-        let socket = target::open(address, Io::Portable).expect("a socket");
-        let mut lane = Lane::new(socket, window, Duration::from_secs(60));
-        let mut shared = Shared::new(address, 64, 1, Inbox::with_slots(1));
-        lane.take_turn(true, &mut shared).expect("a turn");
-        (responder, lane, shared)
+        let socket = target::open(address, IoBackend::Portable).expect("a socket");
+        let mut client = Client::new(socket, window, Duration::from_secs(60));
+        let mut shared = Shared::new(address, 64, 1, ReceiveBatch::with_slots(1));
+        client.take_turn(true, &mut shared).expect("a turn");
+        (responder, client, shared)
     }
 
     /// Answers one question twice; loopback delivers before a send is over.
-    fn answer_twice(responder: &UdpSocket, lane: &mut Lane, answer: impl Fn(&[u8]) -> &[u8]) {
+    fn answer_twice(responder: &UdpSocket, client: &mut Client, answer: impl Fn(&[u8]) -> &[u8]) {
         let mut question = [0; 100];
         let (length, from) = responder.recv_from(&mut question).expect("a question");
         for _ in 0..2 {
             responder.send_to(answer(&question[..length]), from).expect("sent");
         }
-        lane.note(true, false, Instant::now());
+        client.note(true, false, Instant::now());
     }
 
     /// How many were sent after a turn, and how many answers were second ones.
-    fn turn(lane: &mut Lane, shared: &mut Shared) -> (u64, u64) {
-        assert!(lane.wants_turn(true, 1));
-        lane.take_turn(true, shared).expect("a turn");
-        (lane.tracker().counts().sent, lane.tracker().counts().duplicate)
+    fn turn(client: &mut Client, shared: &mut Shared) -> (u64, u64) {
+        assert!(client.wants_turn(true, 1));
+        client.take_turn(true, shared).expect("a turn");
+        (client.tracker().counts().sent, client.tracker().counts().duplicate)
     }
 
     #[test]
     fn the_next_datagram_leaves_before_a_second_answer_is_looked_for() {
-        let (responder, mut lane, mut shared) = lane(1);
-        answer_twice(&responder, &mut lane, |question| question);
-        assert_eq!(turn(&mut lane, &mut shared), (2, 0));
-        assert_eq!(turn(&mut lane, &mut shared), (2, 1));
-        assert!(!lane.wants_turn(true, 1), "drained, and waiting for an answer");
+        let (responder, mut client, mut shared) = client(1);
+        answer_twice(&responder, &mut client, |question| question);
+        assert_eq!(turn(&mut client, &mut shared), (2, 0));
+        assert_eq!(turn(&mut client, &mut shared), (2, 1));
+        assert!(!client.wants_turn(true, 1), "drained, and waiting for an answer");
     }
 
     #[test]
     fn what_tells_nothing_of_its_question_is_received_before_the_next_datagram_leaves() {
-        let (responder, mut lane, mut shared) = lane(1);
-        answer_twice(&responder, &mut lane, |_| b"I say this to everybody");
-        assert_eq!(turn(&mut lane, &mut shared), (2, 1));
+        let (responder, mut client, mut shared) = client(1);
+        answer_twice(&responder, &mut client, |_| b"I say this to everybody");
+        assert_eq!(turn(&mut client, &mut shared), (2, 1));
     }
 
     #[test]
     fn an_answer_that_came_and_was_not_looked_at_yet_is_not_given_up() {
-        let (responder, mut lane, mut shared) = lane(2 * LOOKS);
+        let (responder, mut client, mut shared) = client(2 * LOOKS);
         let mut question = [0; 100];
         while let Ok((length, from)) = responder.recv_from(&mut question) {
             responder.send_to(&question[..length], from).expect("sent");
         }
         let arrived = Instant::now();
-        lane.note(true, false, arrived);
-        lane.take_turn(false, &mut shared).expect("a turn");
-        assert_eq!(lane.tracker().in_flight(), LOOKS);
+        client.note(true, false, arrived);
+        client.take_turn(false, &mut shared).expect("a turn");
+        assert_eq!(client.tracker().in_flight(), LOOKS);
         let much_later = arrived + Duration::from_secs(3600);
-        assert_eq!(lane.received_by(much_later), None, "not even if this process did not run for an hour");
-        lane.take_turn(false, &mut shared).expect("a turn");
-        lane.take_turn(false, &mut shared).expect("a turn");
-        assert_eq!((lane.tracker().in_flight(), lane.received_by(much_later)), (0, Some(much_later)));
+        assert_eq!(client.received_by(much_later), None, "not even if this process did not run for an hour");
+        client.take_turn(false, &mut shared).expect("a turn");
+        client.take_turn(false, &mut shared).expect("a turn");
+        assert_eq!((client.tracker().in_flight(), client.received_by(much_later)), (0, Some(much_later)));
     }
 }

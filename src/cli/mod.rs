@@ -1,5 +1,9 @@
 //! What can be asked for on the command line. No behaviour.
 
+pub mod commands;
+mod manual;
+mod units;
+
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::thread;
@@ -9,9 +13,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use log::LevelFilter;
-use udpong::server::Io;
-
-use crate::units;
+use udpong::server::IoBackend;
 
 /// What it is, examples, how it is called, then everything in detail: help is read from the top.
 const TEMPLATE: &str = "\
@@ -187,7 +189,7 @@ pub enum IoArgument {
     Segmented,
 }
 
-impl From<IoArgument> for Io {
+impl From<IoArgument> for IoBackend {
     fn from(argument: IoArgument) -> Self {
         match argument {
             IoArgument::Auto => Self::Auto,
@@ -289,7 +291,7 @@ pub struct Ping {
     #[arg(long, hide_short_help = true, help_heading = "What to tell", conflicts_with = "json_stream")]
     pub json: bool,
 
-    /// Print a JSON object for each probe once its fate is known, and the summary last
+    /// Print a JSON object for each probe once its outcome is known, and the summary last
     #[arg(long, hide_short_help = true, help_heading = "What to tell")]
     pub json_stream: bool,
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::latency::Figures;
+use super::latency::Summary;
 
 /// Limits on a result; those that are `None` limit nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -25,7 +25,7 @@ pub struct Limits {
 
 impl Limits {
     /// Says which limits are broken, as `loss 10% is over 1%`; nothing when none is.
-    pub fn broken(&self, loss_percent: f64, figures: &Figures) -> Vec<String> {
+    pub fn broken(&self, loss_percent: f64, figures: &Summary) -> Vec<String> {
         let mut broken = Vec::new();
         if let Some(limit) = self.loss.filter(|limit| loss_percent > *limit) {
             broken.push(format!("loss {loss_percent:.3}% is over {limit}%"));
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn each_broken_limit_is_named_and_a_limit_that_is_met_is_not() {
-        let figures = Figures { p50: Some(1.0), p99: Some(7.0), max: Some(9.5), ..Figures::default() };
+        let figures = Summary { p50: Some(1.0), p99: Some(7.0), max: Some(9.5), ..Summary::default() };
         let limits = Limits {
             loss: Some(1.0),
             p50: Some(Duration::from_millis(1)),
@@ -66,14 +66,14 @@ mod tests {
             limits.broken(1.5, &figures),
             ["loss 1.500% is over 1%", "p99, 7.000 ms, is over 5ms", "the longest, 9.500 ms, is over 9ms"]
         );
-        assert!(limits.broken(1.0, &Figures::default()).is_empty());
+        assert!(limits.broken(1.0, &Summary::default()).is_empty());
         assert!(Limits::default().broken(100.0, &figures).is_empty());
     }
 
     #[test]
     fn no_loss_at_all_can_be_demanded() {
         let limits = Limits { loss: Some(0.0), ..Limits::default() };
-        assert!(limits.broken(0.0, &Figures::default()).is_empty());
-        assert_eq!(limits.broken(0.0001, &Figures::default()).len(), 1);
+        assert!(limits.broken(0.0, &Summary::default()).is_empty());
+        assert_eq!(limits.broken(0.0001, &Summary::default()).len(), 1);
     }
 }

@@ -30,7 +30,7 @@ const SMALLEST_CHARGE: usize = 512;
 /// Reusable memory for received datagrams: slots for whole messages, whose pages become resident only as far as
 /// messages have filled them.
 #[derive(Debug)]
-pub struct Inbox {
+pub struct ReceiveBatch {
     arena: Box<[u8]>,
     messages: Vec<Message>,
     bytes: usize,
@@ -46,7 +46,7 @@ struct Message {
     local: Option<SocketAddr>,
 }
 
-impl Inbox {
+impl ReceiveBatch {
     /// An empty inbox for whole batches.
     pub fn new() -> Self {
         Self::with_slots(SLOTS)
@@ -104,13 +104,13 @@ impl Inbox {
     }
 }
 
-impl Default for Inbox {
+impl Default for ReceiveBatch {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// The datagrams of an [`Inbox`], made by [`Inbox::datagrams`].
+/// The datagrams of an [`ReceiveBatch`], made by [`ReceiveBatch::datagrams`].
 #[derive(Clone, Debug)]
 pub struct Datagrams<'a> {
     messages: Zip<Iter<'a, Message>, Chunks<'a, u8>>,
@@ -149,14 +149,14 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], port))
     }
 
-    fn put(inbox: &mut Inbox, bytes: &[u8], segment: usize, source: SocketAddr) {
+    fn put(inbox: &mut ReceiveBatch, bytes: &[u8], segment: usize, source: SocketAddr) {
         inbox.slot().expect("there is room")[..bytes.len()].copy_from_slice(bytes);
         inbox.keep(bytes.len(), segment, source, None);
     }
 
     #[test]
     fn a_coalesced_message_is_handed_out_as_the_datagrams_it_was_made_of() {
-        let mut inbox = Inbox::new();
+        let mut inbox = ReceiveBatch::new();
         put(&mut inbox, b"aabbc", 2, peer(1));
         put(&mut inbox, b"", 0, peer(2));
         put(&mut inbox, b"dd", 2, peer(3));
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn every_slot_holds_the_largest_datagram_and_a_full_inbox_has_none() {
-        let mut inbox = Inbox::new();
+        let mut inbox = ReceiveBatch::new();
         while inbox.slot().is_some() {
             let number = inbox.messages.len() as u8;
             put(&mut inbox, &[number; LARGEST], LARGEST, peer(1));
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!((inbox.room(), inbox.datagrams().count()), (SLOTS, 0));
         (0..SLOTS).for_each(|_| put(&mut inbox, b"", 0, peer(1)));
         assert_eq!((inbox.room(), inbox.slots().count()), (0, 0));
-        let mut inbox = Inbox::with_slots(1);
+        let mut inbox = ReceiveBatch::with_slots(1);
         put(&mut inbox, b"the only one", 12, peer(1));
         assert_eq!((inbox.room(), inbox.slots().count()), (0, 0));
     }

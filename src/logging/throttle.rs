@@ -7,7 +7,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// Remembers, for each kind of trouble, when the log last heard of it.
 #[derive(Debug, Default)]
-pub struct Complaints {
+pub struct Throttle {
     kinds: BTreeMap<&'static str, Kind>,
 }
 
@@ -18,7 +18,7 @@ struct Kind {
     untold: u64,
 }
 
-impl Complaints {
+impl Throttle {
     /// Notes that `kind` happened. When the log should hear of it, returns how often it happened since the log
     /// last did, this time included.
     pub fn note(&mut self, kind: &'static str, now: Instant) -> Option<u64> {
@@ -46,13 +46,13 @@ mod tests {
     fn each_kind_is_told_at_once_and_then_once_a_minute_with_its_count() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut complaints = Complaints::default();
-        assert_eq!(complaints.note("EPERM", at(0)), Some(1));
-        assert_eq!(complaints.note("EPERM", at(1)), None);
-        assert_eq!(complaints.note("ENOBUFS", at(1)), Some(1));
-        assert_eq!(complaints.note("EPERM", at(59)), None);
-        assert_eq!(complaints.note("EPERM", at(60)), Some(3));
-        assert_eq!(complaints.note("EPERM", at(61)), None);
-        assert_eq!(complaints.note("EPERM", at(200)), Some(2));
+        let mut throttle = Throttle::default();
+        assert_eq!(throttle.note("EPERM", at(0)), Some(1));
+        assert_eq!(throttle.note("EPERM", at(1)), None);
+        assert_eq!(throttle.note("ENOBUFS", at(1)), Some(1));
+        assert_eq!(throttle.note("EPERM", at(59)), None);
+        assert_eq!(throttle.note("EPERM", at(60)), Some(3));
+        assert_eq!(throttle.note("EPERM", at(61)), None);
+        assert_eq!(throttle.note("EPERM", at(200)), Some(2));
     }
 }

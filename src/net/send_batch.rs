@@ -7,11 +7,11 @@ use super::Outgoing;
 /// A `Vec<Outgoing<'a>>` cannot simply be kept between turns, since what it borrows (the inbox) is written
 /// anew in each; only its allocation can.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub struct SendBatch {
     spare: Vec<Outgoing<'static>>,
 }
 
-impl Outbox {
+impl SendBatch {
     /// An empty list, with the memory of the last one that was put [`back`](Self::put_back).
     pub fn take<'a>(&mut self) -> Vec<Outgoing<'a>> {
         std::mem::take(&mut self.spare)
@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_list_is_used_again_and_its_content_is_not() {
-        let mut outbox = Outbox::default();
+        let mut outbox = SendBatch::default();
         let text = String::from("borrowed");
         let mut list = outbox.take();
         for _ in 0..100 {

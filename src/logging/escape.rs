@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter, Write};
 /// `\n`, `\u{202e}` or `\xff`.
 ///
 /// ```
-/// use udpong::escape::Escaped;
+/// use udpong::logging::escape::Escaped;
 /// assert_eq!(Escaped::whole(b"h\xc3\xa9llo\n\x1b[31m\xff").to_string(), "h\u{e9}llo\\n\\u{1b}[31m\\xff");
 /// ```
 #[derive(Clone, Copy, Debug)]

@@ -1,16 +1,18 @@
 //! What a run came to, as text and as JSON. Pure.
 
+pub(crate) mod histogram;
+
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Error;
-use super::histogram::Drawing;
-use super::latency::{Figures, Latencies};
-use super::limits::Limits;
-use super::tracker::{Answer, Counts, Fate};
+use self::histogram::Drawing;
+use crate::client::Error;
+use crate::client::probe::latency::{Latencies, Summary};
+use crate::client::probe::limits::Limits;
+use crate::client::probe::tracker::{Answer, Counts, Outcome};
 
 /// Counts up when a field of the JSON changes its meaning or goes; new fields may come without.
 const SCHEMA: u32 = 1;
@@ -35,7 +37,7 @@ pub struct PingReport<'a> {
 #[derive(Debug, Serialize)]
 struct RoundTrips {
     #[serde(flatten)]
-    figures: Figures,
+    figures: Summary,
     jitter: Option<f64>,
 }
 
@@ -57,7 +59,7 @@ impl<'a> PingReport<'a> {
     }
 }
 
-fn check(target: SocketAddr, counts: &Counts, figures: &Figures, limits: &Limits) -> Result<(), Error> {
+fn check(target: SocketAddr, counts: &Counts, figures: &Summary, limits: &Limits) -> Result<(), Error> {
     let broken = limits.broken(counts.loss_percent(), figures);
     if counts.heard() == 0 && counts.refused > 0 {
         Err(Error::Unmet(format!("no answer from {target}, but a refusal: does anybody listen there?")))
@@ -118,8 +120,8 @@ pub struct BenchReport<'a> {
     answers_per_second: f64,
     /// Payloads out and in, without headers.
     mbit_per_second: BothWays,
-    latency_ms: Figures,
-    lateness_ms: Option<Figures>,
+    latency_ms: Summary,
+    lateness_ms: Option<Summary>,
     #[serde(skip)]
     scheduled: f64,
     #[serde(skip)]
@@ -246,13 +248,13 @@ impl Display for AnswerLine {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes from {}: ", self.bytes, self.target)?;
         match self.answer {
-            Answer::First { sequence, fate, round_trip, reordered } => {
+            Answer::First { sequence, outcome, round_trip, reordered } => {
                 write!(f, "seq={} time={:.3} ms", sequence + 1, round_trip.as_secs_f64() * 1e3)?;
-                f.write_str(match fate {
-                    Fate::Late => " (late)",
-                    Fate::Truncated => " (truncated)",
-                    Fate::Altered => " (altered)",
-                    Fate::Answered | Fate::Lost | Fate::Refused => "",
+                f.write_str(match outcome {
+                    Outcome::Late => " (late)",
+                    Outcome::Truncated => " (truncated)",
+                    Outcome::Altered => " (altered)",
+                    Outcome::Answered | Outcome::Lost | Outcome::Refused => "",
                 })?;
                 f.write_str(if reordered { " (reordered)" } else { "" })
             }
@@ -269,7 +271,8 @@ pub struct ProbeObject {
     /// Its number, from 1.
     pub seq: u64,
     /// How it ended.
-    pub fate: Fate,
+    #[serde(rename = "fate")]
+    pub outcome: Outcome,
     /// Its round trip; `None` when there was no answer.
     pub rtt_ms: Option<f64>,
     /// The length of its answer.
@@ -300,21 +303,21 @@ impl Display for Millis {
     }
 }
 
-struct Spread<'a>(&'a Figures);
+struct Spread<'a>(&'a Summary);
 
 impl Display for Spread<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Figures { min, mean, max, stddev, .. } = *self.0;
+        let Summary { min, mean, max, stddev, .. } = *self.0;
         let (min, mean, max, stddev) = (Millis(min), Millis(mean), Millis(max), Millis(stddev));
         write!(f, "min/avg/max/stddev = {min}/{mean}/{max}/{stddev} ms")
     }
 }
 
-struct Percentiles<'a>(&'a Figures);
+struct Percentiles<'a>(&'a Summary);
 
 impl Display for Percentiles<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Figures { p50, p90, p99, p99_9, .. } = *self.0;
+        let Summary { p50, p90, p99, p99_9, .. } = *self.0;
         let (p50, p90, p99, p99_9) = (Millis(p50), Millis(p90), Millis(p99), Millis(p99_9));
         write!(f, "p50 {p50}   p90 {p90}   p99 {p99}   p99.9 {p99_9} ms")
     }

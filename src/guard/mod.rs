@@ -4,11 +4,13 @@
 //! them answer each other for ever (CVE-2024-2169), and a long answer to a short question hits whoever the
 //! question says it is from.
 
+mod rate_limit;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::rate_limit::RateLimit;
+use self::rate_limit::RateLimit;
 use crate::net::{Datagram, Outgoing};
 
 /// A reply is not sent when its IP packet would be more than so many times as long as the question's.

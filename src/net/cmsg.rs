@@ -1,4 +1,4 @@
-//! Control messages, the side channel of a datagram, as cmsg(3) lays them out. Pure: bytes in, bytes out.
+//! ControlMessages messages, the side channel of a datagram, as cmsg(3) lays them out. Pure: bytes in, bytes out.
 //!
 //! ```text
 //! ┌────────┬───────┬──────┬────────────┬─────┐┌────────┬──
@@ -17,12 +17,12 @@ pub const SPACE: usize = 3 * HEADER + 8 + 24 + 16;
 /// Room for the control messages of one message, aligned as the kernel wants it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
-pub struct Control {
+pub struct ControlMessages {
     bytes: [u8; SPACE],
     used: usize,
 }
 
-impl Control {
+impl ControlMessages {
     /// No messages.
     pub const EMPTY: Self = Self { bytes: [0; SPACE], used: 0 };
 
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     fn from_kernel(messages: &[(i32, i32, &[u8])]) -> Received {
-        let mut control = Control::EMPTY;
+        let mut control = ControlMessages::EMPTY;
         messages.iter().for_each(|(level, kind, data)| control.push(*level, *kind, data));
         control.read()
     }
@@ -179,14 +179,14 @@ mod tests {
 
     #[test]
     fn what_we_say_is_laid_out_as_the_c_library_does() {
-        let mut control = Control::EMPTY;
+        let mut control = ControlMessages::EMPTY;
         control.push_segment(1200);
         // Two bytes of data; the next message starts at the next word.
         assert_eq!(control.as_bytes().len(), (HEADER + 2).next_multiple_of(WORD));
         assert_eq!(&control.as_bytes()[HEADER..HEADER + 2], 1200_u16.to_ne_bytes());
         control.push_source("[fe80::1%9]:0".parse().expect("an address"));
         assert_eq!(control.read().local, Some("[fe80::1%9]:0".parse().expect("an address")));
-        let mut control = Control::EMPTY;
+        let mut control = ControlMessages::EMPTY;
         control.push_source(([127, 0, 0, 3], 0).into());
         assert_eq!(control.read().local, Some(([127, 0, 0, 3], 0).into()));
     }
@@ -194,7 +194,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..SPACE)) {
-            let mut control = Control::EMPTY;
+            let mut control = ControlMessages::EMPTY;
             control.room()[..bytes.len()].copy_from_slice(&bytes);
             control.filled(bytes.len());
             let _ = control.read();

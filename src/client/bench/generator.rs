@@ -1,4 +1,4 @@
-//! The loop of a bench: a poll over its lanes, a line of those that want a turn, and the time.
+//! The loop of a bench: a poll over its clients, a line of those that want a turn, and the time.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::lane::{Lane, Shared};
-use super::pace::Pace;
-use super::tracker::Counts;
-use super::{Error, cannot_poll, linger, target, wait};
-use crate::net::{Inbox, Io};
-use crate::shutdown::Shutdown;
+use super::client::{Client, Shared};
+use crate::client::probe::schedule::RateSchedule;
+use crate::client::probe::tracker::Counts;
+use crate::client::{Error, cannot_poll, linger, target, wait};
+use crate::net::{IoBackend, ReceiveBatch};
+use crate::reactor::shutdown::Shutdown;
 
-/// The token that no lane has.
+/// The token that no client has.
 const WAKER: Token = Token(usize::MAX);
 
 /// How often datagrams past their timeout are looked for.
@@ -25,9 +25,9 @@ const BURST: usize = 64;
 /// What leaves, and what holds it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// Closed loop: so many datagrams are out on each lane, and an answer lets the next one leave.
+    /// Closed loop: so many datagrams are out on each client, and an answer lets the next one leave.
     InFlight(usize),
-    /// Open loop: so many datagrams a second on all lanes together, on a schedule, whatever comes back.
+    /// Open loop: so many datagrams a second on all clients together, on a schedule, whatever comes back.
     Rate(u32),
 }
 
@@ -52,7 +52,7 @@ pub struct Generator {
     shape: Shape,
     poll: Poll,
     events: Events,
-    lanes: Vec<Registered>,
+    clients: Vec<Registered>,
     ready: VecDeque<usize>,
     shared: Shared,
     shutdown: Shutdown,
@@ -60,14 +60,14 @@ pub struct Generator {
 
 #[derive(Debug)]
 struct Registered {
-    lane: Lane,
+    client: Client,
     /// What the poll was last told to report.
     interest: Interest,
     in_line: bool,
 }
 
 impl Generator {
-    /// Opens the lanes; `shutdown` ends a run.
+    /// Opens the clients; `shutdown` ends a run.
     ///
     /// # Errors
     ///
@@ -77,26 +77,26 @@ impl Generator {
         shutdown.wake(Waker::new(poll.registry(), WAKER).map_err(cannot_poll)?);
         let (window, io, inbox) = match shape.load {
             // Nothing to batch; and to look for a second answer can wait until the next datagram has left.
-            Load::InFlight(1) => (1, Io::Portable, Inbox::with_slots(1)),
-            Load::InFlight(window) => (window, Io::Auto, Inbox::new()),
-            Load::Rate(_) => (0, Io::Auto, Inbox::new()),
+            Load::InFlight(1) => (1, IoBackend::Portable, ReceiveBatch::with_slots(1)),
+            Load::InFlight(window) => (window, IoBackend::Auto, ReceiveBatch::new()),
+            Load::Rate(_) => (0, IoBackend::Auto, ReceiveBatch::new()),
         };
-        let mut lanes = Vec::new();
+        let mut clients = Vec::new();
         for number in 1..=shape.clients {
             let mut socket = target::open(target, io)
                 .map_err(|error| Error::Failed(format!("cannot open client {number} of {}: {error}", shape.clients)))?;
             let interest = Interest::READABLE;
             poll.registry().register(&mut socket, Token(number - 1), interest).map_err(cannot_poll)?;
-            let lane = Lane::new(socket, window, shape.timeout);
-            lanes.push(Registered { lane, interest, in_line: false });
+            let client = Client::new(socket, window, shape.timeout);
+            clients.push(Registered { client, interest, in_line: false });
         }
         Ok(Self {
             shape,
             poll,
             // Room for all of them and the waker: what a poll does not report had not arrived by then.
             events: Events::with_capacity(shape.clients + 1),
-            ready: VecDeque::with_capacity(lanes.len()),
-            lanes,
+            ready: VecDeque::with_capacity(clients.len()),
+            clients,
             shared: Shared::new(target, shape.size, shape.segments, inbox),
             shutdown: shutdown.clone(),
         })
@@ -112,10 +112,10 @@ impl Generator {
     /// [`Error::Failed`] when polling failed or a socket became unusable.
     pub fn run(&mut self, time: Duration, mut progress: impl FnMut(Duration, u64)) -> Result<Duration, Error> {
         self.shared.start_over();
-        self.lanes.iter_mut().for_each(|registered| registered.lane.tracker_mut().start_over());
+        self.clients.iter_mut().for_each(|registered| registered.client.tracker_mut().start_over());
         let start = Instant::now();
-        let mut pace = match self.shape.load {
-            Load::Rate(rate) => Some(Pace::new(start, rate, self.shape.segments as u64)),
+        let mut schedule = match self.shape.load {
+            Load::Rate(rate) => Some(RateSchedule::new(start, rate, self.shape.segments as u64)),
             Load::InFlight(_) => None,
         };
         let (mut now, mut polled, mut sweep) = (start, start, start);
@@ -125,13 +125,13 @@ impl Generator {
                 progress(now.saturating_duration_since(start), self.shared.received);
                 sweep = now + SWEEP;
             }
-            if let Some(pace) = &mut pace {
-                self.send_due(pace, now)?;
+            if let Some(schedule) = &mut schedule {
+                self.send_due(schedule, now)?;
             }
             let left = time.saturating_sub(now.saturating_duration_since(start));
             let timeout = left.min(sweep.saturating_duration_since(now));
             // The poll counts whole milliseconds and rounds up; for what is due sooner it must not sleep.
-            let due = pace.as_ref().map(|pace| pace.due().saturating_duration_since(now).as_millis());
+            let due = schedule.as_ref().map(|schedule| schedule.due().saturating_duration_since(now).as_millis());
             let due = due.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)));
             polled = now;
             self.turn(due.map_or(timeout, |due| due.min(timeout)), true)?;
@@ -144,11 +144,11 @@ impl Generator {
     /// How the datagrams of the last run ended.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        self.lanes.iter().for_each(|registered| counts.add(registered.lane.tracker().counts()));
+        self.clients.iter().for_each(|registered| counts.add(registered.client.tracker().counts()));
         counts
     }
 
-    /// What the lanes found out.
+    /// What the clients found out.
     pub fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -170,7 +170,7 @@ impl Generator {
             self.turn(SWEEP, false)?;
             self.sweep(polled, false);
             let now = Instant::now();
-            if self.lanes.iter().all(|registered| registered.lane.tracker().in_flight() == 0) {
+            if self.clients.iter().all(|registered| registered.client.tracker().in_flight() == 0) {
                 let linger = linger(&self.shared.latencies, self.shape.timeout);
                 if *end.get_or_insert(now + linger) <= now {
                     break;
@@ -178,8 +178,8 @@ impl Generator {
             }
             polled = now;
         }
-        for registered in &mut self.lanes {
-            while registered.lane.tracker_mut().lose_rest().is_some() {}
+        for registered in &mut self.clients {
+            while registered.client.tracker_mut().lose_rest().is_some() {}
         }
         Ok(())
     }
@@ -187,9 +187,9 @@ impl Generator {
     /// Gives up what was past its timeout when all that had arrived was received, and makes room for more. So no answer
     /// is lost that only was not looked at, however long this process did not run.
     fn sweep(&mut self, polled: Instant, sending: bool) {
-        for (key, registered) in self.lanes.iter_mut().enumerate() {
-            if let Some(time) = registered.lane.received_by(polled) {
-                let tracker = registered.lane.tracker_mut();
+        for (key, registered) in self.clients.iter_mut().enumerate() {
+            if let Some(time) = registered.client.received_by(polled) {
+                let tracker = registered.client.tracker_mut();
                 while tracker.time_out(time).is_some() {}
                 while tracker.lose(time).is_some() {}
             }
@@ -197,43 +197,43 @@ impl Generator {
         }
     }
 
-    /// Sends what is due, on one lane after the other.
-    fn send_due(&mut self, pace: &mut Pace, now: Instant) -> Result<(), Error> {
+    /// Sends what is due, on one client after the other.
+    fn send_due(&mut self, schedule: &mut RateSchedule, now: Instant) -> Result<(), Error> {
         for _ in 0..BURST {
-            let due = pace.due();
+            let due = schedule.due();
             if due > now {
                 break;
             }
-            let first = usize::try_from(pace.group() % self.lanes.len() as u64).unwrap_or(0);
-            let (before, after) = self.lanes.split_at_mut(first);
-            let mut lanes = (first..).zip(after).chain((0..).zip(before));
-            let Some((key, registered)) = lanes.find(|(_, registered)| registered.lane.is_writable()) else {
+            let first = usize::try_from(schedule.group() % self.clients.len() as u64).unwrap_or(0);
+            let (before, after) = self.clients.split_at_mut(first);
+            let mut clients = (first..).zip(after).chain((0..).zip(before));
+            let Some((key, registered)) = clients.find(|(_, registered)| registered.client.is_writable()) else {
                 break;
             };
-            pace.take(registered.lane.send(pace.together(), Some(due), &mut self.shared)?);
+            schedule.take(registered.client.send(schedule.together(), Some(due), &mut self.shared)?);
             watch(&self.poll, key, registered)?;
         }
         Ok(())
     }
 
-    /// Waits for events, `timeout` at the most, and gives one turn to each lane that wants one.
+    /// Waits for events, `timeout` at the most, and gives one turn to each client that wants one.
     fn turn(&mut self, timeout: Duration, sending: bool) -> Result<(), Error> {
         let timeout = if self.ready.is_empty() { timeout } else { Duration::ZERO };
         wait(&mut self.poll, &mut self.events, Some(timeout))?;
         let (segments, now) = (self.shape.segments, Instant::now());
         for event in &self.events {
-            // The waker's token finds no lane: the flag that it stands for is looked at in each turn anyway.
-            if let Some(registered) = self.lanes.get_mut(event.token().0) {
-                registered.lane.note(event.is_readable() || event.is_error(), event.is_writable(), now);
+            // The waker's token finds no client: the flag that it stands for is looked at in each turn anyway.
+            if let Some(registered) = self.clients.get_mut(event.token().0) {
+                registered.client.note(event.is_readable() || event.is_error(), event.is_writable(), now);
                 watch(&self.poll, event.token().0, registered)?;
                 line_up(&mut self.ready, event.token().0, registered, sending, segments);
             }
         }
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { break };
-            let Some(registered) = self.lanes.get_mut(key) else { continue };
+            let Some(registered) = self.clients.get_mut(key) else { continue };
             registered.in_line = false;
-            registered.lane.take_turn(sending, &mut self.shared)?;
+            registered.client.take_turn(sending, &mut self.shared)?;
             watch(&self.poll, key, registered)?;
             line_up(&mut self.ready, key, registered, sending, segments);
         }
@@ -241,19 +241,19 @@ impl Generator {
     }
 }
 
-/// Tells the poll whether a lane waits until it is writable.
+/// Tells the poll whether a client waits until it is writable.
 fn watch(poll: &Poll, key: usize, registered: &mut Registered) -> Result<(), Error> {
-    let interest = registered.lane.interest();
+    let interest = registered.client.interest();
     if interest != registered.interest {
-        poll.registry().reregister(&mut registered.lane.socket, Token(key), interest).map_err(cannot_poll)?;
+        poll.registry().reregister(&mut registered.client.socket, Token(key), interest).map_err(cannot_poll)?;
         registered.interest = interest;
     }
     Ok(())
 }
 
-/// Puts a lane that wants a turn at the end of the line, unless it stands there already.
+/// Puts a client that wants a turn at the end of the line, unless it stands there already.
 fn line_up(ready: &mut VecDeque<usize>, key: usize, registered: &mut Registered, sending: bool, segments: usize) {
-    if registered.lane.wants_turn(sending, segments) && !registered.in_line {
+    if registered.client.wants_turn(sending, segments) && !registered.in_line {
         registered.in_line = true;
         ready.push_back(key);
     }

@@ -9,13 +9,13 @@ use udpong::client::bench::{self, Bench};
 use udpong::client::ping::{self, Format};
 use udpong::client::send::{self, Conversation};
 use udpong::client::{self, Family, Limits, Load, Shape};
-use udpong::log_writer::LogWriter;
+use udpong::logging::writer::LogWriter;
 use udpong::own_file_table;
+use udpong::reactor::shutdown::Shutdown;
 use udpong::server::{DATAGRAM_LOG, Error, Options, Report, Server, Service};
-use udpong::shutdown::Shutdown;
 
+use super::manual;
 use crate::cli::{self, Command, Ping, Send, Serve};
-use crate::pages;
 
 /// Does what was asked for.
 ///
@@ -28,8 +28,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Send(asked) => send(&asked),
         Command::Ping(asked) => ping(&asked),
         Command::Bench(asked) => bench(&asked),
-        Command::Completions(asked) => page(Ok(pages::completions(asked.shell))),
-        Command::Man(asked) => page(pages::manual(asked.command.as_deref())),
+        Command::Completions(asked) => page(Ok(manual::completions(asked.shell))),
+        Command::Man(asked) => page(manual::manual(asked.command.as_deref())),
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Latencies {
 
 /// What the times come to, in milliseconds. Every field is `None` when there were none, and never NaN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Figures {
+pub struct Summary {
     /// The least.
     pub min: Option<f64>,
     /// The arithmetic mean.
@@ -89,15 +89,15 @@ impl Latencies {
     }
 
     /// The figures of all so far.
-    pub fn figures(&self) -> Figures {
+    pub fn figures(&self) -> Summary {
         if self.count == 0 {
-            return Figures::default();
+            return Summary::default();
         }
         let percentile = |quantile| {
             let nanos = self.histogram.value_at_quantile(quantile);
             Some(millis(nanos.clamp(self.min, self.max) as f64))
         };
-        Figures {
+        Summary {
             min: Some(millis(self.min as f64)),
             mean: Some(millis(self.mean.clamp(self.min as f64, self.max as f64))),
             max: Some(millis(self.max as f64)),
@@ -140,11 +140,11 @@ mod tests {
 
     #[test]
     fn nothing_recorded_is_nothing_told() {
-        assert_eq!(recorded(&[]).figures(), Figures::default());
+        assert_eq!(recorded(&[]).figures(), Summary::default());
         assert_eq!(recorded(&[]).jitter(), None);
         let mut cleared = recorded(&[1, 2]);
         cleared.clear();
-        assert_eq!((cleared.figures(), cleared.jitter()), (Figures::default(), None));
+        assert_eq!((cleared.figures(), cleared.jitter()), (Summary::default(), None));
     }
 
     #[test]

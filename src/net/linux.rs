@@ -20,7 +20,7 @@
 //! ┌──────────┐   ┌──────────────────────┐
 //! │ name     │──>│ source or destination│
 //! │ iov      │──>│ iovec, iovec, …      │──> a slot of the inbox, or the parts of the replies
-//! │ control  │──>│ Control              │    received: UDP_GRO's segment length, packet info
+//! │ control  │──>│ ControlMessages              │    received: UDP_GRO's segment length, packet info
 //! │ msg_len  │   └──────────────────────┘    sent: UDP_SEGMENT's length, packet info
 //! └──────────┘
 //! ```
@@ -36,13 +36,13 @@ use std::ptr;
 
 use mio::net::UdpSocket;
 
-use super::control::Control;
+use super::cmsg::ControlMessages;
 use super::datapath::Datapath;
-use super::inbox::SLOTS;
-use super::name::Name;
+use super::gso::{Arranger, LONGEST_SEGMENT, run_length};
 use super::portable::Portable;
-use super::runs::{Arranger, LONGEST_SEGMENT, run_length};
-use super::{Inbox, Outgoing, Received, Sent};
+use super::receive_batch::SLOTS;
+use super::sockaddr::SockaddrBuf;
+use super::{Outgoing, ReceiveBatch, Received, Sent};
 
 /// How many runs one system call sends at the most.
 const RUNS: usize = 64;
@@ -105,7 +105,7 @@ pub(super) fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datap
 }
 
 impl Datapath for Segmented {
-    fn receive(&mut self, socket: &UdpSocket, inbox: &mut Inbox) -> Received {
+    fn receive(&mut self, socket: &UdpSocket, inbox: &mut ReceiveBatch) -> Received {
         inbox.clear();
         while inbox.room() > 0 {
             let wanted = self.expected.min(inbox.room());
@@ -212,7 +212,7 @@ impl Segmented {
     /// Sends the first runs of `datagrams` with one system call; returns how many datagrams left. An error
     /// concerns the first run; that of a later one shows when it has become the first.
     fn send_runs(&self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
-        let mut batch = SendBatch::new();
+        let mut batch = MessageBatch::new();
         let mut done = 0;
         while done < datagrams.len() {
             let run = &datagrams[done..done + self.run_length(&datagrams[done..])];
@@ -228,11 +228,11 @@ impl Segmented {
 
 /// The runs that one sendmmsg(2) sends. Of the large arrays only the first entries are filled in: clearing them
 /// would cost more than a batch of one saves.
-struct SendBatch<'a> {
+struct MessageBatch<'a> {
     used: usize,
     runs: [Run; RUNS],
-    names: [MaybeUninit<Name>; RUNS],
-    controls: [MaybeUninit<Control>; RUNS],
+    names: [MaybeUninit<SockaddrBuf>; RUNS],
+    controls: [MaybeUninit<ControlMessages>; RUNS],
     pieces: usize,
     iovecs: [MaybeUninit<libc::iovec>; PIECES],
     /// What the iovecs point to.
@@ -247,7 +247,7 @@ struct Run {
     control_length: u8,
 }
 
-impl<'a> SendBatch<'a> {
+impl<'a> MessageBatch<'a> {
     fn new() -> Self {
         Self {
             used: 0,
@@ -268,7 +268,7 @@ impl<'a> SendBatch<'a> {
         }
         let mut control_length = 0;
         if run.len() > 1 || first.from.is_some() {
-            let control = self.controls[self.used].write(Control::EMPTY);
+            let control = self.controls[self.used].write(ControlMessages::EMPTY);
             if run.len() > 1 {
                 control.push_segment(first.length());
             }
@@ -277,7 +277,7 @@ impl<'a> SendBatch<'a> {
             }
             control_length = control.as_bytes().len();
         }
-        let name = Name::from(first.to);
+        let name = SockaddrBuf::from(first.to);
         self.runs[self.used] = Run {
             // None of them comes near 256: see MOST_SEGMENTS, and three parts each.
             datagrams: run.len() as u8,
@@ -336,19 +336,19 @@ impl<'a> SendBatch<'a> {
 }
 
 /// Receives at the most `wanted` messages with one system call; returns how many came.
-fn receive_messages(fd: RawFd, inbox: &mut Inbox, wanted: usize) -> io::Result<usize> {
+fn receive_messages(fd: RawFd, inbox: &mut ReceiveBatch, wanted: usize) -> io::Result<usize> {
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SLOTS];
-    let mut names = [const { MaybeUninit::<Name>::uninit() }; SLOTS];
-    let mut controls = [const { MaybeUninit::<Control>::uninit() }; SLOTS];
+    let mut names = [const { MaybeUninit::<SockaddrBuf>::uninit() }; SLOTS];
+    let mut controls = [const { MaybeUninit::<ControlMessages>::uninit() }; SLOTS];
     let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; SLOTS];
     let mut prepared: libc::c_uint = 0;
     for (i, slot) in inbox.slots().take(wanted).enumerate() {
         let iovec = iovecs[i].write(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
-        let control = controls[i].write(Control::EMPTY).room();
+        let control = controls[i].write(ControlMessages::EMPTY).room();
         // Anew for each call: the kernel overwrites the lengths.
         let header = &mut headers[i].write(empty_header()).msg_hdr;
-        header.msg_name = ptr::from_mut(names[i].write(Name::NONE)).cast();
-        header.msg_namelen = Name::SPACE as libc::socklen_t;
+        header.msg_name = ptr::from_mut(names[i].write(SockaddrBuf::NONE)).cast();
+        header.msg_namelen = SockaddrBuf::SPACE as libc::socklen_t;
         header.msg_iov = iovec;
         header.msg_iovlen = 1;
         header.msg_control = control.as_mut_ptr().cast();

@@ -45,7 +45,7 @@ impl Display for Counts {
 /// Every datagram ends in exactly one way: `received` = `answered` + `refused` + `failed` + `unsent`
 /// (invariant 6, defended by `server::simulation` and `tests/program/load.rs`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
+pub struct Statistics {
     /// Datagrams that came.
     pub received: u64,
     /// Their payloads, in bytes.
@@ -68,7 +68,7 @@ pub struct Tally {
     pub unsent: u64,
 }
 
-/// The tally of one endpoint, with what it belongs to.
+/// The statistics of one endpoint, with what it belongs to.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointReport {
     /// The name of its service.
@@ -77,43 +77,48 @@ pub struct EndpointReport {
     pub address: SocketAddr,
     /// What became of the datagrams that reached it.
     #[serde(flatten)]
-    pub tally: Tally,
+    pub statistics: Statistics,
     /// Datagrams that never reached it because the receive buffer was full; `None` where the system does not tell.
     pub kernel_dropped: Option<u64>,
 }
 
 impl EndpointReport {
     fn add(&mut self, other: &Self) {
-        let (sum, tally) = (&mut self.tally, &other.tally);
-        sum.received += tally.received;
-        sum.received_bytes += tally.received_bytes;
-        sum.answered += tally.answered;
-        sum.answered_bytes += tally.answered_bytes;
-        sum.refused.add_all(&tally.refused);
-        sum.failed.add_all(&tally.failed);
-        sum.receive_errors.add_all(&tally.receive_errors);
-        sum.waited += tally.waited;
-        sum.waiting_peak = sum.waiting_peak.max(tally.waiting_peak);
-        sum.unsent += tally.unsent;
+        let (sum, statistics) = (&mut self.statistics, &other.statistics);
+        sum.received += statistics.received;
+        sum.received_bytes += statistics.received_bytes;
+        sum.answered += statistics.answered;
+        sum.answered_bytes += statistics.answered_bytes;
+        sum.refused.add_all(&statistics.refused);
+        sum.failed.add_all(&statistics.failed);
+        sum.receive_errors.add_all(&statistics.receive_errors);
+        sum.waited += statistics.waited;
+        sum.waiting_peak = sum.waiting_peak.max(statistics.waiting_peak);
+        sum.unsent += statistics.unsent;
         self.kernel_dropped = self.kernel_dropped.zip(other.kernel_dropped).map(|(a, b)| a + b);
     }
 }
 
 impl Display for EndpointReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { service, address, tally, kernel_dropped } = self;
+        let Self { service, address, statistics, kernel_dropped } = self;
         write!(
             f,
             "{service} on {address}: received {} ({} bytes), answered {} ({} bytes), refused {}, failed {}",
-            tally.received, tally.received_bytes, tally.answered, tally.answered_bytes, tally.refused, tally.failed
+            statistics.received,
+            statistics.received_bytes,
+            statistics.answered,
+            statistics.answered_bytes,
+            statistics.refused,
+            statistics.failed
         )?;
-        if tally.receive_errors.total() > 0 {
-            write!(f, ", receive errors {}", tally.receive_errors)?;
+        if statistics.receive_errors.total() > 0 {
+            write!(f, ", receive errors {}", statistics.receive_errors)?;
         }
-        if tally.waited > 0 {
-            write!(f, ", waited {} (at most {} at a time)", tally.waited, tally.waiting_peak)?;
+        if statistics.waited > 0 {
+            write!(f, ", waited {} (at most {} at a time)", statistics.waited, statistics.waiting_peak)?;
         }
-        write!(f, ", unsent {}", tally.unsent)?;
+        write!(f, ", unsent {}", statistics.unsent)?;
         match kernel_dropped {
             Some(count) => write!(f, ", dropped by the kernel {count}"),
             None => Ok(()),
@@ -149,35 +154,36 @@ mod tests {
     #[test]
     fn loops_add_up() {
         let report = |received, reason, waiting_peak, kernel_dropped| {
-            let mut tally = Tally { received, waiting_peak, unsent: 1, ..Tally::default() };
-            tally.refused.add(reason);
-            EndpointReport { service: "hello", address: ([127, 0, 0, 1], 5000).into(), tally, kernel_dropped }
+            let mut statistics = Statistics { received, waiting_peak, unsent: 1, ..Statistics::default() };
+            statistics.refused.add(reason);
+            EndpointReport { service: "hello", address: ([127, 0, 0, 1], 5000).into(), statistics, kernel_dropped }
         };
         let sum = add_up([vec![report(1, "a", 5, Some(1))], vec![report(2, "b", 3, Some(2))]].into_iter());
         assert_eq!(sum.len(), 1);
-        let tally = &sum[0].tally;
-        assert_eq!((tally.received, tally.waiting_peak, tally.unsent), (3, 5, 2));
-        assert_eq!(tally.refused.to_string(), "2 (a 1, b 1)");
+        let statistics = &sum[0].statistics;
+        assert_eq!((statistics.received, statistics.waiting_peak, statistics.unsent), (3, 5, 2));
+        assert_eq!(statistics.refused.to_string(), "2 (a 1, b 1)");
         assert_eq!(sum[0].kernel_dropped, Some(3));
         assert!(add_up(std::iter::empty()).is_empty());
     }
 
     #[test]
     fn a_line_tells_what_happened_and_leaves_out_what_did_not() {
-        let mut tally = Tally { received: 4, received_bytes: 40, answered: 1, answered_bytes: 16, ..Tally::default() };
-        tally.refused.add("own_port");
-        tally.failed.add("EPERM");
-        tally.failed.add("ENOBUFS");
+        let mut statistics =
+            Statistics { received: 4, received_bytes: 40, answered: 1, answered_bytes: 16, ..Statistics::default() };
+        statistics.refused.add("own_port");
+        statistics.failed.add("EPERM");
+        statistics.failed.add("ENOBUFS");
         let address = ([127, 0, 0, 1], 5000).into();
-        let mut report = EndpointReport { service: "hello", address, tally, kernel_dropped: Some(7) };
+        let mut report = EndpointReport { service: "hello", address, statistics, kernel_dropped: Some(7) };
         assert_eq!(
             report.to_string(),
             "hello on 127.0.0.1:5000: received 4 (40 bytes), answered 1 (16 bytes), refused 1 (own_port 1), \
              failed 2 (ENOBUFS 1, EPERM 1), unsent 0, dropped by the kernel 7"
         );
-        report.tally.waited = 3;
-        report.tally.waiting_peak = 2;
-        report.tally.receive_errors.add("ECONNREFUSED");
+        report.statistics.waited = 3;
+        report.statistics.waiting_peak = 2;
+        report.statistics.receive_errors.add("ECONNREFUSED");
         report.kernel_dropped = None;
         assert!(
             report

@@ -1,18 +1,22 @@
 //! `bench`: warms up, measures, reports.
 
+pub(crate) mod client;
+pub(crate) mod generator;
+
+pub use generator::{Generator, Load, Shape};
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::generator::{Generator, Load, Shape};
-use super::limits::Limits;
+use super::probe::limits::Limits;
 use super::report::{BenchReport, Measured};
 use super::target::{self, Family};
 use super::{Error, cannot_write, print_json};
 use crate::net::LONGEST_PAYLOAD;
-use crate::shutdown::Shutdown;
+use crate::reactor::shutdown::Shutdown;
 
 /// What is sent, for how long, and how the result is told.
 #[derive(Clone, Debug)]

@@ -30,7 +30,7 @@ pub struct Payload {
 
 /// A probe that was found in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sighting {
+pub struct ProbeMatch {
     /// Which one; `None` when the run is recognised and the number is not.
     pub sequence: Option<u64>,
     /// In what state.
@@ -93,7 +93,7 @@ impl Payload {
 
     /// Finds a payload of this run in `answer`, wherever it stands. `next` is the number of the next one to be
     /// sent.
-    pub fn recognise(&self, answer: &[u8], next: u64) -> Option<Sighting> {
+    pub fn recognise(&self, answer: &[u8], next: u64) -> Option<ProbeMatch> {
         if !self.is_recognisable() {
             return None;
         }
@@ -106,12 +106,12 @@ impl Payload {
             match tag(rest) {
                 Some((FRONT, number)) => return Some(self.examine(rest, number, next)),
                 Some((_, number)) => {
-                    return Some(Sighting { sequence: latest(number, next), state: State::Altered });
+                    return Some(ProbeMatch { sequence: latest(number, next), state: State::Altered });
                 }
                 // The number is cut off or spoilt; the other tag may still tell it.
                 None => {
                     let state = if rest.len() < TAG { State::Truncated } else { State::Altered };
-                    found = found.or(Some(Sighting { sequence: None, state }));
+                    found = found.or(Some(ProbeMatch { sequence: None, state }));
                 }
             }
         }
@@ -119,23 +119,23 @@ impl Payload {
     }
 
     /// Compares what begins with the tag of probe `number` with that probe.
-    fn examine(&self, seen: &[u8], number: u64, next: u64) -> Sighting {
+    fn examine(&self, seen: &[u8], number: u64, next: u64) -> ProbeMatch {
         let size = self.size();
         let sequence = latest(number, next);
         let Some(seen) = seen.get(..size) else {
-            return Sighting { sequence, state: State::Truncated };
+            return ProbeMatch { sequence, state: State::Truncated };
         };
         let back_at = if size >= 2 * TAG { size - TAG } else { size };
         let (padding, back) = seen[TAG..].split_at(back_at - TAG);
         let same_padding = *padding == self.template[TAG..back_at];
         let same_back = back.is_empty() || (back[..9] == self.template[back_at..][..9] && back[9..] == seen[9..TAG]);
         if same_padding && same_back {
-            return Sighting { sequence, state: State::Whole };
+            return ProbeMatch { sequence, state: State::Whole };
         }
         match tag(back) {
             // Two numbers: either may be the spoilt one.
-            Some((_, other)) if other != number => Sighting { sequence: None, state: State::Altered },
-            _ => Sighting { sequence, state: State::Altered },
+            Some((_, other)) if other != number => ProbeMatch { sequence: None, state: State::Altered },
+            _ => ProbeMatch { sequence, state: State::Altered },
         }
     }
 }
@@ -184,8 +184,8 @@ mod tests {
         probe
     }
 
-    fn seen(sequence: impl Into<Option<u64>>, state: State) -> Option<Sighting> {
-        Some(Sighting { sequence: sequence.into(), state })
+    fn seen(sequence: impl Into<Option<u64>>, state: State) -> Option<ProbeMatch> {
+        Some(ProbeMatch { sequence: sequence.into(), state })
     }
 
     #[test]
@@ -268,10 +268,10 @@ mod tests {
             let at = at.index(size);
             prop_assume!(probe[at] != to);
             probe[at] = to;
-            let sighting = payload.recognise(&[before.as_bytes(), &probe].concat(), 1000);
-            let sighting = sighting.expect("recognised");
-            prop_assert_eq!(sighting.state, State::Altered);
-            prop_assert!(matches!(sighting.sequence, Some(123) | None));
+            let found = payload.recognise(&[before.as_bytes(), &probe].concat(), 1000);
+            let found = found.expect("recognised");
+            prop_assert_eq!(found.state, State::Altered);
+            prop_assert!(matches!(found.sequence, Some(123) | None));
         }
 
         #[test]
