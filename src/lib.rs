@@ -79,5 +79,3 @@ pub mod logging;
 mod net;
 pub mod reactor;
 pub mod server;
-
-pub use net::own_file_table;

@@ -10,7 +10,6 @@ use udpong::client::ping::{self, Format};
 use udpong::client::send::{self, Conversation};
 use udpong::client::{self, Family, Limits, Load, Shape};
 use udpong::logging::writer::LogWriter;
-use udpong::own_file_table;
 use udpong::reactor::shutdown::Shutdown;
 use udpong::server::{DATAGRAM_LOG, Error, Options, Report, Server, Service};
 
@@ -71,8 +70,6 @@ fn serve(asked: &Serve) -> Result<(), Error> {
     let mut server = Server::bind(&services, options(asked), shutdown.clone()).inspect_err(|_| {
         log.flush(Instant::now() + LAST_WORDS);
     })?;
-    // Only now: the threads of the log and of Ctrl+C have to find the pipe and the wakers in theirs.
-    own_file_table();
     let result = server.run();
 
     let report = server.report();
@@ -177,8 +174,6 @@ fn bench(asked: &cli::Bench) -> Result<(), Failure> {
         limits: limits(asked.limits),
     };
     let mut bench = Bench::new(&asked.target, options, &stop_on_signals()?)?;
-    // Only now: the thread of Ctrl+C has to find the waker in its own.
-    own_file_table();
     Ok(bench.run(&mut io::stdout(), &mut io::stderr())?)
 }
 

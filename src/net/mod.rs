@@ -62,24 +62,6 @@ fn set_reuse_port(_: &socket2::Socket) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Gives the calling thread, and those that it starts from now on, a table of open files of their own; says whether
-/// the system did so (Linux does, unshare(2), unless a sandbox forbids it). Without it, all works as well.
-///
-/// Threads share a table, and as long as they do, the kernel takes a reference to the socket in every system call and
-/// gives it back: 1 to 3 % of what an answer costs, for the sake of threads that never touch the socket, as those of the
-/// log and of Ctrl+C.
-///
-/// What either side opens later the other does not see, and what it closes stays open on the other side. So this is for
-/// a thread that serves for the rest of the process's life, and comes after all is open that other threads use
-/// too, wakers above all.
-pub fn own_file_table() -> bool {
-    #[cfg(target_os = "linux")]
-    let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).is_ok();
-    #[cfg(not(target_os = "linux"))]
-    let own = false;
-    own
-}
-
 /// A datagram that came, borrowed from the [`ReceiveBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
@@ -177,33 +159,5 @@ pub fn error_name(error: &io::Error) -> &'static str {
         Some(libc::ENOTSOCK) => "ENOTSOCK",
         Some(libc::EPERM) => "EPERM",
         _ => "other",
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use std::fs::{self, File};
-    use std::os::fd::AsRawFd;
-    use std::thread;
-
-    #[test]
-    fn what_a_thread_with_a_file_table_of_its_own_opens_is_open_for_itself_alone() {
-        // Here, and in the table that the process began with.
-        let seen = |alone: bool| {
-            let thread = thread::spawn(move || {
-                if alone && !super::own_file_table() {
-                    assert!(std::env::var("CI").as_deref() != Ok("true"), "unshare is not allowed");
-                    eprintln!("left out, it needs to be allowed to unshare");
-                    return [None, Some("".into())];
-                }
-                let file = File::open("/proc/self/status").expect("a file");
-                ["thread-self", "self"].map(|of| fs::read_link(format!("/proc/{of}/fd/{}", file.as_raw_fd())).ok())
-            });
-            thread.join().expect("a thread")
-        };
-        let [here, there] = seen(false);
-        assert!(here.is_some() && here == there);
-        let [here, there] = seen(true);
-        assert_ne!(here, there);
     }
 }
