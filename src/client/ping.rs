@@ -136,7 +136,10 @@ impl Ping<'_> {
         let mut poll = Poll::new().map_err(cannot_poll)?;
         let mut events = Events::with_capacity(8);
         shutdown.wake(Waker::new(poll.registry(), WAKER).map_err(cannot_poll)?);
-        let mut status = StatusSignal::register(poll.registry(), STATUS).map_err(cannot_poll)?;
+        let mut status = StatusSignal::new().map_err(cannot_poll)?;
+        if let Some(source) = status.source() {
+            poll.registry().register(source, STATUS, Interest::READABLE).map_err(cannot_poll)?;
+        }
         // A second wake-up for each probe is nothing here, and spares watching for the rare full send buffer.
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(&mut self.socket, SOCKET, interest).map_err(cannot_poll)?;
@@ -172,7 +175,7 @@ impl Ping<'_> {
                 }
                 self.writable |= event.is_writable();
             }
-            if status.came() {
+            if status.has_arrived() {
                 self.record.status()?;
             }
         }

@@ -1,44 +1,46 @@
-//! SIGQUIT (Ctrl+\) asks for a report without an end, as with `ping`.
+//! SIGQUIT (Ctrl+\) requests a report during a run, as with ping(8).
 //!
-//! The signal arrives as a byte in a socket that the poll watches, so it is an event like any other. `ctrlc` knows
-//! no SIGQUIT, and a handler of our own would be `unsafe`; signal-hook has this very pipe.
+//! The signal arrives as a byte on a socket that the poll watches, so it is an event like any other. `ctrlc` does not
+//! handle SIGQUIT, and a signal handler in this crate would need `unsafe`; signal-hook has a safe one for this purpose.
 
 use std::io::{self, Read};
 use std::os::unix::net;
 
+use mio::event::Source;
 use mio::net::UnixStream;
-use mio::{Interest, Registry, Token};
 use signal_hook::consts::SIGQUIT;
 use signal_hook::low_level::pipe;
 
-/// Where the signal arrives.
+/// Receives the signal.
 #[derive(Debug)]
 pub struct StatusSignal {
     arrivals: UnixStream,
 }
 
 impl StatusSignal {
-    /// Makes SIGQUIT an event with this token. The process does not end by it any more.
+    /// Starts to receive SIGQUIT, which no longer ends the process.
     ///
     /// # Errors
     ///
-    /// The system has no socket pair, or no handler, for us.
-    pub fn register(registry: &Registry, token: Token) -> io::Result<Self> {
+    /// If the sockets or the handler cannot be created, typically `EMFILE`.
+    pub fn new() -> io::Result<Self> {
         let (arrivals, handler) = net::UnixStream::pair()?;
         arrivals.set_nonblocking(true)?;
-        let mut arrivals = UnixStream::from_std(arrivals);
-        registry.register(&mut arrivals, token, Interest::READABLE)?;
         pipe::register(SIGQUIT, handler)?;
-        Ok(Self { arrivals })
+        Ok(Self { arrivals: UnixStream::from_std(arrivals) })
     }
 
-    /// Whether the signal came since this was last asked.
-    pub fn came(&mut self) -> bool {
-        let mut came = false;
-        // Several signals may have come; all are answered by one report.
+    /// Returns what becomes readable when the signal arrives; `None` where there is no such signal.
+    pub fn source(&mut self) -> Option<&mut dyn Source> {
+        Some(&mut self.arrivals)
+    }
+
+    /// Returns whether the signal has arrived since the last call. Several signals are one request.
+    pub fn has_arrived(&mut self) -> bool {
+        let mut arrived = false;
         while matches!(self.arrivals.read(&mut [0; 64]), Ok(1..)) {
-            came = true;
+            arrived = true;
         }
-        came
+        arrived
     }
 }
