@@ -26,7 +26,7 @@ fn receive_window(socket: &UdpSocket) {
 fn allocations(service: &str, datagrams: u64) -> u64 {
     let shutdown = Shutdown::new();
     let service = [service.parse().expect("a service")];
-    let mut server = Server::bind(&service, Options::default(), shutdown.clone()).expect("bound");
+    let server = Server::bind(&service, Options::default(), shutdown.clone()).expect("bound");
     let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     client.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
     client.connect(server.addresses()[0]).expect("connected");
@@ -34,8 +34,13 @@ fn allocations(service: &str, datagrams: u64) -> u64 {
     // What waits before it runs warms it up: its first turns are as large as turns get.
     send_window(&client);
     let server = thread::spawn(move || {
-        let info = measure(|| server.run().expect("served"));
-        assert_eq!(server.report().endpoints[0].statistics.answered, datagrams);
+        let mut answered = 0;
+        let info = measure(|| {
+            let (report, result) = server.run();
+            result.expect("served");
+            answered = report.endpoints[0].statistics.answered;
+        });
+        assert_eq!(answered, datagrams);
         info.count_total
     });
     for _ in 1..datagrams / WINDOW {

@@ -23,7 +23,7 @@ use crate::cli::{self, Command, Ping, Send, Serve};
 /// What to tell, and the exit code.
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Serve(asked) => serve(&asked).map_err(Failure::from),
+        Command::Serve(asked) => serve(&asked),
         Command::Send(asked) => send(&asked),
         Command::Ping(asked) => ping(&asked),
         Command::Bench(asked) => bench(&asked),
@@ -39,11 +39,21 @@ pub struct Failure {
     pub code: u8,
 }
 
+impl Failure {
+    fn usage(message: String) -> Self {
+        Self { message: Some(message), code: 2 }
+    }
+
+    fn failed(message: String) -> Self {
+        Self { message: Some(message), code: 1 }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::Usage(message) => Self { message: Some(message), code: 2 },
-            Error::Failed(message) => Self { message: Some(message), code: 1 },
+            Error::Conflict(message) => Self::usage(message),
+            error => Self::failed(error.to_string()),
         }
     }
 }
@@ -59,28 +69,28 @@ impl From<client::Error> for Failure {
     }
 }
 
-fn serve(asked: &Serve) -> Result<(), Error> {
+fn serve(asked: &Serve) -> Result<(), Failure> {
     let services = asked.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
-    let services = services.map_err(|error| Error::Usage(error.to_string()))?;
-    let failed = |what: &str, error: io::Error| Error::Failed(format!("cannot {what}: {error}"));
+    let services = services.map_err(|error| Failure::usage(error.to_string()))?;
+    let failed = |what: &str, error: io::Error| Failure::failed(format!("cannot {what}: {error}"));
     let log = LogWriter::install(logger(asked)).map_err(|error| failed("start the log", error))?;
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|error| failed("wait for signals", error))?;
 
-    let mut server = Server::bind(&services, options(asked), shutdown.clone()).inspect_err(|_| {
+    let server = Server::bind(&services, options(asked), shutdown.clone()).inspect_err(|_| {
         log.flush(Instant::now() + LAST_WORDS);
     })?;
-    let result = server.run();
+    let (report, result) = server.run();
 
-    let report = server.report();
-    let stopped = shutdown.requested().unwrap_or_else(Instant::now);
+    let stopped = shutdown.requested_at().unwrap_or_else(Instant::now);
     let deadline = stopped.checked_add(asked.grace).unwrap_or(stopped).max(Instant::now() + LAST_WORDS);
-    // First what waits, so that there is room for the tally.
+    // First what waits, so that there is room for the statistics.
     log.flush(deadline);
     report.endpoints.iter().for_each(|endpoint| info!(target: "udpong", "{endpoint}"));
     log.flush(deadline);
     let printed = if asked.json { print(&report) } else { Ok(()) };
-    result.and(printed.map_err(|error| failed("print the report", error)))
+    result?;
+    printed.map_err(|error| failed("print the report", error))
 }
 
 /// How long the log may take for its last lines when the time for stopping is over.

@@ -20,7 +20,6 @@ use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
 use std::time::Duration;
 
-use mio::{Events, Poll};
 use serde::Serialize;
 
 use probe::latency::Latencies;
@@ -64,17 +63,10 @@ fn cannot_write(error: io::Error) -> Error {
     }
 }
 
-/// What a failing poll, or registering with it, becomes.
-fn cannot_poll(error: io::Error) -> Error {
-    Error::Failed(format!("cannot wait for the network: {error}"))
-}
-
-/// Waits for events, `timeout` at the most.
-fn wait(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> Result<(), Error> {
-    match poll.poll(events, timeout) {
-        // A signal that stops and continues the process, for one.
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-        result => result.map_err(cannot_poll),
+impl From<io::Error> for Error {
+    /// Converts what the reactor reports.
+    fn from(error: io::Error) -> Self {
+        Self::Failed(format!("cannot wait for the network: {error}"))
     }
 }
 

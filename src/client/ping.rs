@@ -2,14 +2,16 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::Interest;
+use mio::event::Source;
 
 use super::report::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
 use super::status_signal::StatusSignal;
 use super::target::{self, Family};
-use super::{Error, cannot_poll, cannot_write, linger, print_json, wait};
+use super::{Error, cannot_write, linger, print_json};
 use crate::client::probe::backlog::Backlog;
 use crate::client::probe::latency::Latencies;
 use crate::client::probe::limits::Limits;
@@ -17,6 +19,7 @@ use crate::client::probe::payload::Payload;
 use crate::client::probe::tracker::{Answer, Outcome, Tracker};
 use crate::net::{self, IoBackend, Outgoing, ReceiveBatch, Received, Socket, Transport};
 use crate::reactor::shutdown::Shutdown;
+use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
 
 /// What is sent, how often, and how it is told.
 #[derive(Clone, Debug)]
@@ -61,10 +64,6 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 /// How many probes one turn sends, before answers are looked for again.
 const BURST: usize = 64;
 
-const SOCKET: Token = Token(0);
-const WAKER: Token = Token(1);
-const STATUS: Token = Token(2);
-
 /// Pings until the count, the deadline or `shutdown`, and waits for what is in flight then.
 ///
 /// # Errors
@@ -76,15 +75,24 @@ pub fn ping(target: &str, options: &Options, shutdown: &Shutdown, out: &mut dyn 
     let socket = target::open(address, IoBackend::Auto).map_err(|error| target::cannot_reach(address, &error))?;
     let mut record = Record::new(address, options, out);
     record.begin(target)?;
+    let mut reactor = Reactor::with_precision(shutdown, Precision::Exact)?;
     let mut ping = Ping {
         backlog: Backlog::new(target::receive_buffer(&socket)),
         socket,
-        inbox: ReceiveBatch::new(),
-        buffer: record.payload.template().to_vec(),
+        received: ReceiveBatch::new(),
+        probe: record.payload.template().to_vec(),
         writable: true,
+        schedule: Schedule::new(Instant::now(), options),
+        stopped: false,
+        end: End::NotYet,
+        probes_key: None,
+        status: StatusSignal::new()?,
+        status_pending: false,
         record,
     };
-    ping.run(Schedule::new(Instant::now(), options), shutdown)?;
+    ping.probes_key = Some(reactor.insert(Task::Probes, &mut ping)?);
+    reactor.insert(Task::Status, &mut ping)?;
+    reactor.run(&mut ping)?;
     ping.record.end(&options.limits)
 }
 
@@ -122,102 +130,180 @@ impl Schedule {
     }
 }
 
+/// What the reactor gives turns to.
+#[derive(Clone, Copy, Debug)]
+enum Task {
+    /// Sends probes and receives answers.
+    Probes,
+    /// Prints the report so far.
+    Status,
+}
+
 struct Ping<'a> {
     socket: Socket,
-    inbox: ReceiveBatch,
-    buffer: Vec<u8>,
+    received: ReceiveBatch,
+    /// The payload of the next probe.
+    probe: Vec<u8>,
     backlog: Backlog,
     writable: bool,
+    schedule: Schedule,
+    /// A shutdown was requested: no further probe is sent.
+    stopped: bool,
+    end: End,
+    probes_key: Option<Key>,
+    status: StatusSignal,
+    status_pending: bool,
     record: Record<'a>,
 }
 
-impl Ping<'_> {
-    fn run(&mut self, mut schedule: Schedule, shutdown: &Shutdown) -> Result<(), Error> {
-        let mut poll = Poll::new().map_err(cannot_poll)?;
-        let mut events = Events::with_capacity(8);
-        shutdown.wake(Waker::new(poll.registry(), WAKER).map_err(cannot_poll)?);
-        let mut status = StatusSignal::register(poll.registry(), STATUS).map_err(cannot_poll)?;
-        // A second wake-up for each probe is nothing here, and spares watching for the rare full send buffer.
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        poll.registry().register(&mut self.socket, SOCKET, interest).map_err(cannot_poll)?;
-        let mut end = None;
-        let mut polled = Instant::now();
-        loop {
-            if !self.backlog.is_empty() {
-                self.receive()?;
-            }
-            // However long this process did not run: a probe is past its timeout only if no answer had come by then.
-            let received_by = self.backlog.received_by(polled);
-            if let Some(time) = received_by {
-                self.record.note_time(time)?;
-            }
-            let now = Instant::now();
-            let sends = shutdown.requested().is_none() && schedule.next().is_some();
-            if sends {
-                self.send_due(&mut schedule)?;
-            } else if self.record.tracker.in_flight() == 0 {
-                let end = *end.get_or_insert_with(|| now.checked_add(self.record.linger()));
-                if received_by.is_some_and(|time| end.is_none_or(|end| end <= time)) {
-                    return Ok(());
+/// When the run is over, after its last probe has ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Probes are due or in flight.
+    NotYet,
+    /// Duplicates are waited for until then; `None` if that is beyond the clock's range.
+    At(Option<Instant>),
+}
+
+impl Handler for Ping<'_> {
+    type Task = Task;
+    type Error = Error;
+
+    fn note(&mut self, task: Task, readiness: Readiness, now: Instant) {
+        match task {
+            Task::Probes => {
+                if readiness.readable {
+                    self.backlog.arrived(now);
                 }
+                self.writable |= readiness.writable;
             }
-            let next = schedule.next().filter(|_| sends && self.writable);
-            let at = [next, self.record.tracker.next_timeout(), end.flatten()].into_iter().flatten().min();
-            polled = Instant::now();
-            let timeout = at.map(|at| at.saturating_duration_since(polled));
-            wait(&mut poll, &mut events, if self.backlog.is_empty() { timeout } else { Some(Duration::ZERO) })?;
-            for event in events.iter().filter(|event| event.token() == SOCKET) {
-                if event.is_readable() || event.is_error() {
-                    self.backlog.arrived(Instant::now());
+            Task::Status => self.status_pending = true,
+        }
+    }
+
+    fn wants(&self, task: Task) -> Wants {
+        match task {
+            Task::Probes => Wants {
+                turn: !self.backlog.is_empty(),
+                interest: Some(if self.writable {
+                    Interest::READABLE
+                } else {
+                    Interest::READABLE | Interest::WRITABLE
+                }),
+                deadline: [self.next_probe(), self.next_timeout()].into_iter().flatten().min(),
+            },
+            Task::Status => Wants { turn: self.status_pending, interest: Some(Interest::READABLE), ..Wants::default() },
+        }
+    }
+
+    fn take_turn(&mut self, task: Task, now: Instant, _: &mut Reactor<Task>) -> Result<(), Error> {
+        match task {
+            Task::Probes => {
+                if self.next_timeout().is_some_and(|at| at <= now) {
+                    // A probe is given up only if its answer is not in the socket.
+                    self.backlog.arrived(now);
                 }
-                self.writable |= event.is_writable();
+                if !self.backlog.is_empty() {
+                    self.receive(now)?;
+                }
+                if let Some(time) = self.backlog.received_by() {
+                    self.record.note_time(time)?;
+                }
+                self.send_due()
             }
-            if status.came() {
-                self.record.status()?;
+            Task::Status => {
+                self.status_pending = false;
+                self.status.clear();
+                self.record.status()
             }
         }
     }
 
-    fn receive(&mut self) -> Result<(), Error> {
-        let received = self.socket.receive(&mut self.inbox);
+    fn source(&mut self, task: Task) -> Option<&mut dyn Source> {
+        match task {
+            Task::Probes => Some(&mut self.socket),
+            Task::Status => self.status.source(),
+        }
+    }
+
+    fn before_wait(&mut self, reactor: &mut Reactor<Task>) -> Result<ControlFlow<()>, Error> {
+        self.stopped |= reactor.shutdown().is_requested();
+        if self.is_sending() || self.record.tracker.in_flight() > 0 {
+            return Ok(ControlFlow::Continue(()));
+        }
+        match self.end {
+            End::NotYet => {
+                self.end = End::At(Instant::now().checked_add(self.record.linger()));
+                self.probes_key.into_iter().for_each(|key| reactor.touch(key));
+                Ok(ControlFlow::Continue(()))
+            }
+            End::At(Some(end)) if self.backlog.received_by().is_none_or(|time| time < end) => {
+                Ok(ControlFlow::Continue(()))
+            }
+            End::At(_) => Ok(ControlFlow::Break(())),
+        }
+    }
+}
+
+impl Ping<'_> {
+    fn is_sending(&self) -> bool {
+        !self.stopped && self.schedule.next().is_some()
+    }
+
+    /// Returns when to send; `None` while a send would block.
+    fn next_probe(&self) -> Option<Instant> {
+        self.schedule.next().filter(|_| self.writable && !self.stopped)
+    }
+
+    /// Returns when a probe or the run may be over, if nothing arrives before.
+    fn next_timeout(&self) -> Option<Instant> {
+        match self.end {
+            End::NotYet => self.record.tracker.next_timeout(),
+            End::At(end) => end,
+        }
+    }
+
+    /// Receives one batch; `time` is a time before it.
+    fn receive(&mut self, time: Instant) -> Result<(), Error> {
+        let received = self.socket.receive(&mut self.received);
         let now = Instant::now();
-        for datagram in self.inbox.datagrams() {
+        for datagram in self.received.datagrams() {
             self.record.answer(datagram.payload, now)?;
         }
         match received {
             Received::Drained => {
-                self.backlog.emptied();
+                self.backlog.drained(time);
                 Ok(())
             }
             Received::More => {
-                self.backlog.took(self.inbox.charge(), now);
+                self.backlog.took(self.received.charge(), now);
                 Ok(())
             }
             Received::Failed(error) => {
-                self.backlog.took(self.inbox.charge(), now);
+                self.backlog.took(self.received.charge(), now);
                 self.record.refused(&error)
             }
         }
     }
 
-    fn send_due(&mut self, schedule: &mut Schedule) -> Result<(), Error> {
+    fn send_due(&mut self) -> Result<(), Error> {
         for _ in 0..BURST {
             let now = Instant::now();
-            if !self.writable || schedule.next().is_none_or(|next| next > now) {
+            if self.next_probe().is_none_or(|next| next > now) {
                 break;
             }
             if self.send()? {
-                schedule.advance(now);
+                self.schedule.advance(now);
             }
         }
         Ok(())
     }
 
-    /// Sends the next probe; says whether it is over with it.
+    /// Sends the next probe; returns whether it left or failed.
     fn send(&mut self) -> Result<bool, Error> {
         let sequence = self.record.tracker.next();
-        self.record.payload.number(sequence, &mut self.buffer);
-        let datagram = Outgoing { to: self.record.target, from: None, parts: [&self.buffer, b"", b""] };
+        self.record.payload.number(sequence, &mut self.probe);
+        let datagram = Outgoing { to: self.record.target, from: None, parts: [&self.probe, b"", b""] };
         let mut now = Instant::now();
         let mut error = self.socket.send(&[datagram]).error;
         let blocks = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;

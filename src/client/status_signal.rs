@@ -6,8 +6,8 @@
 use std::io::{self, Read};
 use std::os::unix::net;
 
+use mio::event::Source;
 use mio::net::UnixStream;
-use mio::{Interest, Registry, Token};
 use signal_hook::consts::SIGQUIT;
 use signal_hook::low_level::pipe;
 
@@ -18,27 +18,25 @@ pub struct StatusSignal {
 }
 
 impl StatusSignal {
-    /// Makes SIGQUIT an event with this token. The process does not end by it any more.
+    /// Makes SIGQUIT an event; it does not end the process any more.
     ///
     /// # Errors
     ///
-    /// The system has no socket pair, or no handler, for us.
-    pub fn register(registry: &Registry, token: Token) -> io::Result<Self> {
+    /// Returns an error if the system refuses the socket pair or the handler.
+    pub fn new() -> io::Result<Self> {
         let (arrivals, handler) = net::UnixStream::pair()?;
         arrivals.set_nonblocking(true)?;
-        let mut arrivals = UnixStream::from_std(arrivals);
-        registry.register(&mut arrivals, token, Interest::READABLE)?;
         pipe::register(SIGQUIT, handler)?;
-        Ok(Self { arrivals })
+        Ok(Self { arrivals: UnixStream::from_std(arrivals) })
     }
 
-    /// Whether the signal came since this was last asked.
-    pub fn came(&mut self) -> bool {
-        let mut came = false;
-        // Several signals may have come; all are answered by one report.
-        while matches!(self.arrivals.read(&mut [0; 64]), Ok(1..)) {
-            came = true;
-        }
-        came
+    /// Returns what the poll should watch.
+    pub fn source(&mut self) -> Option<&mut dyn Source> {
+        Some(&mut self.arrivals)
+    }
+
+    /// Forgets the signals that came. Several may have come; one report is enough for all.
+    pub fn clear(&mut self) {
+        while matches!(self.arrivals.read(&mut [0; 64]), Ok(1..)) {}
     }
 }

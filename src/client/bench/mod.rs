@@ -80,7 +80,7 @@ impl Bench {
         if nobody_listens {
             return Err(Error::Unmet(format!("nobody listens on {address} (port unreachable)")));
         }
-        if let Some(error) = &generator.shared().error {
+        if let Some(error) = &generator.results().error {
             let _ = writeln!(errors, "udpong: some datagrams met an error: {error}");
         }
         if let Some(warning) = report.generator_was_the_limit() {
@@ -91,7 +91,7 @@ impl Bench {
 }
 
 fn measured<'a>(shape: &Shape, time: Duration, generator: &'a Generator) -> Measured<'a> {
-    let (counts, shared) = (generator.counts(), generator.shared());
+    let (counts, results) = (generator.counts(), generator.results());
     let rate = match shape.load {
         Load::Rate(rate) => rate,
         Load::InFlight(_) => 0,
@@ -101,9 +101,9 @@ fn measured<'a>(shape: &Shape, time: Duration, generator: &'a Generator) -> Meas
         clients: shape.clients,
         counts,
         sent_bytes: counts.sent * shape.size as u64,
-        answered_bytes: shared.received_bytes,
-        latencies: &shared.latencies,
-        lateness: (rate > 0).then_some(&shared.lateness),
+        answered_bytes: results.received_bytes,
+        latencies: &results.latencies,
+        lateness: (rate > 0).then_some(&results.lateness),
         rate,
     }
 }
