@@ -46,9 +46,9 @@ impl Conversation {
     ///
     /// # Errors
     ///
-    /// As [`target::find`], or the system has no poll for us.
+    /// As [`target::resolve`], or the system has no poll for us.
     pub fn with(target: &str, options: Options) -> Result<Self, Error> {
-        let target = target::find(target, options.family)?;
+        let target = target::resolve(target, options.family)?;
         let poll = Poll::new().map_err(cannot_poll)?;
         let events = Events::with_capacity(8);
         Ok(Self { target, options, poll, events, inbox: ReceiveBatch::new(), socket: None })

@@ -52,7 +52,7 @@ impl Shared {
         let payload = Payload::new(size);
         Self {
             target,
-            batch: payload.template().repeat(segments),
+            batch: payload.as_bytes().repeat(segments),
             payload,
             segments,
             inbox,
@@ -186,8 +186,8 @@ impl Client {
         let count = count.min(shared.segments);
         let mut batch = std::mem::take(&mut shared.batch);
         for place in 0..count {
-            let sequence = self.tracker.next() + place as u64;
-            shared.payload.number(sequence, &mut batch[place * size..(place + 1) * size]);
+            let sequence = self.tracker.next_sequence() + place as u64;
+            shared.payload.write_sequence(sequence, &mut batch[place * size..(place + 1) * size]);
         }
         let mut datagrams = shared.outbox.take();
         datagrams.extend((0..count).map(|place| {
@@ -216,7 +216,7 @@ impl Client {
             let lost = sent.error.as_ref().is_some_and(|error| !again(error.kind()));
             let over = sent.count + usize::from(lost);
             for _ in 0..over {
-                self.tracker.sent(due.unwrap_or(now), now);
+                self.tracker.record_sent(due.unwrap_or(now), now);
                 if let Some(due) = due {
                     shared.lateness.record(now.saturating_duration_since(due));
                 }
@@ -241,8 +241,8 @@ impl Client {
             shared.heard = true;
             shared.received += 1;
             shared.received_bytes += datagram.payload.len() as u64;
-            let found = shared.payload.recognise(datagram.payload, self.tracker.next());
-            if let Answer::First { round_trip, .. } = self.tracker.answer(found, now) {
+            let found = shared.payload.find_in(datagram.payload, self.tracker.next_sequence());
+            if let Answer::First { round_trip, .. } = self.tracker.match_answer(found, now) {
                 shared.latencies.record(round_trip);
             }
         }

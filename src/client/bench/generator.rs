@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::client::{Client, Shared};
+use crate::client::probe::outcome::OutcomeCounts;
 use crate::client::probe::schedule::RateSchedule;
-use crate::client::probe::tracker::Counts;
 use crate::client::{Error, cannot_poll, linger, target, wait};
 use crate::net::{IoBackend, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
@@ -112,7 +112,7 @@ impl Generator {
     /// [`Error::Failed`] when polling failed or a socket became unusable.
     pub fn run(&mut self, time: Duration, mut progress: impl FnMut(Duration, u64)) -> Result<Duration, Error> {
         self.shared.start_over();
-        self.clients.iter_mut().for_each(|registered| registered.client.tracker_mut().start_over());
+        self.clients.iter_mut().for_each(|registered| registered.client.tracker_mut().reset_counts());
         let start = Instant::now();
         let mut schedule = match self.shape.load {
             Load::Rate(rate) => Some(RateSchedule::new(start, rate, self.shape.segments as u64)),
@@ -131,7 +131,7 @@ impl Generator {
             let left = time.saturating_sub(now.saturating_duration_since(start));
             let timeout = left.min(sweep.saturating_duration_since(now));
             // The poll counts whole milliseconds and rounds up; for what is due sooner it must not sleep.
-            let due = schedule.as_ref().map(|schedule| schedule.due().saturating_duration_since(now).as_millis());
+            let due = schedule.as_ref().map(|schedule| schedule.next().saturating_duration_since(now).as_millis());
             let due = due.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)));
             polled = now;
             self.turn(due.map_or(timeout, |due| due.min(timeout)), true)?;
@@ -142,8 +142,8 @@ impl Generator {
     }
 
     /// How the datagrams of the last run ended.
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+    pub fn counts(&self) -> OutcomeCounts {
+        let mut counts = OutcomeCounts::default();
         self.clients.iter().for_each(|registered| counts.add(registered.client.tracker().counts()));
         counts
     }
@@ -200,7 +200,7 @@ impl Generator {
     /// Sends what is due, on one client after the other.
     fn send_due(&mut self, schedule: &mut RateSchedule, now: Instant) -> Result<(), Error> {
         for _ in 0..BURST {
-            let due = schedule.due();
+            let due = schedule.next();
             if due > now {
                 break;
             }
@@ -210,7 +210,7 @@ impl Generator {
             let Some((key, registered)) = clients.find(|(_, registered)| registered.client.is_writable()) else {
                 break;
             };
-            schedule.take(registered.client.send(schedule.together(), Some(due), &mut self.shared)?);
+            schedule.advance(registered.client.send(schedule.left_in_group(), Some(due), &mut self.shared)?);
             watch(&self.poll, key, registered)?;
         }
         Ok(())
