@@ -17,8 +17,8 @@ use super::payload::{Integrity, ProbeMatch};
 ///           first            timed_out  in_flight_from       next_sequence()
 /// ```
 ///
-/// A probe is *open* until it ends, and *in flight* while it is open and its timeout has not passed. After the timeout,
-/// an answer still ends it as late; without one it is lost in the end. Any probe is then forgotten.
+/// A probe is *open* until it ends. An open probe is *in flight* until [`time_out`](Self::time_out) returns it; then an
+/// answer still ends it as late. Probes that are too old for that are lost, if still open, and forgotten.
 ///
 /// # Matching
 ///
