@@ -52,7 +52,7 @@ impl std::error::Error for Error {}
 /// trip, and at the least what a busy responder may need between two sends.
 fn linger(latencies: &Latencies, timeout: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(50);
-    latencies.longest().saturating_mul(2).max(LEAST).min(timeout)
+    latencies.max().saturating_mul(2).max(LEAST).min(timeout)
 }
 
 /// What a failing write of results becomes.

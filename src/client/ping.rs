@@ -15,8 +15,10 @@ use super::{Error, cannot_write, linger, print_json};
 use crate::client::probe::backlog::Backlog;
 use crate::client::probe::latency::Latencies;
 use crate::client::probe::limits::Limits;
+use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
-use crate::client::probe::tracker::{Answer, Outcome, Tracker};
+use crate::client::probe::schedule::IntervalSchedule;
+use crate::client::probe::tracker::{Answer, Tracker};
 use crate::net::{self, IoBackend, Outgoing, ReceiveBatch, Received, Socket, Transport};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
@@ -58,9 +60,6 @@ pub enum Format {
 /// How long after its timeout an answer is still told as late.
 const LATE_FOR: Duration = Duration::from_secs(60);
 
-/// Who is further behind was stopped, and goes on with the schedule instead of sending what was missed at once.
-const CATCH_UP: Duration = Duration::from_secs(1);
-
 /// How many probes one turn sends, before answers are looked for again.
 const BURST: usize = 64;
 
@@ -71,7 +70,7 @@ const BURST: usize = 64;
 /// [`Error::Unmet`] when there was no answer or a limit is broken, [`Error::Usage`] and [`Error::Failed`] when
 /// something else is in the way.
 pub fn ping(target: &str, options: &Options, shutdown: &Shutdown, out: &mut dyn Write) -> Result<(), Error> {
-    let address = target::find(target, options.family)?;
+    let address = target::resolve(target, options.family)?;
     let socket = target::open(address, IoBackend::Auto).map_err(|error| target::cannot_reach(address, &error))?;
     let mut record = Record::new(address, options, out);
     record.begin(target)?;
@@ -80,9 +79,9 @@ pub fn ping(target: &str, options: &Options, shutdown: &Shutdown, out: &mut dyn 
         backlog: Backlog::new(target::receive_buffer(&socket)),
         socket,
         received: ReceiveBatch::new(),
-        probe: record.payload.template().to_vec(),
+        probe: record.payload.as_bytes().to_vec(),
         writable: true,
-        schedule: Schedule::new(Instant::now(), options),
+        schedule: IntervalSchedule::new(Instant::now(), options.interval, options.count, options.deadline),
         stopped: false,
         end: End::NotYet,
         probes_key: None,
@@ -94,40 +93,6 @@ pub fn ping(target: &str, options: &Options, shutdown: &Shutdown, out: &mut dyn 
     reactor.insert(Task::Status, &mut ping)?;
     reactor.run(&mut ping)?;
     ping.record.end(&options.limits)
-}
-
-/// When the next probe is due: open loop, so whatever becomes of one shifts no other.
-#[derive(Debug)]
-struct Schedule {
-    next: Option<Instant>,
-    interval: Duration,
-    left: Option<u64>,
-    until: Option<Instant>,
-}
-
-impl Schedule {
-    fn new(start: Instant, options: &Options) -> Self {
-        let until = options.deadline.and_then(|deadline| start.checked_add(deadline));
-        Self { next: Some(start), interval: options.interval, left: options.count, until }
-    }
-
-    /// When the next probe is due; `None` when there is none.
-    fn next(&self) -> Option<Instant> {
-        self.next.filter(|next| self.left != Some(0) && self.until.is_none_or(|until| *next < until))
-    }
-
-    fn advance(&mut self, now: Instant) {
-        self.left = self.left.map(|left| left.saturating_sub(1));
-        self.next = self.next.and_then(|next| next.checked_add(self.interval));
-        let Some(behind) = self.next.map(|next| now.saturating_duration_since(next)) else {
-            return;
-        };
-        if behind > CATCH_UP.max(self.interval) {
-            let into = behind.as_nanos() % self.interval.as_nanos().max(1);
-            let missed = behind.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or(0)));
-            self.next = self.next.and_then(|next| next.checked_add(missed));
-        }
-    }
 }
 
 /// What the reactor gives turns to.
@@ -146,7 +111,7 @@ struct Ping<'a> {
     probe: Vec<u8>,
     backlog: Backlog,
     writable: bool,
-    schedule: Schedule,
+    schedule: IntervalSchedule,
     /// A shutdown was requested: no further probe is sent.
     stopped: bool,
     end: End,
@@ -301,8 +266,8 @@ impl Ping<'_> {
 
     /// Sends the next probe; returns whether it left or failed.
     fn send(&mut self) -> Result<bool, Error> {
-        let sequence = self.record.tracker.next();
-        self.record.payload.number(sequence, &mut self.probe);
+        let sequence = self.record.tracker.next_sequence();
+        self.record.payload.write_sequence(sequence, &mut self.probe);
         let datagram = Outgoing { to: self.record.target, from: None, parts: [&self.probe, b"", b""] };
         let mut now = Instant::now();
         let mut error = self.socket.send(&[datagram]).error;
@@ -317,13 +282,13 @@ impl Ping<'_> {
             }
         }
         match error {
-            None => self.record.tracker.sent(now, now),
+            None => self.record.tracker.record_sent(now, now),
             Some(error) if blocks(&error) => {
                 self.writable = false;
                 return Ok(false);
             }
             Some(error) => {
-                self.record.tracker.sent(now, now);
+                self.record.tracker.record_sent(now, now);
                 self.record.refused_to_send(&error)?;
             }
         }
@@ -364,16 +329,16 @@ impl<'a> Record<'a> {
         let (target, size) = (self.target, self.payload.size());
         let interval = humantime::format_duration(self.interval);
         write!(self.out, "UDP PING {written} ({target}): {size} bytes every {interval}").map_err(cannot_write)?;
-        if !self.payload.is_recognisable() {
+        if !self.payload.is_tagged() {
             write!(self.out, ", too short to be recognised in an answer").map_err(cannot_write)?;
         }
         writeln!(self.out).and_then(|()| self.out.flush()).map_err(cannot_write)
     }
 
     fn answer(&mut self, bytes: &[u8], now: Instant) -> Result<(), Error> {
-        let found = self.payload.recognise(bytes, self.tracker.next());
-        let first = self.tracker.counts().heard() == 0;
-        let answer = self.tracker.answer(found, now);
+        let found = self.payload.find_in(bytes, self.tracker.next_sequence());
+        let first = self.tracker.counts().with_answer() == 0;
+        let answer = self.tracker.match_answer(found, now);
         self.line(&AnswerLine { target: self.target, answer, bytes: bytes.len() })?;
         if let Answer::First { sequence, outcome, round_trip, reordered } = answer {
             self.latencies.record(round_trip);
@@ -391,7 +356,7 @@ impl<'a> Record<'a> {
         if net::is_broken(error) {
             return Err(Error::Failed(format!("the socket became unusable: {error}")));
         }
-        let sequence = self.tracker.refused();
+        let sequence = self.tracker.refuse_oldest();
         self.tell_refusal(sequence, error)
     }
 
@@ -400,7 +365,7 @@ impl<'a> Record<'a> {
         if net::is_broken(error) {
             return Err(Error::Failed(format!("the socket became unusable: {error}")));
         }
-        let sequence = self.tracker.refused_last();
+        let sequence = self.tracker.refuse_last();
         self.tell_refusal(sequence, error)
     }
 
@@ -477,58 +442,5 @@ impl<'a> Record<'a> {
 
     fn object(&mut self, probe: &ProbeObject) -> Result<(), Error> {
         if self.format == Format::JsonStream { print_json(self.out, probe) } else { Ok(()) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn schedule(start: Instant, count: Option<u64>, deadline: Option<Duration>) -> Schedule {
-        let until = deadline.map(|deadline| start + deadline);
-        Schedule { next: Some(start), interval: Duration::from_millis(100), left: count, until }
-    }
-
-    fn after(start: Instant, millis: u64) -> Option<Instant> {
-        Some(start + Duration::from_millis(millis))
-    }
-
-    #[test]
-    fn a_probe_that_leaves_late_does_not_shift_the_next() {
-        let start = Instant::now();
-        let mut schedule = schedule(start, Some(2), None);
-        assert_eq!(schedule.next(), Some(start));
-        schedule.advance(start + Duration::from_millis(30));
-        assert_eq!(schedule.next(), after(start, 100));
-        schedule.advance(start + Duration::from_millis(100));
-        assert_eq!(schedule.next(), None);
-    }
-
-    #[test]
-    fn no_probe_is_due_at_the_deadline() {
-        let start = Instant::now();
-        let mut schedule = schedule(start, None, Some(Duration::from_millis(200)));
-        schedule.advance(start);
-        assert_eq!(schedule.next(), after(start, 100));
-        schedule.advance(start);
-        assert_eq!(schedule.next(), None);
-    }
-
-    #[test]
-    fn who_was_stopped_for_long_goes_on_with_the_schedule() {
-        let start = Instant::now();
-        let mut schedule = schedule(start, None, None);
-        schedule.advance(start + Duration::from_millis(60_030));
-        assert_eq!(schedule.next(), after(start, 60_000));
-        schedule.advance(start + Duration::from_millis(60_030));
-        assert_eq!(schedule.next(), after(start, 60_100));
-    }
-
-    #[test]
-    fn an_interval_beyond_every_clock_is_no_next_probe() {
-        let start = Instant::now();
-        let mut schedule = Schedule { interval: Duration::MAX, ..schedule(start, None, None) };
-        schedule.advance(start);
-        assert_eq!(schedule.next(), None);
     }
 }

@@ -49,9 +49,9 @@ impl Conversation {
     ///
     /// # Errors
     ///
-    /// As [`target::find`], or if the event loop cannot be created.
+    /// As [`target::resolve`], or if the event loop cannot be created.
     pub fn with(target: &str, options: Options) -> Result<Self, Error> {
-        let target = target::find(target, options.family)?;
+        let target = target::resolve(target, options.family)?;
         let reactor = Reactor::new(&Shutdown::new())?;
         Ok(Self { target, options, reactor, received: ReceiveBatch::new(), socket: None })
     }

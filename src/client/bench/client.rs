@@ -38,7 +38,7 @@ impl Traffic {
     /// Creates buffers for sends of `segments` datagrams of `size` bytes each. Answers are received into `received`.
     pub fn new(target: SocketAddr, size: usize, segments: usize, received: ReceiveBatch) -> Self {
         let payload = Payload::new(size);
-        let payloads = payload.template().repeat(segments);
+        let payloads = payload.as_bytes().repeat(segments);
         Self { target, payload, payloads, segments, received, outgoing: SendBatch::default() }
     }
 }
@@ -197,8 +197,8 @@ impl Client {
         let count = count.min(*segments);
         let size = payload.size();
         for place in 0..count {
-            let sequence = self.tracker.next() + place as u64;
-            payload.number(sequence, &mut payloads[place * size..(place + 1) * size]);
+            let sequence = self.tracker.next_sequence() + place as u64;
+            payload.write_sequence(sequence, &mut payloads[place * size..(place + 1) * size]);
         }
         let mut datagrams = outgoing.take();
         datagrams.extend((0..count).map(|place| {
@@ -232,7 +232,7 @@ impl Client {
 
     /// Starts counting again. Everything must have ended.
     pub fn start_over(&mut self) {
-        self.tracker.start_over();
+        self.tracker.reset_counts();
     }
 
     /// Returns the socket, for registering it.
@@ -256,7 +256,7 @@ impl Client {
             let failed = sent.error.as_ref().is_some_and(|error| !again(error.kind()));
             let left = sent.count + usize::from(failed);
             for _ in 0..left {
-                self.tracker.sent(due.unwrap_or(now), now);
+                self.tracker.record_sent(due.unwrap_or(now), now);
                 if let Some(due) = due {
                     results.lateness.record(now.saturating_duration_since(due));
                 }
@@ -283,8 +283,8 @@ impl Client {
             results.heard = true;
             results.received += 1;
             results.received_bytes += datagram.payload.len() as u64;
-            let found = traffic.payload.recognise(datagram.payload, self.tracker.next());
-            if let Answer::First { round_trip, .. } = self.tracker.answer(found, now) {
+            let found = traffic.payload.find_in(datagram.payload, self.tracker.next_sequence());
+            if let Answer::First { round_trip, .. } = self.tracker.match_answer(found, now) {
                 results.latencies.record(round_trip);
             }
         }

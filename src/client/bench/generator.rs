@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use mio::event::Source;
 
 use super::client::{Client, Results, Traffic};
+use crate::client::probe::outcome::OutcomeCounts;
 use crate::client::probe::schedule::RateSchedule;
-use crate::client::probe::tracker::Counts;
 use crate::client::{Error, linger, target};
 use crate::net::{IoBackend, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
@@ -144,8 +144,8 @@ impl Generator {
     }
 
     /// Returns how the datagrams of the last run ended.
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+    pub fn counts(&self) -> OutcomeCounts {
+        let mut counts = OutcomeCounts::default();
         self.clients.iter().for_each(|client| counts.add(client.tracker().counts()));
         counts
     }
@@ -311,7 +311,7 @@ impl<P: FnMut(Duration, u64)> Run<'_, P> {
     /// Returns when the next datagram of an open loop is due.
     fn next_due(&self) -> Option<Instant> {
         let schedule = self.schedule.as_ref().filter(|_| self.phase == Phase::Sending)?;
-        Some(schedule.due()).filter(|due| self.end.is_none_or(|end| *due < end))
+        Some(schedule.next()).filter(|due| self.end.is_none_or(|end| *due < end))
     }
 
     /// Sends what is due, on one client after the other; a client that is not writable is passed over.
@@ -320,7 +320,7 @@ impl<P: FnMut(Duration, u64)> Run<'_, P> {
             let (Some(due), Some(schedule)) = (self.next_due().filter(|due| *due <= now), &self.schedule) else {
                 break;
             };
-            let together = schedule.together();
+            let together = schedule.left_in_group();
             let clients = self.clients.len();
             let first = usize::try_from(schedule.group() % clients as u64).unwrap_or(0);
             let writable = (first..clients).chain(0..first).find(|index| self.clients[*index].is_writable());
@@ -330,7 +330,7 @@ impl<P: FnMut(Duration, u64)> Run<'_, P> {
             };
             let sent =
                 self.with_client(index, |client, traffic, results| client.send(together, Some(due), traffic, results))?;
-            self.schedule.iter_mut().for_each(|schedule| schedule.take(sent));
+            self.schedule.iter_mut().for_each(|schedule| schedule.advance(sent));
             reactor.touch(self.keys[index]);
         }
         Ok(())

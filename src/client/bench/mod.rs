@@ -12,7 +12,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::probe::limits::Limits;
-use super::report::{BenchReport, Measured};
+use super::report::{BenchReport, Measurement};
 use super::target::{self, Family};
 use super::{Error, cannot_write, print_json};
 use crate::net::LONGEST_PAYLOAD;
@@ -52,7 +52,7 @@ impl Bench {
     /// is in the way.
     pub fn new(target: &str, options: Options, shutdown: &Shutdown) -> Result<Self, Error> {
         check(&options.shape)?;
-        let address = target::find(target, options.family)?;
+        let address = target::resolve(target, options.family)?;
         let generator = Generator::new(address, options.shape, shutdown)?;
         Ok(Self { address, options, generator })
     }
@@ -83,20 +83,20 @@ impl Bench {
         if let Some(error) = &generator.results().error {
             let _ = writeln!(errors, "udpong: some datagrams met an error: {error}");
         }
-        if let Some(warning) = report.generator_was_the_limit() {
+        if let Some(warning) = report.generator_warning() {
             let _ = writeln!(errors, "udpong: {warning}");
         }
         report.check(&options.limits)
     }
 }
 
-fn measured<'a>(shape: &Shape, time: Duration, generator: &'a Generator) -> Measured<'a> {
+fn measured<'a>(shape: &Shape, time: Duration, generator: &'a Generator) -> Measurement<'a> {
     let (counts, results) = (generator.counts(), generator.results());
     let rate = match shape.load {
         Load::Rate(rate) => rate,
         Load::InFlight(_) => 0,
     };
-    Measured {
+    Measurement {
         time,
         clients: shape.clients,
         counts,
