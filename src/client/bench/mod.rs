@@ -1,4 +1,4 @@
-//! `bench`: warms up, measures, reports.
+//! `bench`: loads a responder and reports what was measured.
 
 pub(crate) mod client;
 pub(crate) mod generator;
@@ -18,16 +18,16 @@ use super::{Error, cannot_write, print_json};
 use crate::net::LONGEST_PAYLOAD;
 use crate::reactor::shutdown::Shutdown;
 
-/// What is sent, for how long, and how the result is told.
+/// What is sent, for how long, and how the result is printed.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How much of what.
+    /// What is sent, and how much of it.
     pub shape: Shape,
-    /// How long is measured.
+    /// How long to measure.
     pub time: Duration,
-    /// How long is sent before, without being measured.
+    /// How long to send before measuring.
     pub warm_up: Duration,
-    /// Which addresses of the target's name are taken.
+    /// Which addresses of the target's name are used.
     pub family: Family,
     /// Whether the report is a JSON object.
     pub json: bool,
@@ -35,7 +35,7 @@ pub struct Options {
     pub limits: Limits,
 }
 
-/// A load that is ready to go.
+/// A load, ready to be run.
 #[derive(Debug)]
 pub struct Bench {
     address: SocketAddr,
@@ -48,8 +48,8 @@ impl Bench {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] when the options do not fit together, or the target is no address; [`Error::Failed`] when something else
-    /// is in the way.
+    /// Returns [`Error::Usage`] if the options contradict each other or the target is not an address; [`Error::Failed`] for
+    /// any other failure.
     pub fn new(target: &str, options: Options, shutdown: &Shutdown) -> Result<Self, Error> {
         check(&options.shape)?;
         let address = target::resolve(target, options.family)?;
@@ -57,12 +57,11 @@ impl Bench {
         Ok(Self { address, options, generator })
     }
 
-    /// Measures until the time is over or a shutdown asks for the report so far. Progress goes to stderr.
+    /// Measures until the time is over or a shutdown is requested, and prints the report. Progress goes to stderr.
     ///
     /// # Errors
     ///
-    /// [`Error::Unmet`] when there was no answer or a limit is broken, [`Error::Failed`] when something else is in
-    /// the way.
+    /// Returns [`Error::Unmet`] if there was no answer or a limit is exceeded, [`Error::Failed`] for any other failure.
     pub fn run(&mut self, out: &mut dyn Write, errors: &mut dyn Write) -> Result<(), Error> {
         let Self { address, options, generator } = self;
         if !options.warm_up.is_zero() {
@@ -123,7 +122,7 @@ fn check(shape: &Shape) -> Result<(), Error> {
     }
 }
 
-/// One run with its progress bar, which draws itself on a terminal only.
+/// Runs the load with a progress bar, which is drawn on a terminal only.
 fn run(generator: &mut Generator, what: &'static str, time: Duration) -> Result<Duration, Error> {
     let length = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());

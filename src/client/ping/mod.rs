@@ -1,74 +1,68 @@
-//! `ping`: one probe after the other on a schedule, and a line for each.
+//! `ping`: sends one probe after the other on a schedule, and prints a line for each.
+
+mod record;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use mio::Interest;
 use mio::event::Source;
 
-use super::report::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
+use super::Error;
 use super::status_signal::StatusSignal;
 use super::target::{self, Family};
-use super::{Error, cannot_write, linger, print_json};
 use crate::client::probe::backlog::Backlog;
-use crate::client::probe::latency::Latencies;
 use crate::client::probe::limits::Limits;
-use crate::client::probe::outcome::Outcome;
-use crate::client::probe::payload::Payload;
 use crate::client::probe::schedule::IntervalSchedule;
-use crate::client::probe::tracker::{Answer, Tracker};
 use crate::net::{self, IoBackend, Outgoing, ReceiveBatch, Received, Socket, Transport};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
+use record::Record;
 
-/// What is sent, how often, and how it is told.
+/// What is sent, how often, and how results are printed.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// From one probe to the next.
     pub interval: Duration,
-    /// How many probes; `None` goes on until the end is asked for.
+    /// How many probes; `None` for no limit.
     pub count: Option<u64>,
-    /// Their payload, in bytes.
+    /// The payload of a probe, in bytes.
     pub size: usize,
-    /// When an answer is late.
+    /// An answer that takes longer is late.
     pub timeout: Duration,
     /// No probe is sent after this time.
     pub deadline: Option<Duration>,
-    /// Which addresses of the target's name are taken.
+    /// Which addresses of the target's name are used.
     pub family: Family,
-    /// How results are told.
+    /// How results are printed.
     pub format: Format,
     /// What the result must not exceed.
     pub limits: Limits,
 }
 
-/// How results are told.
+/// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A line a probe, and a summary.
+    /// A line per probe, and a summary.
     Text,
     /// The summary only.
     Summary,
     /// The summary as a JSON object.
     Json,
-    /// A JSON object a probe, and one for the summary.
+    /// A JSON object per probe, and one for the summary.
     JsonStream,
 }
 
-/// How long after its timeout an answer is still told as late.
-const LATE_FOR: Duration = Duration::from_secs(60);
-
-/// How many probes one turn sends, before answers are looked for again.
+/// At most this many probes per turn, before answers are received again.
 const BURST: usize = 64;
 
-/// Pings until the count, the deadline or `shutdown`, and waits for what is in flight then.
+/// Sends probes until the count, the deadline or `shutdown` is reached, then waits for those in flight.
 ///
 /// # Errors
 ///
-/// [`Error::Unmet`] when there was no answer or a limit is broken, [`Error::Usage`] and [`Error::Failed`] when
-/// something else is in the way.
+/// Returns [`Error::Unmet`] if there was no answer or a limit is exceeded, [`Error::Usage`] if the target is not an
+/// address, and [`Error::Failed`] for any other failure.
 pub fn ping(target: &str, options: &Options, shutdown: &Shutdown, out: &mut dyn Write) -> Result<(), Error> {
     let address = target::resolve(target, options.family)?;
     let socket = target::open(address, IoBackend::Auto).map_err(|error| target::cannot_reach(address, &error))?;
@@ -293,154 +287,5 @@ impl Ping<'_> {
             }
         }
         Ok(true)
-    }
-}
-
-/// What is known of the probes, and the telling of it.
-struct Record<'a> {
-    target: SocketAddr,
-    format: Format,
-    payload: Payload,
-    timeout: Duration,
-    interval: Duration,
-    tracker: Tracker,
-    latencies: Latencies,
-    out: &'a mut dyn Write,
-}
-
-impl<'a> Record<'a> {
-    fn new(target: SocketAddr, options: &Options, out: &'a mut dyn Write) -> Self {
-        Self {
-            target,
-            format: options.format,
-            payload: Payload::new(options.size),
-            timeout: options.timeout,
-            interval: options.interval,
-            tracker: Tracker::new(options.timeout, LATE_FOR),
-            latencies: Latencies::new(),
-            out,
-        }
-    }
-
-    fn begin(&mut self, written: &str) -> Result<(), Error> {
-        if !matches!(self.format, Format::Text | Format::Summary) {
-            return Ok(());
-        }
-        let (target, size) = (self.target, self.payload.size());
-        let interval = humantime::format_duration(self.interval);
-        write!(self.out, "UDP PING {written} ({target}): {size} bytes every {interval}").map_err(cannot_write)?;
-        if !self.payload.is_tagged() {
-            write!(self.out, ", too short to be recognised in an answer").map_err(cannot_write)?;
-        }
-        writeln!(self.out).and_then(|()| self.out.flush()).map_err(cannot_write)
-    }
-
-    fn answer(&mut self, bytes: &[u8], now: Instant) -> Result<(), Error> {
-        let found = self.payload.find_in(bytes, self.tracker.next_sequence());
-        let first = self.tracker.counts().with_answer() == 0;
-        let answer = self.tracker.match_answer(found, now);
-        self.line(&AnswerLine { target: self.target, answer, bytes: bytes.len() })?;
-        if let Answer::First { sequence, outcome, round_trip, reordered } = answer {
-            self.latencies.record(round_trip);
-            if first && found.is_none() {
-                self.line(&IN_ORDER)?;
-            }
-            let rtt_ms = Some(round_trip.as_nanos() as f64 / 1e6);
-            self.object(&ProbeObject { seq: sequence + 1, outcome, rtt_ms, bytes: Some(bytes.len()), reordered })?;
-        }
-        Ok(())
-    }
-
-    /// Notes what ICMP brought, for the oldest probe in flight.
-    fn refused(&mut self, error: &io::Error) -> Result<(), Error> {
-        if net::is_broken(error) {
-            return Err(Error::Failed(format!("the socket became unusable: {error}")));
-        }
-        let sequence = self.tracker.refuse_oldest();
-        self.tell_refusal(sequence, error)
-    }
-
-    /// Notes that the system would not send the last probe.
-    fn refused_to_send(&mut self, error: &io::Error) -> Result<(), Error> {
-        if net::is_broken(error) {
-            return Err(Error::Failed(format!("the socket became unusable: {error}")));
-        }
-        let sequence = self.tracker.refuse_last();
-        self.tell_refusal(sequence, error)
-    }
-
-    fn tell_refusal(&mut self, sequence: Option<u64>, error: &io::Error) -> Result<(), Error> {
-        let Some(sequence) = sequence else {
-            return Ok(());
-        };
-        let (seq, target) = (sequence + 1, self.target);
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => {
-                self.line(&format_args!("seq={seq} refused: nobody listens on {target} (port unreachable)"))?;
-            }
-            _ => self.line(&format_args!("seq={seq} refused: {error}"))?,
-        }
-        self.object(&ProbeObject { seq, outcome: Outcome::Refused, rtt_ms: None, bytes: None, reordered: false })
-    }
-
-    fn note_time(&mut self, now: Instant) -> Result<(), Error> {
-        while let Some(sequence) = self.tracker.time_out(now) {
-            let timeout = humantime::format_duration(self.timeout);
-            self.line(&format_args!("seq={} no answer within {timeout}", sequence + 1))?;
-        }
-        while let Some(sequence) = self.tracker.lose(now) {
-            self.lost(sequence)?;
-        }
-        Ok(())
-    }
-
-    fn lost(&mut self, sequence: u64) -> Result<(), Error> {
-        self.object(&ProbeObject {
-            seq: sequence + 1,
-            outcome: Outcome::Lost,
-            rtt_ms: None,
-            bytes: None,
-            reordered: false,
-        })
-    }
-
-    /// How long second answers are waited for once every probe has ended.
-    fn linger(&self) -> Duration {
-        linger(&self.latencies, self.timeout)
-    }
-
-    /// What is known so far: on stdout, or on stderr where only JSON should stand on stdout.
-    fn status(&mut self) -> Result<(), Error> {
-        let report = PingReport::new(self.target, self.tracker.counts(), &self.latencies, self.tracker.repeats());
-        if matches!(self.format, Format::Json | Format::JsonStream) {
-            let _ = write!(io::stderr(), "{report}");
-            return Ok(());
-        }
-        write!(self.out, "{report}").and_then(|()| self.out.flush()).map_err(cannot_write)
-    }
-
-    fn end(mut self, limits: &Limits) -> Result<(), Error> {
-        while let Some(sequence) = self.tracker.lose_rest() {
-            self.lost(sequence)?;
-        }
-        let report = PingReport::new(self.target, self.tracker.counts(), &self.latencies, self.tracker.repeats());
-        match self.format {
-            Format::Text | Format::Summary => {
-                write!(self.out, "\n{report}").and_then(|()| self.out.flush()).map_err(cannot_write)?;
-            }
-            Format::Json | Format::JsonStream => print_json(self.out, &report)?,
-        }
-        report.check(limits)
-    }
-
-    fn line(&mut self, line: &dyn std::fmt::Display) -> Result<(), Error> {
-        if self.format != Format::Text {
-            return Ok(());
-        }
-        writeln!(self.out, "{line}").and_then(|()| self.out.flush()).map_err(cannot_write)
-    }
-
-    fn object(&mut self, probe: &ProbeObject) -> Result<(), Error> {
-        if self.format == Format::JsonStream { print_json(self.out, probe) } else { Ok(()) }
     }
 }
