@@ -3,6 +3,8 @@
 //! The only place that combines socket, guard, reply template and reply queue; none of them knows the others. Events set
 //! the endpoint's state ([`note`](Endpoint::note)), and what a turn does follows from it:
 //!
+#![doc = include_str!("endpoint_states.svg")]
+//!
 //! | | no reply waits | replies wait |
 //! |---|---|---|
 //! | readable event | note it; a turn is wanted | note it; nothing is read before the replies have left |
