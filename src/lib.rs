@@ -44,7 +44,7 @@
 //! # As a library
 //! ```
 //! use std::{net::UdpSocket, thread};
-//! use udpong::{server::{Options, Server}, shutdown::Shutdown};
+//! use udpong::{reactor::shutdown::Shutdown, server::{Options, Server}};
 //!
 //! let shutdown = Shutdown::new();
 //! let mut server = Server::bind(&["echo@127.0.0.1:0".parse()?], Options::default(), shutdown.clone())?;
@@ -72,10 +72,18 @@
 //! [`ReplyTemplate`]: server::ReplyTemplate
 //! [`ReplyQueue`]: server::reply_queue::ReplyQueue
 
+// No input may panic, and output has one place each. Tests may do both.
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)
+)]
+
+#[cfg(feature = "client")]
 pub mod client;
 mod guard;
 mod host_port;
 pub mod logging;
-mod net;
+pub mod net;
+mod parse_error;
 pub mod reactor;
 pub mod server;

@@ -1,13 +1,9 @@
 //! The flag and the wakers that Ctrl+C sets off.
 
-use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::Waker;
-
-/// Signals so close together are one request: timeout(1) sends one to the process, and one to its whole group.
-const ONE_REQUEST: Duration = Duration::from_millis(10);
 
 /// Asks every loop that holds a clone of it to stop.
 ///
@@ -56,7 +52,10 @@ impl Shutdown {
     /// # Errors
     ///
     /// When the process has a handler already, or the system refuses it one.
-    pub fn on_signals(&self) -> io::Result<()> {
+    #[cfg(feature = "cli")]
+    pub fn on_signals(&self) -> std::io::Result<()> {
+        // Signals so close together are one request: timeout(1) sends one to the process, and one to its whole group.
+        const ONE_REQUEST: std::time::Duration = std::time::Duration::from_millis(10);
         let shutdown = self.clone();
         let mut signalled = None;
         ctrlc::set_handler(move || {
@@ -65,7 +64,7 @@ impl Shutdown {
             }
             shutdown.request();
         })
-        .map_err(io::Error::other)
+        .map_err(std::io::Error::other)
     }
 }
 

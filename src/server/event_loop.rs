@@ -19,7 +19,7 @@ use slab::Slab;
 use super::Error;
 use super::endpoint::{Endpoint, Shared};
 use super::statistics::EndpointReport;
-use super::stats::Stats;
+use super::statistics_log::StatisticsLog;
 use crate::guard::Guard;
 use crate::net::{ReceiveBatch, SendBatch, Socket};
 use crate::reactor::shutdown::Shutdown;
@@ -40,7 +40,7 @@ pub struct Schedule {
     /// How many have come, to all loops together; kept only if there is a count.
     pub received: AtomicU64,
     /// Tell the statistics now and then.
-    pub stats: Option<Stats>,
+    pub stats: Option<StatisticsLog>,
     /// Go on polling for so long after there was something to do, rather than sleep.
     pub spin: Duration,
     /// How long answering and flushing may take after a stop was asked for.
@@ -108,13 +108,15 @@ impl EventLoop {
     ///
     /// Polling failed, or a socket became unusable.
     pub fn run(&mut self, number: usize, schedule: &Schedule) -> Result<(), Error> {
-        let mut tell_at = schedule.stats.as_ref().and_then(Stats::first);
+        let mut tell_at = schedule.stats.as_ref().and_then(|stats| stats.next(Instant::now()));
         let mut counted = 0;
         while self.shutdown.requested().is_none() {
             if let (Some(stats), Some(at)) = (&schedule.stats, tell_at)
                 && at <= Instant::now()
             {
-                tell_at = stats.tell(number, Instant::now(), self.reports().collect());
+                let now = Instant::now();
+                stats.record(number, self.reports().collect(), now);
+                tell_at = stats.next(now);
             }
             let next = [schedule.until, tell_at].into_iter().flatten().min();
             self.turn(next.map(|at| at.saturating_duration_since(Instant::now())), schedule.spin)?;

@@ -6,7 +6,7 @@ pub(crate) mod reply;
 pub(crate) mod reply_queue;
 mod service;
 pub(crate) mod statistics;
-mod stats;
+mod statistics_log;
 
 #[cfg(test)]
 mod simulation;
@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 use log::{debug, info, log};
 
 pub use crate::net::IoBackend;
-pub use endpoint::DATAGRAM_LOG;
-pub use reply::{ReplyTemplate, TemplateError};
-pub use service::{Service, ServiceError};
-pub use statistics::{Counts, EndpointReport, Report, Statistics};
+pub use crate::parse_error::ParseError;
+pub use reply::ReplyTemplate;
+pub use service::Service;
+pub use statistics::{CountsByName, EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
 use crate::net::Socket;
@@ -33,8 +33,8 @@ use crate::net::bind::{BufferSizes, Port, bind};
 use crate::reactor::shutdown::Shutdown;
 use endpoint::Endpoint;
 use event_loop::{EventLoop, Schedule};
-use statistics::add_up;
-use stats::Stats;
+use statistics::sum_of_workers;
+use statistics_log::StatisticsLog;
 
 /// How a server behaves, apart from what it serves.
 #[derive(Clone, Debug)]
@@ -142,7 +142,7 @@ impl Server {
         }
         let addresses: Vec<_> = workers[0].iter().map(|(_, address, _)| *address).collect();
         let guard = if options.no_guard {
-            Guard::lifted()
+            Guard::disabled()
         } else {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
         };
@@ -172,9 +172,7 @@ impl Server {
             until: options.run_for.and_then(|time| self.started.checked_add(time)),
             count: options.count,
             received: AtomicU64::new(0),
-            stats: options.stats.map(|interval| {
-                Stats::new(interval, loops.iter().map(|event_loop| event_loop.reports().collect()).collect())
-            }),
+            stats: options.stats.map(|interval| StatisticsLog::new(interval, loops.len(), Instant::now())),
             spin: options.spin,
             grace: options.grace,
         };
@@ -195,7 +193,7 @@ impl Server {
     /// What it did so far.
     pub fn report(&self) -> Report {
         let seconds = self.started.elapsed().as_millis() as f64 / 1000.0;
-        let endpoints = add_up(self.loops.iter().map(|event_loop| event_loop.reports().collect()));
+        let endpoints = sum_of_workers(self.loops.iter().map(|event_loop| event_loop.reports().collect()));
         Report { schema: 1, seconds, endpoints }
     }
 }

@@ -51,6 +51,7 @@ pub struct Summary {
 
 impl Latencies {
     /// Nothing recorded yet.
+    #[allow(clippy::expect_used, reason = "the bounds are constants, and valid")]
     pub fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("the bounds are constants, and valid");
         Self { histogram, count: 0, min: u64::MAX, max: 0, mean: 0.0, squares: 0.0, last: None, steps: 0.0 }
