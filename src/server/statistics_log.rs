@@ -12,13 +12,13 @@ use super::statistics::{EndpointReport, sum_of_workers};
 #[derive(Debug)]
 pub struct StatisticsLog {
     interval: Duration,
-    state: Mutex<State>,
+    reports: Mutex<Reports>,
 }
 
 #[derive(Debug)]
-struct State {
-    /// The newest statistics of each worker.
-    workers: Vec<Vec<EndpointReport>>,
+struct Reports {
+    /// The newest ones of each worker.
+    newest: Vec<Vec<EndpointReport>>,
     /// When statistics were last logged, and which: the rates are of the time since.
     logged_at: Instant,
     logged: Vec<EndpointReport>,
@@ -27,8 +27,8 @@ struct State {
 impl StatisticsLog {
     /// Creates a log with a line for each endpoint every `interval`, starting one interval from `now`.
     pub fn new(interval: Duration, workers: usize, now: Instant) -> Self {
-        let state = State { workers: vec![Vec::new(); workers], logged_at: now, logged: Vec::new() };
-        Self { interval, state: Mutex::new(state) }
+        let reports = Reports { newest: vec![Vec::new(); workers], logged_at: now, logged: Vec::new() };
+        Self { interval, reports: Mutex::new(reports) }
     }
 
     /// Returns when [`record`](Self::record) should next be called; `None` if that is beyond the range of `Instant`.
@@ -40,19 +40,19 @@ impl StatisticsLog {
     ///
     /// All workers record at the same interval, so the part of a late one is at most about one interval old.
     pub fn record(&self, worker: usize, reports: Vec<EndpointReport>, now: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(newest) = state.workers.get_mut(worker) {
+        let mut collected = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(newest) = collected.newest.get_mut(worker) {
             *newest = reports;
         }
         if worker == 0 {
-            state.log(now);
+            collected.log(now);
         }
     }
 }
 
-impl State {
+impl Reports {
     fn log(&mut self, now: Instant) {
-        let before = mem::replace(&mut self.logged, sum_of_workers(self.workers.iter().cloned()));
+        let before = mem::replace(&mut self.logged, sum_of_workers(self.newest.iter().cloned()));
         let seconds = now.saturating_duration_since(mem::replace(&mut self.logged_at, now)).as_secs_f64();
         for (i, report) in self.logged.iter().enumerate() {
             let rate = |count: fn(&EndpointReport) -> u64| {
