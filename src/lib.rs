@@ -74,13 +74,12 @@
 //!
 //! # Features
 //!
-//! | feature | default | contents |
-//! |---|---|---|
-//! | `cli` | yes | The program: command line, log writer, signals. Implies `client` and `serde`. |
-//! | `client` | with `cli` | [`client`]: send, ping and bench. |
-//! | `serde` | with `cli` | `Serialize` for reports. |
-//!
-//! Without any of them, [`reactor`], [`net`] and [`server`] remain, on mio, slab, log, libc and socket2 (and nix on Linux).
+//! | feature | default | adds | dependencies |
+//! |---|---|---|---|
+//! | (none) | | [`reactor`], [`net`], [`server`] | mio, slab, log, libc, socket2; nix on Linux |
+//! | `serde` | | reports implement `serde::Serialize` | serde |
+//! | `client` | | [`client`]: send, ping, bench; implies `serde` | hdrhistogram, humantime, indicatif, serde_json; signal-hook on Unix |
+//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` | clap, clap_complete, clap_mangen, ctrlc, simple_logger |
 //!
 //! # As a library
 //!
@@ -118,10 +117,18 @@
 //! [`Wants`]: reactor::Wants
 //! [`receive`]: net::Transport::receive
 
+// No input may panic, and output has one place each. Tests may do both.
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)
+)]
+
+#[cfg(feature = "client")]
 pub mod client;
 mod guard;
 mod host_port;
 pub mod logging;
 pub mod net;
+mod parse_error;
 pub mod reactor;
 pub mod server;

@@ -1,5 +1,11 @@
 //! The command line, the run, the exit code; nothing else.
 
+// No input may panic, and output has one place each.
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)
+)]
+
 mod cli;
 
 use std::io::{self, Write};

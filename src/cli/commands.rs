@@ -9,9 +9,10 @@ use udpong::client::bench::{self, Bench};
 use udpong::client::ping::{self, Format};
 use udpong::client::send::{self, Conversation};
 use udpong::client::{self, Family, Limits, Load, Shape};
+use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
 use udpong::reactor::shutdown::Shutdown;
-use udpong::server::{DATAGRAM_LOG, Error, Options, Report, Server, Service};
+use udpong::server::{Error, Options, Report, Server, Service};
 
 use super::manual;
 use crate::cli::{self, Command, Ping, Send, Serve};

@@ -1,13 +1,9 @@
 //! A request to stop, from a signal or another thread, that wakes the loops it concerns.
 
-use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::Waker;
-
-/// Signals this close together are one request: timeout(1) sends one to the process and one to its process group.
-const SAME_REQUEST: Duration = Duration::from_millis(10);
 
 /// Asks every [`Reactor`](super::Reactor) that was created with it, or with a clone of it, to stop.
 ///
@@ -64,7 +60,10 @@ impl Shutdown {
     /// # Errors
     ///
     /// Returns an error if the process has a handler already, or if the system refuses one.
-    pub fn on_signals(&self) -> io::Result<()> {
+    #[cfg(feature = "cli")]
+    pub fn on_signals(&self) -> std::io::Result<()> {
+        // Signals this close together are one request: timeout(1) sends one to the process and one to its process group.
+        const SAME_REQUEST: std::time::Duration = std::time::Duration::from_millis(10);
         let shutdown = self.clone();
         let mut signalled = None;
         ctrlc::set_handler(move || {
@@ -73,7 +72,7 @@ impl Shutdown {
             }
             shutdown.request();
         })
-        .map_err(io::Error::other)
+        .map_err(std::io::Error::other)
     }
 }
 

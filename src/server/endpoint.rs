@@ -26,13 +26,11 @@ use super::reply::ReplyTemplate;
 use super::reply_queue::ReplyQueue;
 use super::statistics::Statistics;
 use crate::guard::{Guard, Refusal};
+use crate::logging::DATAGRAM_LOG;
 use crate::logging::escape::Escaped;
 use crate::logging::throttle::Throttle;
 use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, SendBatch, Transport};
 use crate::reactor::{Readiness, Wants};
-
-/// The log target of the lines about single datagrams, which `-q` removes.
-pub const DATAGRAM_LOG: &str = "udpong::datagram";
 
 /// After this many failed receives without a datagram in between, the socket counts as unusable.
 ///
@@ -229,12 +227,12 @@ impl<S: Transport> Endpoint<S> {
     }
 
     fn refuse(&mut self, datagram: &Datagram<'_>, refusal: Refusal, now: Instant) {
-        self.statistics.refused.add(refusal.name());
+        self.statistics.refused.increment(refusal.name());
         // Discarding is what the service is for, so it is not worth a warning.
         if refusal != Refusal::Discard
             && let Some(times) = self.throttle.note(refusal.name(), now)
         {
-            warn!("Not answering {}: {}{}", datagram.source, refusal.reason(), Times(times));
+            warn!("Not answering {}: {refusal}{}", datagram.source, Times(times));
         }
     }
 
@@ -247,7 +245,7 @@ impl<S: Transport> Endpoint<S> {
             }
             Received::Failed(error) => {
                 let name = net::error_name(&error);
-                self.statistics.receive_errors.add(name);
+                self.statistics.receive_errors.increment(name);
                 self.receive_errors += 1;
                 if net::is_broken(&error) || self.receive_errors >= ERRORS_IN_A_ROW {
                     self.broken = Some(error);
@@ -295,7 +293,7 @@ impl<S: Transport> Endpoint<S> {
 
     fn fail(&mut self, reply: &Outgoing<'_>, error: &io::Error, now: Instant) {
         let name = net::error_name(error);
-        self.statistics.failed.add(name);
+        self.statistics.failed.increment(name);
         if let Some(times) = self.throttle.note(name, now) {
             warn!("Cannot send {} bytes to {}: {error}{}", reply.length(), reply.to, Times(times));
         }

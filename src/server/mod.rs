@@ -6,7 +6,7 @@ pub(crate) mod reply;
 pub(crate) mod reply_queue;
 mod service;
 pub(crate) mod statistics;
-mod stats;
+mod statistics_log;
 pub(crate) mod worker;
 
 #[cfg(test)]
@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use log::info;
 
 pub use crate::net::IoBackend;
-pub use endpoint::DATAGRAM_LOG;
-pub use reply::{ReplyTemplate, TemplateError};
-pub use service::{Service, ServiceError};
-pub use statistics::{Counts, EndpointReport, Report, Statistics};
+pub use crate::parse_error::ParseError;
+pub use reply::ReplyTemplate;
+pub use service::Service;
+pub use statistics::{CountsByName, EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
 use crate::net::{ReceiveBatch, SendBatch, Socket};
@@ -34,8 +34,8 @@ use crate::reactor::Reactor;
 use crate::reactor::shutdown::Shutdown;
 use bind::Bound;
 use endpoint::{Endpoint, Resources};
-use statistics::add_up;
-use stats::Stats;
+use statistics::sum_of_workers;
+use statistics_log::StatisticsLog;
 use worker::{Plan, Worker};
 
 /// How a server behaves, apart from what it serves.
@@ -152,7 +152,7 @@ impl Server {
         }
         let addresses: Vec<_> = sockets[0].iter().map(|(_, address, _)| *address).collect();
         let guard = if options.no_guard {
-            Guard::lifted()
+            Guard::disabled()
         } else {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
         };
@@ -178,17 +178,16 @@ impl Server {
     /// then: the peers of a missing one would stay unanswered.
     pub fn run(mut self) -> (Report, Result<(), Error>) {
         let options = &self.options;
-        let reports = self.workers.iter().map(Worker::reports).collect();
         let plan = Plan {
             until: options.run_for.and_then(|time| self.started.checked_add(time)),
             count: options.count,
             received: AtomicU64::new(0),
-            stats: options.stats.map(|interval| Stats::new(interval, reports)),
+            stats: options.stats.map(|interval| StatisticsLog::new(interval, self.workers.len(), Instant::now())),
             grace: options.grace,
         };
         let result = run_all(&mut self.workers, &plan, &self.shutdown);
         let seconds = self.started.elapsed().as_millis() as f64 / 1000.0;
-        let endpoints = add_up(self.workers.iter().map(Worker::reports));
+        let endpoints = sum_of_workers(self.workers.iter().map(Worker::reports));
         (Report { schema: 1, seconds, endpoints }, result)
     }
 }

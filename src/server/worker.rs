@@ -10,7 +10,7 @@ use mio::event::Source;
 use super::Error;
 use super::endpoint::{Endpoint, Resources};
 use super::statistics::EndpointReport;
-use super::stats::Stats;
+use super::statistics_log::StatisticsLog;
 use crate::net::Socket;
 use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
 
@@ -24,7 +24,7 @@ pub struct Plan {
     /// How many all workers have received; kept only if there is a `count`.
     pub received: AtomicU64,
     /// Log the statistics periodically.
-    pub stats: Option<Stats>,
+    pub stats: Option<StatisticsLog>,
     /// How long answering and sending may take after a stop was requested.
     pub grace: Duration,
 }
@@ -60,7 +60,7 @@ impl Worker {
     /// Returns an error if polling failed or a socket became unusable.
     pub fn run(&mut self, number: usize, plan: &Plan) -> Result<(), Error> {
         let Self { reactor, endpoints, resources } = self;
-        let next_stats = plan.stats.as_ref().and_then(Stats::first);
+        let next_stats = plan.stats.as_ref().and_then(|stats| stats.next(Instant::now()));
         let mut serving =
             Serving { number, plan, endpoints, resources, keys: Vec::new(), counted: 0, next_stats, stop: None };
         for index in 0..serving.endpoints.len() {
@@ -135,7 +135,8 @@ impl Handler for Serving<'_> {
                 if let (Some(stats), Some(at)) = (&self.plan.stats, self.next_stats)
                     && at <= now
                 {
-                    self.next_stats = stats.tell(self.number, now, reports(self.endpoints));
+                    stats.record(self.number, reports(self.endpoints), now);
+                    self.next_stats = stats.next(now);
                 }
                 if self.plan.until.is_some_and(|until| until <= now) {
                     reactor.shutdown().request();

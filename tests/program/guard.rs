@@ -32,7 +32,7 @@ fn our_own_ports_are_not_answered() {
     let finished = server.stop();
     let reports = finished.endpoints();
     assert_eq!((reports[0].get("answered"), reports[0].count("refused", "own_port")), (4, 10));
-    let line = format!("127.0.0.2:{first}: its port is one of our own, which would answer the answer");
+    let line = format!("127.0.0.2:{first}: its port is bound by this process, which would answer the reply");
     assert_eq!(refusals(&finished), [line]);
 }
 
@@ -64,7 +64,7 @@ fn ports_of_known_services_are_not_answered() {
         let refused = 5 * ports.len() as u64;
         assert_eq!(finished.endpoint().count("refused", "service_port"), refused);
         assert_eq!(finished.endpoint().total("refused"), refused);
-        let line = "127.0.0.1:7: its port belongs to a UDP service, which could answer the answer";
+        let line = "127.0.0.1:7: its port belongs to a UDP service, which could answer the reply";
         assert_eq!(refusals(&finished), [line]);
 
         let server = Server::start(&["hello@127.0.0.1:0", "--json", "--no-guard"]);

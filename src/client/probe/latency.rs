@@ -54,6 +54,7 @@ pub struct Summary {
 
 impl Latencies {
     /// Creates an empty record.
+    #[allow(clippy::expect_used, reason = "constant bounds are valid")]
     pub fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, HIGHEST_TRACKABLE, SIGNIFICANT_DIGITS);
         Self {
