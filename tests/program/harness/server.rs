@@ -92,14 +92,27 @@ impl Server {
         fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
     }
 
-    /// Whether no datagram waits in the receive buffer of its first socket, which must be an IPv4 one.
+    /// Whether no datagram waits in the receive buffer of its first socket.
     pub fn has_read_everything(&self) -> bool {
+        // The fifth field is tx_queue:rx_queue.
+        self.socket_entry()[4].ends_with(":00000000")
+    }
+
+    /// Returns how many datagrams the kernel has dropped at its first socket.
+    pub fn kernel_drops(&self) -> u64 {
+        self.socket_entry().last().and_then(|drops| drops.parse().ok()).expect("a count")
+    }
+
+    /// Returns the fields of its first socket, an IPv4 one, in /proc/net/udp.
+    fn socket_entry(&self) -> Vec<String> {
         let SocketAddr::V4(address) = self.address() else { panic!("{} is not IPv4", self.address()) };
-        let table = fs::read_to_string(format!("/proc/{}/net/udp", self.pid())).expect("a table of sockets");
         let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
-        // local_address is the second field, tx_queue:rx_queue the fifth.
-        let mut sockets = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        sockets.find(|fields| fields[1] == local).expect("a socket")[4].ends_with(":00000000")
+        // A table that changes while it is read may lack some lines.
+        wait_until("the socket is in the table", || {
+            let table = fs::read_to_string(format!("/proc/{}/net/udp", self.pid())).expect("a table of sockets");
+            let mut sockets = table.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+            sockets.find(|fields| fields[1] == local)
+        })
     }
 
     /// Stops the process (SIGSTOP) until [`resume`](Self::resume); returns when it has stopped.
