@@ -138,7 +138,7 @@ impl Transport {
     }
 
     /// Checks that after one datagram the server exits with 1 and one line that begins with `message`. SOCKET in it
-    /// stands for what is said of a broken socket.
+    /// stands for the message about a broken socket.
     fn ends_with(&self, faults: &[&str], message: &str) {
         let server = Server::spawn(1, &mut self.serve_with(faults));
         let address = server.address();

@@ -1,5 +1,5 @@
-//! Who is not answered: the ports of services, spoofed sources, loops, sources that ask too often. Refusals are silent
-//! on the wire and counted.
+//! Which requests are refused: those from the ports of services, from spoofed sources, in loops, or beyond the rate
+//! limit. Refusals are silent on the wire, and counted.
 //!
 //! Where loopback is exempt, other addresses are used, in a namespace.
 
@@ -22,7 +22,7 @@ fn replies_to(source: &UdpSocket, server: SocketAddr) -> usize {
     (0..6).take_while(|_| source.recv(&mut [0; 100]).is_ok()).count()
 }
 
-/// Returns what the log says about refusals.
+/// Returns the logged refusals, each from the address on.
 fn logged_refusals(output: &ServerOutput) -> Vec<&str> {
     let lines = output.log.iter().filter_map(|line| line.split_once("Not answering "));
     lines.map(|(_, refusal)| refusal).collect()

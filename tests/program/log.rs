@@ -160,7 +160,7 @@ fn untrusted_bytes_are_escaped_and_cut() {
     let socket = connect(server.address());
     let hostile: [&[u8]; 12] = [
         b"\x1b[2J\x1b]0;owned\x07",
-        b"\n2026-01-01T00:00:00.000Z INFO  [udpong::server] Server is listening on 6.6.6.6:666 (forged)\n",
+        b"\n2026-01-01T00:00:00.000Z INFO  [udpong::server] Server is listening on 6.6.6.6:666 (fake)\n",
         b"\r",
         b"\0",
         b"\x7f\x08\x08",

@@ -8,7 +8,7 @@
 //! | `services` | `serve`: what is replied, where it listens, several services and workers |
 //! | `compatibility` | `serve`: the five exercises byte for byte; foreign clients (socat, ncat, nping, check_udp) |
 //! | `reply_source` | `serve`: which address a reply leaves from |
-//! | `guard` | `serve`: who is not answered; spoofed sources, loops, rate limit |
+//! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
@@ -20,9 +20,9 @@
 //! | `pages` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
 //!
-//! `harness` is what they share. A test that needs a tool says so in its first line, `needs!("socat")`, and one that
-//! needs root or the network to itself begins with `run_in_namespace!()`; `tests/summary.rs` tells which tests were
-//! left out for lack of a tool. What can be tested without the binary is a unit test next to the code.
+//! `harness` is what they share. A test that uses a tool begins with `needs!("socat")`; one that needs root, fixed ports
+//! or the network to itself begins with `run_in_namespace!()`. Tests whose tools are missing are left out, and
+//! `tests/summary.rs` prints how many. What can be tested without the binary is a unit test next to the code.
 
 mod backpressure;
 mod bench;
