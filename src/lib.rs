@@ -54,7 +54,7 @@
 //! 5. A turn is bounded: a flood on one socket delays the others by milliseconds. [`reactor`]
 //! 6. Every datagram ends in exactly one way, and is counted there. [`Statistics`](server::Statistics)
 //! 7. Nothing in the loop blocks. [`LogWriter`](logging::writer::LogWriter)
-//! 8. A warm loop allocates nothing per datagram. [`SendBatch`](net::SendBatch), `tests/allocation.rs`
+//! 8. A warm loop allocates nothing per datagram. [`SendBatch`](net::SendBatch), `tests/allocation_server.rs`
 //! 9. A deadline fires once and never early. [`reactor`]
 //!
 //! `server::simulation`, a test of the real endpoint over a scripted network, defends the first six together.

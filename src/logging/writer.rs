@@ -1,7 +1,7 @@
 //! The log writer: `simple_logger` behind a bounded queue, so that a slow, stuck or closed stderr never stops the loop.
 //!
 //! Logging never waits for the sink, and allocates nothing once the pool of buffers has grown (invariants 7 and 8,
-//! defended by `tests/program/log.rs` and `tests/allocation.rs`). The threads that log and the writer thread share a
+//! defended by `tests/program/log.rs` and `tests/allocation_server.rs`). The threads that log and the writer thread share a
 //! [`LineQueue`] under a mutex, which is never held while a line is formatted or written:
 //!
 //! 1. A thread that logs takes a buffer from a pool of limited size, formats the line into it and appends it to the

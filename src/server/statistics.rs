@@ -50,7 +50,7 @@ impl Display for CountsByName {
 /// How the datagrams of one endpoint ended.
 ///
 /// Every datagram ends in exactly one way: `received` = `answered` + `refused` + `failed` + `unsent`
-/// (invariant 6, defended by `server::simulation` and `tests/program/load.rs`).
+/// (invariant 6, defended by `server::simulation` and `tests/program/overload.rs`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Statistics {

@@ -1,4 +1,6 @@
-//! No datagram costs an allocation once the server runs warm (invariant 8).
+//! A warm server allocates nothing per datagram (invariant 8).
+//!
+//! A test program of its own, since counting replaces the allocator.
 
 use std::net::UdpSocket;
 use std::thread;
@@ -11,7 +13,7 @@ use udpong::logging::writer::LogWriter;
 use udpong::reactor::shutdown::Shutdown;
 use udpong::server::{Options, Server};
 
-/// Datagrams in flight at a time: more than a turn handles, fewer than a receive buffer of the usual size holds.
+/// Datagrams in flight: more than a turn handles, fewer than a receive buffer of the usual size holds.
 const WINDOW: u64 = 100;
 
 fn send_window(socket: &UdpSocket) {
@@ -19,11 +21,11 @@ fn send_window(socket: &UdpSocket) {
 }
 
 fn receive_window(socket: &UdpSocket) {
-    (0..WINDOW).for_each(|_| assert!(socket.recv(&mut [0; 600]).is_ok(), "an answer is missing"));
+    (0..WINDOW).for_each(|_| assert!(socket.recv(&mut [0; 600]).is_ok(), "a reply is missing"));
 }
 
-/// How many allocations a server makes on its loop's thread when it answers so many datagrams.
-fn allocations(service: &str, datagrams: u64) -> u64 {
+/// Returns how often a server allocates memory on its loop's thread while it answers a number of datagrams.
+fn count_allocations(service: &str, datagrams: u64) -> u64 {
     let shutdown = Shutdown::new();
     let service = [service.parse().expect("a service")];
     let server = Server::bind(&service, Options::default(), shutdown.clone()).expect("bound");
@@ -31,17 +33,17 @@ fn allocations(service: &str, datagrams: u64) -> u64 {
     client.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
     client.connect(server.addresses()[0]).expect("connected");
 
-    // What waits before it runs warms it up: its first turns are as large as turns get.
+    // These wait before the server runs, so that its first turns are as large as any.
     send_window(&client);
     let server = thread::spawn(move || {
         let mut answered = 0;
-        let info = measure(|| {
+        let allocations = measure(|| {
             let (report, result) = server.run();
             result.expect("served");
             answered = report.endpoints[0].statistics.answered;
         });
         assert_eq!(answered, datagrams);
-        info.count_total
+        allocations.count_total
     });
     for _ in 1..datagrams / WINDOW {
         receive_window(&client);
@@ -52,18 +54,18 @@ fn allocations(service: &str, datagrams: u64) -> u64 {
     server.join().expect("the server's thread")
 }
 
-/// One test, since the log is the process's: without it first, then with it.
+/// One test for both cases, since the process has one logger: first without it, then with it.
 #[test]
-fn the_number_of_allocations_does_not_depend_on_the_number_of_datagrams() {
+fn warm_server_allocates_nothing_per_datagram() {
     let services = ["hello@127.0.0.1:0", "echo@127.0.0.1:0", "reply=<{}>@127.0.0.1:0"];
-    let compare = |more: u64, log: &str| {
+    let compare = |allowed: u64, log: &str| {
         for service in services {
-            let (few, many) = (allocations(service, 1_000), allocations(service, 20_000));
-            assert!(many <= few + more, "{service}, {log}: {few} and {many}");
+            let [few, many] = [1_000, 20_000].map(|datagrams| count_allocations(service, datagrams));
+            assert!(many <= few + allowed, "{service}, {log}: {few} and {many} allocations");
         }
     };
     compare(0, "without a log");
     LogWriter::install(SimpleLogger::new().with_level(LevelFilter::Info)).expect("the first logger");
-    // Whatever it has to say, the log makes 256 buffers for lines and no more, when it first needs them.
+    // The log allocates at most 256 buffers for lines, each when it is first needed.
     compare(256, "with a log");
 }
