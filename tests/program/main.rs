@@ -10,7 +10,7 @@ mod harness;
 mod hostile;
 mod load;
 mod log;
-mod pages;
+mod manual;
 mod peers;
 mod ping;
 mod send;
