@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::builder::StyledStr;
 use clap::{Arg, Args, Command, CommandFactory};
 use clap_complete::Shell;
-use clap_mangen::roff::{Roff, bold, italic, roman};
+use roff::{Roff, bold, italic, roman};
 
 use super::{Cli, Failure, TEMPLATE, serve};
 
