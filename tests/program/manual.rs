@@ -1,4 +1,4 @@
-//! Help, man pages, shell completions, and where `make install` puts them.
+//! Help, man pages, shell completions, and where `make install` puts them; links of the pages for readers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -304,6 +304,20 @@ fn page_that_cannot_be_printed_is_one_line_and_exit_1() {
     let output = udpong(&["man"]).stdout(writer).output().expect("an end");
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
+}
+
+#[test]
+fn links_of_readme_and_contributing_point_to_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for page in [root.join("README.md"), root.join(".github/CONTRIBUTING.md")] {
+        let text = std::fs::read_to_string(&page).expect("a page");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let files: Vec<_> = links.filter(|link| !link.starts_with("https:") && !link.starts_with('#')).collect();
+        assert!(!files.is_empty());
+        for file in files {
+            assert!(page.parent().expect("a directory").join(file).is_file(), "{}: {file}", page.display());
+        }
+    }
 }
 
 /// Returns the files below a directory, sorted.
