@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ErrorKind};
 use log::{LevelFilter, info};
 use simple_logger::SimpleLogger;
 use udpong::logging::writer::LogWriter;
-use udpong::server::{DATAGRAM_LOG, IoBackend, Options, Report, Server, Service, ServiceError};
+use udpong::server::{DATAGRAM_LOG, IoBackend, Options, Report, Server, Service};
 
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
@@ -184,7 +184,7 @@ Signals:
 
 /// Serves until a stop is requested, then logs and prints the statistics.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let services = args.services.iter().map(|text| text.parse()).collect::<Result<Vec<Service>, ServiceError>>();
+    let services = args.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
     let services = services.map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
     let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
     let log = LogWriter::install(logger(args)).map_err(|error| failed("start the log", error))?;
