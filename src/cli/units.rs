@@ -48,7 +48,7 @@ pub fn percent(text: &str) -> Result<f64, String> {
 /// Parses a count of at least 1: `1000`, `10k` or `2M`; k is 1,000, M is 1,000 k.
 pub fn count(text: &str) -> Result<u64, String> {
     let count = scaled(text, 1000).filter(|count| *count > 0);
-    count.ok_or_else(|| "write a whole number from 1, such as 1000, 10k or 2M".to_owned())
+    count.ok_or_else(|| "write a whole number of at least 1, such as 1000, 10k or 2M".to_owned())
 }
 
 /// Parses a [`count`] per second, which may be 0, of at most 4,294,967,295.
@@ -59,10 +59,8 @@ pub fn rate(text: &str) -> Result<u32, String> {
 
 /// Parses a [`rate`] of at least 1.
 pub fn positive_rate(text: &str) -> Result<u32, String> {
-    match rate(text) {
-        Ok(1..) => rate(text),
-        _ => Err("write a whole number from 1 to 4294967295, such as 1000 or 10k".to_owned()),
-    }
+    let rate = rate(text).ok().filter(|rate| *rate > 0);
+    rate.ok_or_else(|| "write a whole number of at least 1, such as 1000 or 10k".to_owned())
 }
 
 /// Parses a number of threads: 1 to 1,024, or `auto` for one per core.
@@ -74,6 +72,7 @@ pub fn workers(text: &str) -> Result<NonZeroUsize, String> {
     workers.ok_or_else(|| "write auto, or 1 to 1024".to_owned())
 }
 
+/// Parses digits with an optional k or M behind them.
 fn scaled(text: &str, step: u64) -> Option<u64> {
     let (digits, factor) = match text.as_bytes() {
         [.., b'k' | b'K'] => (&text[..text.len() - 1], step),
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_counts_have_scales() {
+    fn sizes_scale_by_1024_and_counts_by_1000() {
         assert_eq!(size("4M"), Ok(4 << 20));
         assert_eq!(size("64k"), Ok(65_536));
         assert_eq!(count("10k"), Ok(10_000));
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_percent() {
+    fn percentages_are_0_to_100() {
         assert_eq!((percent("1%"), percent("0.5"), percent("100%")), (Ok(1.0), Ok(0.5), Ok(100.0)));
         for wrong in ["", "%", "-1", "101%", "NaN", "inf", "1%%"] {
             assert!(percent(wrong).is_err(), "{wrong}");
@@ -128,7 +127,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "[-+0-9.a-zA-Zµ ]*") {
+        fn no_input_panics(text in "[-+0-9.a-zA-Zµ ]*") {
             let _ = (duration(&text), size(&text), count(&text), percent(&text));
         }
     }

@@ -59,7 +59,7 @@ fn wrong_option_is_exit_2_and_says_what_to_write() {
         (&["--for", "5"], "write a number and a unit, such as 300ms, 5s or 1m30s"),
         (&["--grace=-1s"], "write a number and a unit, such as 300ms, 5s or 1m30s"),
         (&["--stats", "0s"], "write a duration longer than 0, such as 300ms"),
-        (&["--count", "0"], "write a whole number from 1, such as 1000, 10k or 2M"),
+        (&["--count", "0"], "write a whole number of at least 1, such as 1000, 10k or 2M"),
         (&["--recv-buffer", "lots"], "write 1 to 1023M bytes, such as 65536, 64k or 4M"),
         (&["--send-buffer", "2000M"], "write 1 to 1023M bytes, such as 65536, 64k or 4M"),
         (&["--log", "loud"], "--log"),
