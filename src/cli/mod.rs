@@ -82,15 +82,20 @@ pub fn run() -> ExitCode {
     match parse_and_run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { message, code }) => {
-            message.iter().for_each(|message| print_error(message));
+            if let Some(message) = message {
+                print_error(&message);
+            }
             ExitCode::from(code)
         }
     }
 }
 
 fn parse_and_run() -> Result<(), Failure> {
-    // Any other error of the parser ends the program here, as does --help.
-    let cli = Cli::try_parse().or_else(|error| serve::explain_port(&error).map_or_else(|| error.exit(), Err))?;
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // clap prints its own errors, and help, and ends the program.
+        Err(error) => return Err(serve::explain_port(&error).unwrap_or_else(|| error.exit())),
+    };
     match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Send(args) => send::run(&args),
