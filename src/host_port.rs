@@ -1,66 +1,67 @@
-//! `HOST:PORT` as people write it. It knows what may be left out; it does not know what stands for it then.
+//! Splits `HOST:PORT` into its parts, either of which may be missing. Defaults for them are the caller's.
 
-use std::error::Error;
-use std::fmt::{self, Display, Formatter};
+use crate::parse_error::ParseError;
 
-/// Takes `HOST:PORT`, `:PORT` or `HOST` apart; the brackets of an IPv6 address are taken off.
+/// Splits `HOST:PORT`, `:PORT` or `HOST`. The host is returned without the brackets of an IPv6 address.
 ///
 /// # Errors
 ///
-/// What is wrong with the text, and what to write instead.
-pub fn split(text: &str) -> Result<(Option<&str>, Option<u16>), HostPortError> {
-    let bad = || HostPortError::BadAddress(text.to_owned());
-    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(bad)?;
-        let port = match rest {
-            "" => None,
-            _ => Some(rest.strip_prefix(':').ok_or_else(bad)?),
-        };
-        (host, port)
+/// If the text has another form, or the port is not a number from 0 to 65535.
+pub fn split(text: &str) -> Result<(Option<&str>, Option<u16>), ParseError> {
+    let malformed =
+        || ParseError::new(format!("{text:?} is not an address: write HOST:PORT, :PORT, HOST or [IPV6]:PORT"));
+    let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
+        let (host, rest) = bracketed.split_once(']').filter(|(host, _)| !host.is_empty()).ok_or_else(malformed)?;
+        match rest {
+            "" => (host, None),
+            _ => (host, Some(rest.strip_prefix(':').ok_or_else(malformed)?)),
+        }
     } else {
         match text.split_once(':') {
-            Some((_, port)) if port.contains(':') => return Err(HostPortError::NoBrackets(text.to_owned())),
+            Some((_, port)) if port.contains(':') => {
+                return Err(ParseError::new(format!(
+                    "{text:?} has too many colons: write an IPv6 address in brackets, as in [::1]:5000"
+                )));
+            }
             Some((host, port)) => (host, Some(port)),
+            None if text.is_empty() => return Err(malformed()),
             None => (text, None),
         }
     };
-    if host.is_empty() && (port.is_none() || text.starts_with('[')) {
-        return Err(bad());
-    }
     let port = port.map(parse_port).transpose()?;
     Ok(((!host.is_empty()).then_some(host), port))
 }
 
-fn parse_port(text: &str) -> Result<u16, HostPortError> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits).ok_or_else(|| HostPortError::BadPort(text.to_owned()))
+fn parse_port(text: &str) -> Result<u16, ParseError> {
+    // `u16::from_str` accepts a leading plus sign.
+    let port = if text.starts_with('+') { None } else { text.parse().ok() };
+    port.ok_or_else(|| {
+        ParseError::new(format!("{text:?} is not a port: write a number from 1 to 65535, or 0 for any free one"))
+    })
 }
 
-/// Why a text is no `HOST:PORT`. Each is shown as one line that says what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostPortError {
-    /// It cannot be taken apart.
-    BadAddress(String),
-    /// An IPv6 address without its brackets.
-    NoBrackets(String),
-    /// The port is no number from 0 to 65535.
-    BadPort(String),
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Display for HostPortError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadAddress(address) => {
-                write!(f, "{address:?} is no address: write HOST:PORT, :PORT, HOST or [IPV6]:PORT")
-            }
-            Self::NoBrackets(address) => {
-                write!(f, "{address:?} has too many colons: write an IPv6 address in brackets, as in [::1]:5000")
-            }
-            Self::BadPort(port) => {
-                write!(f, "{port:?} is no port: write a number from 1 to 65535, or 0 for any free one")
-            }
+    #[test]
+    fn either_part_may_be_missing() {
+        assert_eq!(split("example.org:7"), Ok((Some("example.org"), Some(7))));
+        assert_eq!(split("example.org"), Ok((Some("example.org"), None)));
+        assert_eq!(split(":0"), Ok((None, Some(0))));
+        assert_eq!(split("[::1]:65535"), Ok((Some("::1"), Some(65535))));
+        assert_eq!(split("[fe80::1%eth0]"), Ok((Some("fe80::1%eth0"), None)));
+    }
+
+    #[test]
+    fn errors_name_what_to_write_instead() {
+        let error = |text: &str| split(text).expect_err(text).to_string();
+        for text in ["", "[::1", "[::1]x", "[]:5", "[]"] {
+            assert!(error(text).starts_with(&format!("{text:?} is not an address: ")), "{text}");
+        }
+        assert!(error("::1").starts_with("\"::1\" has too many colons: "));
+        for port in ["", "65536", "-1", "+5", "5x", "http"] {
+            assert!(error(&format!("localhost:{port}")).starts_with(&format!("{port:?} is not a port: ")), "{port}");
         }
     }
 }
-
-impl Error for HostPortError {}

@@ -1,55 +1,96 @@
-//! A UDP responder on a hand-rolled [mio](https://docs.rs/mio) poll loop, and the other end to test it with. This page is the tour.
+//! A UDP responder on a hand-rolled [mio](https://docs.rs/mio) poll loop, and the other end to test it with. This page is
+//! the tour of the code.
 //!
 //! # The path of a datagram
-//! | poll ──> | [`EventLoop`] ──> | [`Endpoint`] ──> | [`receive`] ──> | [`Guard`] ──> | [`ReplyTemplate`] ──> | [`send`] ──> wire |
-//! |-|-|-|-|-|-|-|
-//! | | who is ready | one socket | a batch into the [`ReceiveBatch`] | may it be answered? | what is the answer? | runs of equal replies as one |
-//! | | | ↑ writable again | | | [`ReplyQueue`] <── | ↓ would block |
+#![doc = include_str!("datagram_path.svg")]
 //!
-//! # In which order to read
-//! 1. [`server::event_loop`]: one turn of the loop, top to bottom. Then [`shutdown`](reactor::shutdown): how Ctrl+C gets in.
-//! 2. [`server::endpoint`]: the state table, and what a turn does with one socket.
-//! 3. [`net`]: the contract, first in its [`portable`](net::portable) form, then in its [`linux`](net::linux)
-//!    one, with [`gso`](net::gso) for what leaves as one.
-//! 4. [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`]: pure, each on its own.
-//! 5. [`logging::writer`]: a log that the loop cannot be stopped by. [`client`]: the other end, on the same [`net`].
+//! 1. The [`Reactor`] polls. An event marks the socket's [`Endpoint`] as readable, and the endpoint is queued for a turn.
+//! 2. In its turn the endpoint [receives](net::Transport::receive) one batch of datagrams into a [`ReceiveBatch`] that all
+//!    endpoints share.
+//! 3. The [`Guard`] decides for each datagram whether it may be answered: a reply to a spoofed source hurts a third party.
+//! 4. The [`ReplyTemplate`] makes the reply: slices of the template and of the datagram, nothing is copied.
+//! 5. The replies of the batch are [sent](net::Transport::send) together. Runs of equal length to one peer pass through the
+//!    kernel as one packet.
+//! 6. Where a send would block, the rest is copied to the [`ReplyQueue`], and the socket is not read until a writable
+//!    event has let the queue drain. This is the back-pressure: what arrives meanwhile waits in the kernel's receive buffer.
 //!
-//! # What always holds
-//! 1. Readiness is state, which only a drained socket clears: [`Endpoint`]; and why a short batch means that it is:
-//!    [`linux`](net::linux).
-//! 2. No datagram, and no error of one, ends the loop: [`Endpoint`].
-//! 3. A socket whose replies wait is not read, so memory is bounded: [`ReplyQueue`].
-//! 4. WRITABLE is wanted exactly while replies wait, and they leave in order, to each peer: [`Endpoint`].
-//! 5. A turn is bounded, so a flood on one socket delays the others by milliseconds: [`EventLoop`].
-//! 6. Every datagram ends in exactly one way, and is counted there: [`Statistics`](server::Statistics).
-//! 7. Nothing in the loop blocks: [`LogWriter`](logging::writer::LogWriter), and the sockets do not by themselves.
-//! 8. A warm loop allocates nothing for a datagram: [`SendBatch`](net::SendBatch), `tests/allocation.rs`.
+//! # Glossary
 //!
-//! The types say more, and name the tests that would notice; `server/simulation.rs` defends the first six at once.
+//! | term | meaning |
+//! |---|---|
+//! | readiness | What an event reported, *readable* or *writable*, kept as state until an operation would block. |
+//! | drained | A receive has seen the socket empty, so the next datagram raises an event. |
+//! | task | What the reactor gives turns to: a socket, a schedule, a clock. |
+//! | turn | A bounded amount of work for one task. |
+//! | endpoint | A socket of the server with its service and the replies that wait for it. |
+//! | message | One slot of a receive: one datagram, or several of one peer that the kernel coalesced (GRO). |
+//! | segment | One of the datagrams of such a message, or of a send that the kernel splits (GSO). |
+//! | run | Consecutive datagrams of one length to one peer, which can leave as one such send. |
+//! | batch | The messages of one receive, or the datagrams of one send. |
+//! | refusal | A datagram that is not answered on purpose, and why. |
+//! | statistics | The counts of how datagrams ended; every datagram ends in exactly one way. |
+//! | probe, answer | A datagram of the client, and one that came back. |
+//! | outcome | How a probe ended: answered, late, lost, refused, truncated or altered. |
+//! | closed, open loop | A load that waits for answers before it sends, and one that sends on a schedule. |
+//!
+//! # Reading order
+//!
+//! 1. [`reactor`]: one iteration of the loop, top to bottom; then [`shutdown`](reactor::shutdown), how Ctrl+C gets in.
+//! 2. [`server::endpoint`]: the states of an endpoint, and what a turn does; [`server::worker`], which puts endpoints on a
+//!    reactor.
+//! 3. [`net`]: the contract for moving datagrams, first in its [`portable`](net::portable) form, then in that for
+//!    [`linux`](net::linux), with [`gso`](net::gso) for what can leave as one. Why a short batch means drained is there.
+//! 4. Pure parts, each on its own: [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`].
+//! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, on the same reactor and [`net`].
+//!
+//! # Invariants
+//!
+//! Each is stated at the type that owns it, with the test that defends it.
+//!
+//! 1. Readiness is state: an event sets it, only a receive that drained the socket clears it. [`Endpoint`]
+//! 2. No datagram, and no error of a single datagram, ends the loop. [`Endpoint`]
+//! 3. A socket whose replies wait is not read, so memory is bounded. [`ReplyQueue`]
+//! 4. WRITABLE interest is registered exactly while replies wait; replies to one peer leave in order. [`Endpoint`]
+//! 5. A turn is bounded: a flood on one socket delays the others by milliseconds. [`reactor`]
+//! 6. Every datagram ends in exactly one way, and is counted there. [`Statistics`](server::Statistics)
+//! 7. Nothing in the loop blocks. [`LogWriter`](logging::writer::LogWriter)
+//! 8. A warm loop allocates nothing per datagram. [`SendBatch`](net::SendBatch), `tests/allocation_server.rs`
+//! 9. A deadline fires once and never early. [`reactor`]
+//!
+//! `server::simulation`, a test of the real endpoint over a scripted network, defends the first six together.
 //!
 //! # Compared with Tokio
-//! | Tokio | here |
-//! |---|---|
-//! | the reactor | the [`EventLoop`]'s poll, and a slab of endpoints by token |
-//! | a task | an [`Endpoint`]: its fields are what an `async fn` would keep across `.await` |
-//! | the run queue | the line of endpoints that want a turn |
-//! | the cooperative budget | one [`ReceiveBatch`] a turn |
-//! | a `Waker` | the `readable` and `writable` flags, set by events; between threads, [`Shutdown`](reactor::shutdown::Shutdown)'s `mio::Waker` |
-//! | `readable().await`, `try_recv`, `WouldBlock` | readable, [`receive`], [`Drained`](net::Received::Drained) |
 //!
-//! A runtime would add timers, tasks that wait for each other, and many kinds of them in one program. This one waits
-//! for sockets only, and pays neither for a task per datagram nor, where datagrams come
-//! together, for one read too many to learn that a socket is empty.
+//! | Tokio | here | why different |
+//! |---|---|---|
+//! | reactor (I/O driver) | [`Reactor`] | The loop is the subject, and small enough to be read in one sitting. |
+//! | task | a name, and state in a [`Handler`] | A future hides its state and is allocated and pinned; a struct shows its state, and can share buffers with others without locks. |
+//! | `.await` | the end of a [turn](reactor::Handler::take_turn) | The fields of an [`Endpoint`] are what an `async fn` would keep across an `.await`. |
+//! | run queue | the ready queue | The same, for one thread; a second worker has a reactor of its own, so nothing is stolen or shared. |
+//! | cooperative budget | one batch per turn | A batch is the natural unit: one receive and one send. |
+//! | `Waker` | the [`Wants`] of a task | No task waits for another one, so asking a task what it wants after each event and turn replaces waking. Between threads, [`Shutdown`] has a `mio::Waker`. |
+//! | timer wheel | a min-heap with lazy deletion | Few deadlines move, and most move later, which costs the heap nothing. A wheel rounds to milliseconds; a timerfd does not. |
+//! | `readable().await`, `try_recv` | [readiness](reactor#readiness-is-state), [`receive`], [`Drained`] | One receive returns a batch and whether the socket is empty, which saves the call that would only report `WouldBlock`. |
+//!
+//! # Features
+//!
+//! | feature | default | adds | dependencies |
+//! |---|---|---|---|
+//! | (none) | | [`reactor`], [`net`], [`server`] | mio, slab, log, libc, socket2; nix on Linux |
+//! | `serde` | | reports implement `serde::Serialize` | serde |
+//! | `client` | | [`client`]: send, ping, bench; implies `serde` | hdrhistogram, humantime, indicatif, serde_json; signal-hook on Unix |
+//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` | clap, clap_complete, ctrlc, roff, simple_logger |
 //!
 //! # As a library
+//!
 //! ```
 //! use std::{net::UdpSocket, thread};
-//! use udpong::{server::{Options, Server}, shutdown::Shutdown};
+//! use udpong::{reactor::shutdown::Shutdown, server::{Options, Server}};
 //!
 //! let shutdown = Shutdown::new();
-//! let mut server = Server::bind(&["echo@127.0.0.1:0".parse()?], Options::default(), shutdown.clone())?;
+//! let server = Server::bind(&["echo@127.0.0.1:0".parse()?], Options::default(), shutdown.clone())?;
 //! let address = server.addresses()[0];
-//! let running = thread::spawn(move || server.run().map(|()| server.report()));
+//! let running = thread::spawn(move || server.run());
 //!
 //! let client = UdpSocket::bind("127.0.0.1:0")?;
 //! client.send_to(b"ping", address)?;
@@ -58,24 +99,36 @@
 //! assert_eq!(&answer[..length], b"ping");
 //!
 //! shutdown.request();
-//! let report = running.join().expect("no panic")?;
+//! let (report, result) = running.join().expect("no panic");
+//! result?;
 //! assert_eq!(report.endpoints[0].statistics.answered, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`EventLoop`]: server::event_loop::EventLoop
+//! [`Drained`]: net::Received::Drained
 //! [`Endpoint`]: server::endpoint::Endpoint
-//! [`receive`]: net::Transport::receive
-//! [`send`]: net::Transport::send
-//! [`ReceiveBatch`]: net::ReceiveBatch
 //! [`Guard`]: guard::Guard
-//! [`ReplyTemplate`]: server::ReplyTemplate
+//! [`Handler`]: reactor::Handler
+//! [`Reactor`]: reactor::Reactor
+//! [`ReceiveBatch`]: net::ReceiveBatch
 //! [`ReplyQueue`]: server::reply_queue::ReplyQueue
+//! [`ReplyTemplate`]: server::ReplyTemplate
+//! [`Shutdown`]: reactor::shutdown::Shutdown
+//! [`Wants`]: reactor::Wants
+//! [`receive`]: net::Transport::receive
 
+// No input may panic, and output has one place each. Tests may do both.
+#![cfg_attr(
+    not(test),
+    warn(clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)
+)]
+
+#[cfg(feature = "client")]
 pub mod client;
 mod guard;
 mod host_port;
 pub mod logging;
-mod net;
+pub mod net;
+mod parse_error;
 pub mod reactor;
 pub mod server;

@@ -1,4 +1,6 @@
-//! The bench's generator allocates nothing a datagram once it is warm (it would measure itself otherwise).
+//! A warm generator of `bench` allocates nothing per probe; otherwise it would measure itself.
+//!
+//! A test program of its own, since counting replaces the allocator.
 
 use std::net::UdpSocket;
 use std::thread;
@@ -8,14 +10,14 @@ use udpong::client::{Generator, Load, Shape};
 use udpong::reactor::shutdown::Shutdown;
 
 #[test]
-fn a_warm_generator_allocates_nothing_a_datagram() {
-    let server = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let target = server.local_addr().expect("an address");
+fn warm_generator_allocates_nothing_per_probe() {
+    let responder = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let target = responder.local_addr().expect("an address");
     // It ends with the process.
     thread::spawn(move || {
         let mut buffer = [0; 2000];
-        while let Ok((length, from)) = server.recv_from(&mut buffer) {
-            let _ = server.send_to(&buffer[..length], from);
+        while let Ok((length, from)) = responder.recv_from(&mut buffer) {
+            let _ = responder.send_to(&buffer[..length], from);
         }
     });
     for load in [Load::InFlight(16), Load::Rate(5000)] {
@@ -28,7 +30,7 @@ fn a_warm_generator_allocates_nothing_a_datagram() {
         let allocations = allocation_counter::measure(run);
         let answered = generator.counts().answered;
         assert!(answered > 100, "{answered}");
-        // What a client remembers grows to its own peak, which may come late; that is not for each datagram.
+        // What a client remembers grows to its peak, which may come late, but not with every probe.
         assert!(allocations.count_total < 20, "{load:?}: {allocations:?} for {answered} answers");
     }
 }

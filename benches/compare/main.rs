@@ -1,21 +1,20 @@
-//! Measures udpong against its peers, side by side: every workload on every server in turn, several rounds.
+//! Measures udpong and other echo servers side by side: every workload on every server in turn, in several rounds.
 //!
-//! What counts are ratios to the std loop of the same round: machines change their speed from one minute to the
-//! next. The first figure, answers per second of processor time of the server, holds even where something else
-//! is running.
+//! Only ratios to the std loop of the same round can be compared, since machines change their speed from one minute to
+//! the next. The first table, answers per second of the server's processor time, holds even on a busy machine.
 
+mod baselines;
 mod measure;
-mod peers;
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use measure::{Server, Workload, measure};
+use measure::{Sample, Server, Workload, measure};
 
-/// How many rounds, if they fit into [`LIMIT`].
+/// The number of rounds, if they fit into [`LIMIT`].
 const ROUNDS: usize = 15;
 
-/// No further round is begun that would end after this.
+/// No round is begun that would end after this time.
 const LIMIT: Duration = Duration::from_secs(170);
 
 const WORKLOADS: [Workload; 6] = [
@@ -30,41 +29,43 @@ const WORKLOADS: [Workload; 6] = [
     Workload { name: "ping", options: &["--clients", "1", "--in-flight", "1"] },
 ];
 
+/// The servers that are udpong, by the options of `udpong serve`.
+const UDPONG: [(&str, &[&str]); 6] = [
+    ("udpong echo", &["echo@127.0.0.1:0", "-q"]),
+    ("udpong hello", &["hello@127.0.0.1:0", "-q"]),
+    ("  portable", &["echo@127.0.0.1:0", "-q", "--io", "portable"]),
+    ("  2 workers", &["echo@127.0.0.1:0", "-q", "--workers", "2"]),
+    ("  log on", &["echo@127.0.0.1:0"]),
+    ("  spin 50us", &["echo@127.0.0.1:0", "-q", "--spin", "50us"]),
+];
+
+/// The samples of a round, by workload and server.
+type Round = Vec<Vec<Sample>>;
+
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, command, name] = &arguments[..]
-        && command == "peer"
+        && command == "baseline"
     {
-        return peers::run(name);
+        return baselines::run(name);
     }
-    let mut servers = Vec::new();
-    for start in [Server::std, Server::mio, Server::tokio, Server::python] {
-        servers.extend(start()?);
-    }
-    for (name, options) in [
-        ("udpong echo", &["echo@127.0.0.1:0", "-q"][..]),
-        ("udpong hello", &["hello@127.0.0.1:0", "-q"]),
-        ("  portable", &["echo@127.0.0.1:0", "-q", "--io", "portable"]),
-        ("  2 workers", &["echo@127.0.0.1:0", "-q", "--workers", "2"]),
-        ("  log on", &["echo@127.0.0.1:0"]),
-        ("  spin 50us", &["echo@127.0.0.1:0", "-q", "--spin", "50us"]),
-    ] {
+    // The std loop is the first server: `ratios` relies on it.
+    let mut servers = ["std", "mio", "tokio"].map(Server::baseline).into_iter().collect::<io::Result<Vec<_>>>()?;
+    servers.extend(Server::python());
+    for (name, options) in UDPONG {
         servers.push(Server::udpong(name, options)?);
     }
-    // Once without counting, so that all are warm.
     for server in &servers {
+        // A warm-up that does not count.
         measure(server, &WORKLOADS[0])?;
     }
     let start = Instant::now();
-    let mut rounds = Vec::new();
+    let mut rounds: Vec<Round> = Vec::new();
     while rounds.len() < ROUNDS {
-        let began = Instant::now();
-        let mut round = Vec::new();
-        for workload in &WORKLOADS {
-            round.push(servers.iter().map(|server| measure(server, workload)).collect::<io::Result<Vec<_>>>()?);
-        }
-        rounds.push(round);
-        if start.elapsed() + began.elapsed() > LIMIT {
+        let round_start = Instant::now();
+        let samples = |workload| servers.iter().map(|server| measure(server, workload)).collect();
+        rounds.push(WORKLOADS.iter().map(samples).collect::<io::Result<_>>()?);
+        if start.elapsed() + round_start.elapsed() > LIMIT {
             break;
         }
     }
@@ -72,35 +73,29 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-type Round = Vec<Vec<measure::Figures>>;
-
 fn print(servers: &[Server], rounds: &[Round]) {
     println!("{} cores, Linux {}, {} rounds", measure::cores(), measure::kernel(), rounds.len());
-    let names: Vec<&str> = WORKLOADS.iter().map(|workload| workload.name).collect();
-    table(
-        "Answers per processor-second of the server, ratio to std: median (minimum-maximum)",
-        &names,
-        servers,
-        |w, s| ratios(rounds, w, s, |figures| figures.answers_per_processor_second()),
-    );
-    table("Answers per second, ratio to std: median (minimum-maximum)", &names, servers, |w, s| {
-        ratios(rounds, w, s, |figures| figures.answers_per_second)
+    table("Answers per processor-second of the server, ratio to std: median (minimum-maximum)", servers, |w, s| {
+        ratios(rounds, w, s, Sample::answers_per_cpu_second)
     });
-    table("Answers per second", &names, servers, |w, s| {
+    table("Answers per second, ratio to std: median (minimum-maximum)", servers, |w, s| {
+        ratios(rounds, w, s, |sample| sample.answers_per_second)
+    });
+    table("Answers per second", servers, |w, s| {
         format!("{:.0}", median(rounds.iter().map(|round| round[w][s].answers_per_second)))
     });
-    table("Round trip in µs: p50 / p99", &names, servers, |w, s| {
-        let p50 = median(rounds.iter().map(|round| round[w][s].p50));
-        let p99 = median(rounds.iter().map(|round| round[w][s].p99));
-        format!("{:.1} / {:.1}", p50 * 1000.0, p99 * 1000.0)
+    table("Round trip in µs: p50 / p99", servers, |w, s| {
+        let [p50, p99] = [|sample: &Sample| sample.p50, |sample: &Sample| sample.p99]
+            .map(|figure| median(rounds.iter().map(|round| figure(&round[w][s]))) * 1000.0);
+        format!("{p50:.1} / {p99:.1}")
     });
-    table("Round trip p50, ratio to std: median (minimum-maximum)", &names, servers, |w, s| {
-        ratios(rounds, w, s, |figures| figures.p50)
+    table("Round trip p50, ratio to std: median (minimum-maximum)", servers, |w, s| {
+        ratios(rounds, w, s, |sample| sample.p50)
     });
-    table("User share of the server's processor time", &names, servers, |w, s| {
-        let user: f64 = rounds.iter().map(|round| round[w][s].user).sum();
-        let ticks: f64 = rounds.iter().map(|round| round[w][s].ticks).sum();
-        format!("{:.0} %", 100.0 * user / ticks.max(1.0))
+    table("User share of the server's processor time", servers, |w, s| {
+        let user: f64 = rounds.iter().map(|round| round[w][s].user_ticks).sum();
+        let all: f64 = rounds.iter().map(|round| round[w][s].ticks).sum();
+        format!("{:.0} %", 100.0 * user / all.max(1.0))
     });
     println!("\nPeak resident memory in MiB");
     for server in servers {
@@ -108,20 +103,21 @@ fn print(servers: &[Server], rounds: &[Round]) {
     }
 }
 
-fn table(title: &str, columns: &[&str], servers: &[Server], cell: impl Fn(usize, usize) -> String) {
+/// Prints a table with a row for each server and a column for each workload.
+fn table(title: &str, servers: &[Server], cell: impl Fn(usize, usize) -> String) {
     println!("\n{title}");
     print!("{:14}", "");
-    columns.iter().for_each(|column| print!("{column:>20}"));
+    WORKLOADS.iter().for_each(|workload| print!("{:>20}", workload.name));
     println!();
     for (s, server) in servers.iter().enumerate() {
         print!("{:14}", server.name);
-        (0..columns.len()).for_each(|w| print!("{:>20}", cell(w, s)));
+        (0..WORKLOADS.len()).for_each(|w| print!("{:>20}", cell(w, s)));
         println!();
     }
 }
 
-/// The first server is the std loop.
-fn ratios(rounds: &[Round], w: usize, s: usize, figure: impl Fn(&measure::Figures) -> f64) -> String {
+/// Returns the ratios of a server's figure to that of the std loop in the same round.
+fn ratios(rounds: &[Round], w: usize, s: usize, figure: impl Fn(&Sample) -> f64) -> String {
     let ratios: Vec<f64> = rounds.iter().map(|round| figure(&round[w][s]) / figure(&round[w][0])).collect();
     let minimum = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let maximum = ratios.iter().copied().fold(0.0, f64::max);

@@ -1,7 +1,7 @@
-//! The other end: says something to a UDP responder, any responder, and tells what comes back.
+//! The other end: sends datagrams to any UDP responder, and reports what comes back.
 //!
 //! What an answer means is decided in pure code, with time as an argument: [`probe`] and [`report`]. Only [`send`],
-//! [`ping`] and [`mod@bench`] hold sockets and clocks.
+//! [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks.
 
 pub mod bench;
 pub mod ping;
@@ -21,21 +21,20 @@ use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
 use std::time::Duration;
 
-use mio::{Events, Poll};
 use serde::Serialize;
 
 use probe::latency::Latencies;
 
-/// Why a client's command is no success.
+/// Why a command was not a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// It was asked for something that cannot be.
+    /// The options or the target make no sense.
     Usage(String),
-    /// The system would not, or the target cannot be reached at all.
+    /// The system refused something, or the target cannot be reached at all.
     Failed(String),
-    /// It did its work, and what came back, or did not, is not what was hoped for.
+    /// The command did its work, and the result does not meet the limits: no answer, for instance.
     Unmet(String),
-    /// Nobody reads the results any more.
+    /// The reader of the output has gone, as in `| head`.
     Unread,
 }
 
@@ -43,21 +42,21 @@ impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(message) | Self::Failed(message) | Self::Unmet(message) => f.write_str(message),
-            Self::Unread => f.write_str("nobody reads the results"),
+            Self::Unread => f.write_str("the reader of the output has gone"),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
-/// How long the end of a run waits for second answers when nothing is in flight any more: twice the longest round
-/// trip, and at the least what a busy responder may need between two sends.
+/// Returns how long to wait for duplicates when nothing is in flight any more: twice the longest round trip, and at least
+/// as long as a busy responder may need between two sends.
 fn linger(latencies: &Latencies, timeout: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(50);
-    latencies.longest().saturating_mul(2).max(LEAST).min(timeout)
+    latencies.max().saturating_mul(2).max(LEAST).min(timeout)
 }
 
-/// What a failing write of results becomes.
+/// Converts the error of writing results.
 fn cannot_write(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Error::Unread,
@@ -65,21 +64,14 @@ fn cannot_write(error: io::Error) -> Error {
     }
 }
 
-/// What a failing poll, or registering with it, becomes.
-fn cannot_poll(error: io::Error) -> Error {
-    Error::Failed(format!("cannot wait for the network: {error}"))
-}
-
-/// Waits for events, `timeout` at the most.
-fn wait(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> Result<(), Error> {
-    match poll.poll(events, timeout) {
-        // A signal that stops and continues the process, for one.
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-        result => result.map_err(cannot_poll),
+impl From<io::Error> for Error {
+    /// Converts what the reactor reports.
+    fn from(error: io::Error) -> Self {
+        Self::Failed(format!("cannot wait for the network: {error}"))
     }
 }
 
-/// Prints one JSON value and a line break.
+/// Prints one JSON value and a line feed.
 fn print_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Error> {
     serde_json::to_writer(&mut *out, value).map_err(io::Error::from).map_err(cannot_write)?;
     out.write_all(b"\n").and_then(|()| out.flush()).map_err(cannot_write)

@@ -19,8 +19,6 @@ impl StatusSignal {
         None
     }
 
-    /// Returns false.
-    pub fn has_arrived(&mut self) -> bool {
-        false
-    }
+    /// Does nothing.
+    pub fn clear(&mut self) {}
 }

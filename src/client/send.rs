@@ -2,42 +2,45 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token};
+use mio::Interest;
+use mio::event::Source;
 
 use super::target::{self, Family};
-use super::{Error, cannot_poll, cannot_write, wait};
+use super::{Error, cannot_write};
 use crate::logging::escape::Escaped;
 use crate::net::{self, IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport};
+use crate::reactor::shutdown::Shutdown;
+use crate::reactor::{Handler, Reactor, Readiness, Wants};
 
-/// How a conversation is held.
+/// How messages are sent and answers printed.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long an answer may take, each time that the message is sent.
+    /// How long an answer may take, each time the message is sent.
     pub timeout: Duration,
-    /// How often the message is sent again when no answer comes.
+    /// How often the message is sent again while no answer comes.
     pub retries: u32,
-    /// Whether answers are written as they are, instead of escaped and one a line.
+    /// Whether answers are written as they are, instead of escaped and one per line.
     pub raw: bool,
-    /// Which addresses of the target's name are taken.
+    /// Which addresses of the target's name are used.
     pub family: Family,
 }
 
 const PROMPT: &str = "Enter message to send: ";
 
-/// Messages to one responder and its answers.
+/// Messages to one responder, and its answers.
 ///
-/// The socket, and with it the source address, stays the same while every message gets one answer at once: some
-/// responders (ncat) serve their first client only. After a retry, a second answer, or none, the next message
-/// leaves from a new port: what still comes to the old one is not taken for its answer.
+/// The socket, and with it the source address, stays the same while every message gets one prompt answer: some
+/// responders (ncat) serve only their first client. After a retry, a second answer or none, the next message leaves from
+/// a new port, so that what still comes to the old one is not mistaken for its answer.
 #[derive(Debug)]
 pub struct Conversation {
     target: SocketAddr,
     options: Options,
-    poll: Poll,
-    events: Events,
-    inbox: ReceiveBatch,
+    reactor: Reactor<()>,
+    received: ReceiveBatch,
     socket: Option<Socket>,
 }
 
@@ -46,32 +49,31 @@ impl Conversation {
     ///
     /// # Errors
     ///
-    /// As [`target::find`], or the system has no poll for us.
+    /// As [`target::resolve`], or if the event loop cannot be created.
     pub fn with(target: &str, options: Options) -> Result<Self, Error> {
-        let target = target::find(target, options.family)?;
-        let poll = Poll::new().map_err(cannot_poll)?;
-        let events = Events::with_capacity(8);
-        Ok(Self { target, options, poll, events, inbox: ReceiveBatch::new(), socket: None })
+        let target = target::resolve(target, options.family)?;
+        let reactor = Reactor::new(&Shutdown::new())?;
+        Ok(Self { target, options, reactor, received: ReceiveBatch::new(), socket: None })
     }
 
     /// Sends one message and writes its answer.
     ///
     /// # Errors
     ///
-    /// [`Error::Unmet`] when the message is too long, nobody listens, or no answer comes in time;
-    /// [`Error::Failed`] when it cannot be sent or the answer cannot be written.
+    /// Returns [`Error::Unmet`] if the message is too long, nobody listens, or no answer comes in time;
+    /// [`Error::Failed`] if it cannot be sent or the answer cannot be written.
     pub fn say(&mut self, message: &[u8], out: &mut dyn Write) -> Result<(), Error> {
         if message.len() > LONGEST_PAYLOAD {
             let length = message.len();
             let why = format!("the message is too long: {length} bytes, and a datagram carries {LONGEST_PAYLOAD}");
             return Err(Error::Unmet(why));
         }
-        let mut in_order = self.socket.take();
-        let in_order = in_order.take_if(|socket| self.is_quiet(socket));
-        let mut socket = in_order.map_or_else(|| self.open(), Ok)?;
+        let mut quiet = self.socket.take();
+        let quiet = quiet.take_if(|socket| self.is_quiet(socket));
+        let mut socket = quiet.map_or_else(|| self.open(), Ok)?;
         for attempt in 0..=self.options.retries {
             if self.exchange(&mut socket, message)? {
-                if attempt == 0 && self.inbox.datagrams().count() == 1 {
+                if attempt == 0 && self.received.datagrams().count() == 1 {
                     self.socket = Some(socket);
                 }
                 return self.write_answer(out).map_err(cannot_write);
@@ -85,11 +87,11 @@ impl Conversation {
         Err(Error::Unmet(format!("no answer from {} within {within} (sent {times})", self.target)))
     }
 
-    /// Sends every line as a message until the input ends, and tells errors as they come.
+    /// Sends every line as a message until the input ends, and writes errors as they occur.
     ///
     /// # Errors
     ///
-    /// [`Error::Unmet`] when a message was not answered; [`Error::Failed`] when reading or writing failed.
+    /// Returns [`Error::Unmet`] if a message was not answered; [`Error::Failed`] if reading or writing failed.
     pub fn converse(
         &mut self,
         mut input: impl BufRead,
@@ -120,7 +122,7 @@ impl Conversation {
             }
         }
         if prompt {
-            // The shell's prompt should not stand behind ours.
+            // The shell's prompt should not follow ours on the same line.
             let _ = writeln!(errors);
         }
         if unanswered == 0 {
@@ -130,41 +132,34 @@ impl Conversation {
         }
     }
 
-    fn open(&mut self) -> Result<Socket, Error> {
-        let mut socket =
-            target::open(self.target, IoBackend::Auto).map_err(|error| target::cannot_reach(self.target, &error))?;
-        self.poll.registry().register(&mut socket, Token(0), Interest::READABLE).map_err(cannot_poll)?;
-        Ok(socket)
+    fn open(&self) -> Result<Socket, Error> {
+        target::open(self.target, IoBackend::Auto).map_err(|error| target::cannot_reach(self.target, &error))
     }
 
-    /// Whether nothing came since the last answer.
+    /// Returns whether nothing came since the last answer.
     fn is_quiet(&mut self, socket: &mut Socket) -> bool {
-        let received = socket.receive(&mut self.inbox);
-        matches!(received, Received::Drained) && self.inbox.datagrams().next().is_none()
+        let received = socket.receive(&mut self.received);
+        matches!(received, Received::Drained) && self.received.datagrams().next().is_none()
     }
 
-    /// Sends the message once; says whether an answer is in the inbox.
+    /// Sends the message once; returns whether an answer was received.
     fn exchange(&mut self, socket: &mut Socket, message: &[u8]) -> Result<bool, Error> {
         let datagram = Outgoing { to: self.target, from: None, parts: [message, b"", b""] };
         match socket.send(&[datagram]).error {
-            // A full send buffer counts as a datagram that was lost: it is sent again after the timeout.
+            // A full send buffer counts as a lost datagram: it is sent again after the timeout.
             Some(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(self.explain(&error)),
             _ => {}
         }
         let deadline = Instant::now().checked_add(self.options.timeout);
-        loop {
-            let received = socket.receive(&mut self.inbox);
-            if self.inbox.datagrams().next().is_some() {
-                return Ok(true);
-            }
-            if let Received::Failed(error) = received {
-                return Err(self.explain(&error));
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Ok(false);
-            }
-            wait(&mut self.poll, &mut self.events, left)?;
+        let mut exchange = Exchange { socket, received: &mut self.received, readable: true, deadline, outcome: None };
+        let key = self.reactor.insert((), &mut exchange)?;
+        let result = self.reactor.run(&mut exchange);
+        self.reactor.remove(key, Some(exchange.socket));
+        result?;
+        match exchange.outcome {
+            Some(Outcome::Failed(error)) => Err(self.explain(&error)),
+            Some(Outcome::Answered) => Ok(true),
+            Some(Outcome::TimedOut) | None => Ok(false),
         }
     }
 
@@ -177,13 +172,13 @@ impl Conversation {
             return Error::Failed(format!("the socket became unusable: {error}"));
         }
         if error.raw_os_error() == Some(libc::EMSGSIZE) {
-            return Error::Unmet(format!("the message is too long for the way to {}: {error}", self.target));
+            return Error::Unmet(format!("the message is too long for the path to {}: {error}", self.target));
         }
         Error::Unmet(target::cannot_reach(self.target, error).to_string())
     }
 
     fn write_answer(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Some(answer) = self.inbox.datagrams().next() else {
+        let Some(answer) = self.received.datagrams().next() else {
             return Ok(());
         };
         if self.options.raw {
@@ -195,7 +190,58 @@ impl Conversation {
     }
 }
 
-/// Reads a line with its end; of one that is too long for a message, only enough to show that it is.
+/// Waits for the answer to a message that was sent.
+struct Exchange<'a> {
+    socket: &'a mut Socket,
+    received: &'a mut ReceiveBatch,
+    readable: bool,
+    /// `None` if it is beyond the clock's range.
+    deadline: Option<Instant>,
+    outcome: Option<Outcome>,
+}
+
+enum Outcome {
+    Answered,
+    TimedOut,
+    Failed(io::Error),
+}
+
+impl Handler for Exchange<'_> {
+    type Task = ();
+    type Error = io::Error;
+
+    fn note(&mut self, (): (), readiness: Readiness, _: Instant) {
+        self.readable |= readiness.readable;
+    }
+
+    fn wants(&self, (): ()) -> Wants {
+        Wants { turn: self.readable, interest: Some(Interest::READABLE), deadline: self.deadline }
+    }
+
+    fn take_turn(&mut self, (): (), now: Instant, _: &mut Reactor<()>) -> io::Result<()> {
+        let received = self.socket.receive(self.received);
+        self.outcome = match received {
+            _ if self.received.datagrams().next().is_some() => Some(Outcome::Answered),
+            Received::Failed(error) => Some(Outcome::Failed(error)),
+            Received::More => None,
+            Received::Drained => {
+                self.readable = false;
+                self.deadline.is_some_and(|deadline| deadline <= now).then_some(Outcome::TimedOut)
+            }
+        };
+        Ok(())
+    }
+
+    fn source(&mut self, (): ()) -> Option<&mut dyn Source> {
+        Some(self.socket)
+    }
+
+    fn before_wait(&mut self, _: &mut Reactor<()>) -> io::Result<ControlFlow<()>> {
+        Ok(if self.outcome.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+/// Reads a line with its line feed; of one that is too long for a message, only enough to show that it is.
 fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<()> {
     let length = input.by_ref().take(LONGEST_PAYLOAD as u64 + 2).read_until(b'\n', line)?;
     if length == LONGEST_PAYLOAD + 2 && !line.ends_with(b"\n") {

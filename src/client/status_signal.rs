@@ -35,12 +35,8 @@ impl StatusSignal {
         Some(&mut self.arrivals)
     }
 
-    /// Returns whether the signal has arrived since the last call. Several signals are one request.
-    pub fn has_arrived(&mut self) -> bool {
-        let mut arrived = false;
-        while matches!(self.arrivals.read(&mut [0; 64]), Ok(1..)) {
-            arrived = true;
-        }
-        arrived
+    /// Forgets the signals that have arrived. Several are one request.
+    pub fn clear(&mut self) {
+        while matches!(self.arrivals.read(&mut [0; 64]), Ok(1..)) {}
     }
 }

@@ -1,4 +1,4 @@
-//! Whom the client talks to: `HOST:PORT` becomes a connected socket.
+//! The target of a client: resolves `HOST:PORT`, and opens sockets connected to it.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -8,73 +8,23 @@ use crate::host_port;
 use crate::net::bind::{BufferSizes, connect};
 use crate::net::{BUFFER_SIZE_FACTOR, IoBackend, Socket};
 
-/// Who is meant when no host, or no port, is named: `serve hello` on this machine.
-const HOST: &str = "127.0.0.1";
-const PORT: u16 = 5000;
+/// The default target: `serve hello` on this machine.
+const DEFAULT_HOST: &str = "127.0.0.1";
+const DEFAULT_PORT: u16 = 5000;
 
-/// Room for about 5,000 small answers in the kernel while this process does not run.
-const BUFFERS: BufferSizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
+/// The kernel's buffers hold about 5,000 small answers while this process does not run.
+const BUFFER_SIZES: BufferSizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
 
-/// Which addresses of a name are taken.
+/// The address family that a name is resolved to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
-    /// All of them.
+    /// IPv4 or IPv6.
     #[default]
     Any,
     /// IPv4 only.
     V4,
     /// IPv6 only.
     V6,
-}
-
-/// Finds the first address of `HOST:PORT`, `:PORT` or `HOST` that a route leads to. Looking up a name blocks.
-///
-/// # Errors
-///
-/// [`Error::Usage`] when the text is no address; [`Error::Failed`] when the name has none of that family, or no
-/// route leads to any.
-pub fn find(text: &str, family: Family) -> Result<SocketAddr, Error> {
-    let (host, port) = host_port::split(text).map_err(|error| Error::Usage(error.to_string()))?;
-    let (host, port) = (host.unwrap_or(HOST), port.unwrap_or(PORT));
-    if port == 0 {
-        return Err(Error::Usage(format!("nobody can listen on port 0: write a port from 1 to 65535 in {text:?}")));
-    }
-    let found = (host, port).to_socket_addrs().map_err(|error| {
-        Error::Failed(format!("cannot look up {host:?}: {error} (check the name, or try an address)"))
-    })?;
-    let mut failure = None;
-    for address in found.filter(|address| family.includes(address)) {
-        match open(address, IoBackend::Auto) {
-            Ok(_) => return Ok(address),
-            Err(error) => failure = failure.or(Some(cannot_reach(address, &error))),
-        }
-    }
-    Err(failure.unwrap_or_else(|| Error::Failed(format!("{host:?} has no {} address", family.name()))))
-}
-
-/// Opens a socket on a free port, connected to `target`.
-///
-/// # Errors
-///
-/// As [`connect`].
-pub fn open(target: SocketAddr, io: IoBackend) -> io::Result<Socket> {
-    connect(target, BUFFERS).and_then(|socket| Socket::new(socket, io))
-}
-
-/// What the kernel's receive buffer of an [opened](open) socket holds at the most, in bytes as the kernel charges them.
-pub fn receive_buffer(socket: &Socket) -> usize {
-    socket.receive_buffer().unwrap_or(BUFFERS.receive * BUFFER_SIZE_FACTOR)
-}
-
-/// Says why nothing can be sent to `target`.
-pub fn cannot_reach(target: SocketAddr, error: &io::Error) -> Error {
-    let why = match error.kind() {
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable | io::ErrorKind::AddrNotAvailable => {
-            format!("no route leads there ({error})")
-        }
-        _ => error.to_string(),
-    };
-    Error::Failed(format!("cannot reach {target}: {why}"))
 }
 
 impl Family {
@@ -86,6 +36,7 @@ impl Family {
         }
     }
 
+    /// Returns the adjective of an address in messages.
     fn name(self) -> &'static str {
         match self {
             Self::Any => "usable",
@@ -95,24 +46,73 @@ impl Family {
     }
 }
 
+/// Resolves `HOST:PORT`, `:PORT` or `HOST` to the first address to which there is a route. Blocks while a name is
+/// looked up.
+///
+/// # Errors
+///
+/// [`Error::Usage`] if the text is not an address. [`Error::Failed`] if the name has no address of that family, or no
+/// route leads to any of them.
+pub fn resolve(text: &str, family: Family) -> Result<SocketAddr, Error> {
+    let (host, port) = host_port::split(text).map_err(|error| Error::Usage(error.to_string()))?;
+    let (host, port) = (host.unwrap_or(DEFAULT_HOST), port.unwrap_or(DEFAULT_PORT));
+    if port == 0 {
+        return Err(Error::Usage(format!("nothing can listen on port 0: write a port from 1 to 65535 in {text:?}")));
+    }
+    let addresses = (host, port).to_socket_addrs().map_err(|error| {
+        Error::Failed(format!("cannot look up {host:?}: {error} (check the name, or try an address)"))
+    })?;
+    let mut first_error = None;
+    for address in addresses.filter(|address| family.includes(address)) {
+        match open(address, IoBackend::Auto) {
+            Ok(_) => return Ok(address),
+            Err(error) => first_error = first_error.or(Some(cannot_reach(address, &error))),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| Error::Failed(format!("{host:?} has no {} address", family.name()))))
+}
+
+/// Opens a socket on a free port, connected to `target`.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub fn open(target: SocketAddr, io: IoBackend) -> io::Result<Socket> {
+    connect(target, BUFFER_SIZES).and_then(|socket| Socket::new(socket, io))
+}
+
+/// Returns an upper bound for what the receive buffer of an [opened](open) socket holds, in bytes as the kernel
+/// charges them.
+pub fn receive_buffer(socket: &Socket) -> usize {
+    socket.receive_buffer().unwrap_or(BUFFER_SIZES.receive * BUFFER_SIZE_FACTOR)
+}
+
+/// Returns the error for a `target` to which nothing can be sent.
+pub fn cannot_reach(target: SocketAddr, error: &io::Error) -> Error {
+    let reason = match error.kind() {
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable | io::ErrorKind::AddrNotAvailable => {
+            format!("no route leads there ({error})")
+        }
+        _ => error.to_string(),
+    };
+    Error::Failed(format!("cannot reach {target}: {reason}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> String {
-        find(text, Family::Any).unwrap_or_else(|error| panic!("{text}: {error}")).to_string()
+    #[test]
+    fn host_and_port_are_optional() {
+        let resolved = |text| resolve(text, Family::Any).map(|address| address.to_string());
+        assert_eq!(resolved("127.0.0.2:7"), Ok("127.0.0.2:7".to_owned()));
+        assert_eq!(resolved("127.0.0.2"), Ok("127.0.0.2:5000".to_owned()));
+        assert_eq!(resolved(":7"), Ok("127.0.0.1:7".to_owned()));
     }
 
     #[test]
-    fn host_and_port_may_be_left_out() {
-        assert_eq!(address("127.0.0.2:7"), "127.0.0.2:7");
-        assert_eq!(address("127.0.0.2"), "127.0.0.2:5000");
-        assert_eq!(address(":7"), "127.0.0.1:7");
-    }
-
-    #[test]
-    fn what_is_no_target_is_told_apart() {
-        let error = |text, family| find(text, family).expect_err("no target").to_string();
+    fn error_names_what_is_wrong_with_target() {
+        let error = |text, family| resolve(text, family).expect_err("not a target").to_string();
         assert!(error("127.0.0.1:0", Family::Any).contains("port 0"));
         assert!(error("::1", Family::Any).contains("brackets"));
         assert!(error("127.0.0.1", Family::V6).contains("has no IPv6 address"));

@@ -1,45 +1,46 @@
-//! Who is never answered, and how often the others are. Pure: it sees addresses and lengths, and time is an argument.
+//! Which datagrams are answered: decided by source address, source port, lengths and rate. Pure: time is an argument.
 //!
-//! A responder that answers anybody can be used against others: one datagram with a forged source makes two of
-//! them answer each other for ever (CVE-2024-2169), and a long answer to a short question hits whoever the
-//! question says it is from.
+//! A responder that answers every source can be used against others. One datagram with a spoofed source makes two
+//! responders answer each other for ever (CVE-2024-2169), and a long reply to a short request amplifies an attack on
+//! the spoofed address.
 
 mod rate_limit;
 
+use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::rate_limit::RateLimit;
+use self::rate_limit::RateLimiter;
 use crate::net::{Datagram, Outgoing};
 
-/// A reply is not sent when its IP packet would be more than so many times as long as the question's.
-const AMPLIFICATION: usize = 3;
+/// A reply is refused when its IP packet would be more than three times as long as the request's.
+const MAX_AMPLIFICATION: usize = 3;
 
-/// UDP services that answer what they are sent: echo, discard, daytime, quote, chargen, time, DNS, TFTP,
-/// portmapper, NTP, NetBIOS, SNMP, CLDAP, IKE, SSDP, mDNS and memcached. In order, for the binary search.
+/// UDP services that reply to what they receive: echo, discard, daytime, quote, chargen, time, DNS, TFTP, portmapper,
+/// NTP, NetBIOS, SNMP, CLDAP, IKE, SSDP, mDNS and memcached. Sorted, for the binary search.
 const SERVICE_PORTS: [u16; 18] = [7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137, 138, 161, 389, 500, 1900, 5353, 11211];
 
-/// Why a datagram is not answered.
+/// Why a datagram is not answered. Displayed in words, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No reply can reach this source, or it would reach many: port 0, an unspecified, multicast or broadcast
+    /// No reply can reach the source, or it would reach many hosts: port 0, an unspecified, multicast or broadcast
     /// address, 240.0.0.0/4.
     Unanswerable,
-    /// The source port is one that this process has bound itself.
+    /// The source port is bound by this process.
     OwnPort,
-    /// The source port belongs to a UDP service that would answer the answer.
+    /// The source port belongs to a UDP service that would answer the reply.
     ServicePort,
-    /// The reply is much longer than the question, and the question may be forged.
+    /// The reply is much longer than the request, whose source may be spoofed.
     Amplification,
-    /// The source has had its replies for now.
+    /// The source has used up its replies for now.
     RateLimit,
-    /// The service answers nobody.
+    /// The service answers no datagram.
     Discard,
 }
 
 impl Refusal {
-    /// Its name in the tally.
+    /// Returns the name under which the statistics count it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unanswerable => "unanswerable",
@@ -50,65 +51,68 @@ impl Refusal {
             Self::Discard => "discard",
         }
     }
+}
 
-    /// The reason in words, for the log.
-    pub fn reason(self) -> &'static str {
-        match self {
+impl Display for Refusal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::Unanswerable => "no reply can be sent to such an address",
-            Self::OwnPort => "its port is one of our own, which would answer the answer",
-            Self::ServicePort => "its port belongs to a UDP service, which could answer the answer",
-            Self::Amplification => "the reply is over three times as long as the question",
-            Self::RateLimit => "its address has had as many replies as it may have",
-            Self::Discard => "the service answers nobody",
-        }
+            Self::OwnPort => "its port is bound by this process, which would answer the reply",
+            Self::ServicePort => "its port belongs to a UDP service, which could answer the reply",
+            Self::Amplification => "the reply is over three times as long as the request",
+            Self::RateLimit => "its address has reached the rate limit",
+            Self::Discard => "the service answers no datagram",
+        })
     }
 }
 
-/// Decides which datagrams are answered. Its clones share the count of replies to each source.
+/// Decides which datagrams are answered. Clones share the rate limiter, so that a source has one rate for all workers.
 #[derive(Clone, Debug)]
 pub struct Guard {
+    enabled: bool,
+    /// Sorted, for the binary search.
     own_ports: Vec<u16>,
-    lifted: bool,
-    rate_limit: Option<Arc<RateLimit>>,
+    rate_limiter: Option<Arc<RateLimiter>>,
 }
 
 impl Guard {
-    /// A guard for a process that has bound `own_ports`, which lets each source have `rate_limit` replies a second;
-    /// 0 for any number.
+    /// Creates a guard for a process that has bound `own_ports`. Each source is allowed `rate_limit` replies a second,
+    /// or any number if that is 0.
     pub fn new(mut own_ports: Vec<u16>, rate_limit: u32, start: Instant) -> Self {
         own_ports.sort_unstable();
-        own_ports.dedup();
-        let rate_limit = (rate_limit > 0).then(|| Arc::new(RateLimit::new(rate_limit, start)));
-        Self { own_ports, lifted: false, rate_limit }
+        let rate_limiter = (rate_limit > 0).then(|| Arc::new(RateLimiter::new(rate_limit, start)));
+        Self { enabled: true, own_ports, rate_limiter }
     }
 
-    /// A guard that only refuses sources that cannot be answered.
-    pub fn lifted() -> Self {
-        Self { own_ports: Vec::new(), lifted: true, rate_limit: None }
+    /// Creates a guard that refuses nothing but [`Refusal::Unanswerable`].
+    pub fn disabled() -> Self {
+        Self { enabled: false, own_ports: Vec::new(), rate_limiter: None }
     }
 
-    /// Whether `datagram` may be answered with `reply`, and counts the reply if so. IPv4-mapped IPv6 sources count
-    /// as IPv4.
+    /// Decides whether `reply` may be sent in response to `datagram`; if so, charges it to the rate of the source.
+    ///
+    /// An IPv4-mapped IPv6 source counts as IPv4. The rate limiter comes last, so that a reply refused for another
+    /// reason uses up nothing.
     ///
     /// # Errors
     ///
-    /// The reason to keep silent.
+    /// The reason for not sending the reply.
     pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
         let (ip, port) = (datagram.source.ip().to_canonical(), datagram.source.port());
         if port == 0 || is_unanswerable(ip) {
             Err(Refusal::Unanswerable)
-        } else if self.lifted {
+        } else if !self.enabled {
             Ok(())
         } else if self.own_ports.binary_search(&port).is_ok() {
             Err(Refusal::OwnPort)
         } else if SERVICE_PORTS.binary_search(&port).is_ok() {
             Err(Refusal::ServicePort)
         } else if ip.is_loopback() {
-            // Nobody else is hit, and nobody forges it from outside.
+            // The reply reaches no other host, and the source cannot be spoofed from outside.
             Ok(())
-        } else if packet_length(ip, reply.length()) > AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
+        } else if packet_length(ip, reply.length()) > MAX_AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
             Err(Refusal::Amplification)
-        } else if self.rate_limit.as_ref().is_some_and(|limit| !limit.allows(ip, now)) {
+        } else if self.rate_limiter.as_ref().is_some_and(|limiter| !limiter.take_token(ip, now)) {
             Err(Refusal::RateLimit)
         } else {
             Ok(())
@@ -116,7 +120,7 @@ impl Guard {
     }
 }
 
-/// The length of the IP packet that carries a payload, if it is not fragmented.
+/// The length of the IP packet that carries a payload of `payload` bytes unfragmented: the IP and UDP headers added.
 fn packet_length(ip: IpAddr, payload: usize) -> usize {
     payload + if ip.is_ipv4() { 20 + 8 } else { 40 + 8 }
 }
@@ -135,11 +139,11 @@ mod tests {
 
     use super::*;
 
-    fn check_with(guard: &Guard, source: &str, question: usize, answer: usize) -> Result<(), Refusal> {
+    fn check_with(guard: &Guard, source: &str, request: usize, reply: usize) -> Result<(), Refusal> {
         let bytes = [0; 2_000];
         let source: SocketAddr = source.parse().expect("an address");
-        let datagram = Datagram { source, local: None, payload: &bytes[..question] };
-        let reply = Outgoing { to: source, from: None, parts: [&bytes[..answer], b"", b""] };
+        let datagram = Datagram { source, local: None, payload: &bytes[..request] };
+        let reply = Outgoing { to: source, from: None, parts: [&bytes[..reply], b"", b""] };
         guard.check(&datagram, &reply, Instant::now())
     }
 
@@ -148,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn unanswerable_sources_are_refused_and_their_neighbours_are_not() {
+    fn refuses_unanswerable_sources_but_not_their_neighbours() {
         for source in [
             "127.0.0.1:0",
             "0.0.0.0:4000",
@@ -164,7 +168,7 @@ mod tests {
             "[::1]:0",
         ] {
             assert_eq!(check(source), Err(Refusal::Unanswerable), "{source}");
-            assert_eq!(check_with(&Guard::lifted(), source, 10, 10), Err(Refusal::Unanswerable), "{source}");
+            assert_eq!(check_with(&Guard::disabled(), source, 10, 10), Err(Refusal::Unanswerable), "{source}");
         }
         for source in ["127.0.0.1:1", "0.0.0.1:4000", "223.255.255.255:4000", "[::1]:4000", "[fe80::1]:4000"] {
             assert_eq!(check(source), Ok(()), "{source}");
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_answer_are_refused_whatever_their_address() {
+    fn refuses_own_and_service_ports_at_any_address() {
         assert!(SERVICE_PORTS.is_sorted());
         for port in SERVICE_PORTS {
             assert_eq!(check(&format!("192.0.2.1:{port}")), Err(Refusal::ServicePort));
@@ -180,13 +184,13 @@ mod tests {
         assert_eq!(check("127.0.0.1:5000"), Err(Refusal::OwnPort));
         assert_eq!(check("[2001:db8::1]:20001"), Err(Refusal::OwnPort));
         assert_eq!(check("127.0.0.1:5001"), Ok(()));
-        assert_eq!(check_with(&Guard::lifted(), "192.0.2.1:7", 10, 10), Ok(()));
+        assert_eq!(check_with(&Guard::disabled(), "192.0.2.1:7", 10, 10), Ok(()));
     }
 
     #[test]
-    fn a_reply_of_over_three_times_the_length_is_refused_except_on_loopback() {
+    fn refuses_amplification_except_on_loopback() {
         let guard = Guard::new(vec![], 1000, Instant::now());
-        // 28 + 2 bytes of question, 3 × 30 of answer.
+        // 28 + 2 bytes of request allow 3 × 30 bytes of reply.
         assert_eq!(check_with(&guard, "192.0.2.1:4000", 2, 62), Ok(()));
         assert_eq!(check_with(&guard, "192.0.2.1:4000", 2, 63), Err(Refusal::Amplification));
         assert_eq!(check_with(&guard, "[::ffff:192.0.2.1]:4000", 2, 63), Err(Refusal::Amplification));
@@ -195,23 +199,27 @@ mod tests {
         for exempt in ["127.0.0.1:4000", "127.9.9.9:4000", "[::1]:4000", "[::ffff:127.0.0.1]:4000"] {
             assert_eq!(check_with(&guard, exempt, 2, 2_000), Ok(()), "{exempt}");
         }
-        assert_eq!(check_with(&Guard::lifted(), "192.0.2.1:4000", 2, 2_000), Ok(()));
+        assert_eq!(check_with(&Guard::disabled(), "192.0.2.1:4000", 2, 2_000), Ok(()));
     }
 
     #[test]
-    fn a_source_is_answered_so_often_whatever_its_port_except_on_loopback() {
-        let answers = |guard: &Guard, ip: &str| {
+    fn limits_the_rate_per_address_except_on_loopback() {
+        let replies = |guard: &Guard, ip: &str| {
             let sources = (0..50).map(|port| format!("{ip}:{}", 4000 + port));
             sources.filter(|source| check_with(guard, source, 10, 10).is_ok()).count()
         };
         let limited = || Guard::new(vec![], 5, Instant::now());
-        assert_eq!(answers(&limited(), "192.0.2.1"), 5);
-        assert_eq!(answers(&limited(), "[::ffff:192.0.2.1]"), 5);
-        assert_eq!(answers(&limited(), "127.0.0.1"), 50);
-        assert_eq!(answers(&Guard::new(vec![], 0, Instant::now()), "192.0.2.1"), 50);
-        assert_eq!(answers(&Guard::lifted(), "192.0.2.1"), 50);
+        assert_eq!(replies(&limited(), "192.0.2.1"), 5);
+        assert_eq!(replies(&limited(), "[::ffff:192.0.2.1]"), 5);
+        assert_eq!(replies(&limited(), "127.0.0.1"), 50);
+        assert_eq!(replies(&Guard::new(vec![], 0, Instant::now()), "192.0.2.1"), 50);
+        assert_eq!(replies(&Guard::disabled(), "192.0.2.1"), 50);
         let guard = limited();
         let workers = [guard.clone(), guard];
-        assert_eq!(answers(&workers[0], "192.0.2.1") + answers(&workers[1], "192.0.2.1"), 5, "all workers together");
+        assert_eq!(
+            replies(&workers[0], "192.0.2.1") + replies(&workers[1], "192.0.2.1"),
+            5,
+            "the limit holds for all workers together"
+        );
     }
 }

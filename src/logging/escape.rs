@@ -1,10 +1,11 @@
-//! Bytes from strangers, made fit for a terminal. It knows Unicode; it does not know who sent the bytes.
+//! Escapes untrusted bytes, so that they can be printed on a terminal and in a log. Pure.
 
 use std::fmt::{self, Display, Formatter, Write};
 
-/// Shows bytes as text that cannot harm a terminal or forge a line: printable UTF-8 as it is, everything else
-/// (control characters, line breaks, escape sequences, bidirectional overrides, invalid UTF-8) escaped as
-/// `\n`, `\u{202e}` or `\xff`.
+/// Displays bytes as text that cannot control a terminal or fake a log line.
+///
+/// Printable UTF-8 is displayed as it is. Everything else (control characters, line breaks, escape sequences,
+/// bidirectional overrides, invalid UTF-8) is escaped as `\n`, `\u{202e}` or `\xff`.
 ///
 /// ```
 /// use udpong::logging::escape::Escaped;
@@ -16,18 +17,18 @@ pub struct Escaped<'a> {
     limit: usize,
 }
 
-/// How many characters of a datagram a log line shows.
-const LINE: usize = 256;
+/// The number of characters of a payload that a log line shows.
+const LINE_LIMIT: usize = 256;
 
 impl<'a> Escaped<'a> {
-    /// Shows the parts as one text, cut (and marked with `…`) after 256 characters.
+    /// Displays the parts one after the other, truncated after 256 characters, which is marked by `…`.
     ///
-    /// The parts are decoded one by one: a character must not be spread over two of them.
+    /// Each part is decoded separately: a character split between two parts is displayed as invalid UTF-8.
     pub fn line(parts: [&'a [u8]; 3]) -> Self {
-        Self { parts, limit: LINE }
+        Self { parts, limit: LINE_LIMIT }
     }
 
-    /// Shows all of the bytes.
+    /// Displays the bytes without truncation.
     pub fn whole(bytes: &'a [u8]) -> Self {
         Self { parts: [bytes, b"", b""], limit: usize::MAX }
     }
@@ -35,13 +36,13 @@ impl<'a> Escaped<'a> {
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mut out = Limited { f, left: self.limit, cut: false };
+        let mut out = Truncated { f, left: self.limit, is_cut: false };
         for chunk in self.parts.iter().flat_map(|part| part.utf8_chunks()) {
-            out.text(chunk.valid())?;
+            out.write_text(chunk.valid())?;
             for byte in chunk.invalid() {
                 write!(out, "\\x{byte:02x}")?;
             }
-            if out.cut {
+            if out.is_cut {
                 break;
             }
         }
@@ -49,24 +50,26 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// Passes on the first characters, and marks the place where it stopped.
-struct Limited<'a, 'f> {
+/// Writes the first characters, and `…` if there are more.
+struct Truncated<'a, 'f> {
     f: &'a mut Formatter<'f>,
+    /// How many more characters may be written.
     left: usize,
-    cut: bool,
+    /// The `…` is written.
+    is_cut: bool,
 }
 
-impl Limited<'_, '_> {
-    fn text(&mut self, mut text: &str) -> fmt::Result {
-        while !text.is_empty() && !self.cut {
-            // Nearly everything is printable ASCII; it goes through in one piece.
+impl Truncated<'_, '_> {
+    fn write_text(&mut self, mut text: &str) -> fmt::Result {
+        while !text.is_empty() && !self.is_cut {
+            // Nearly all text is printable ASCII, which is written in one piece.
             let (plain, rest) = text.split_at(plain_prefix(text));
             if !plain.is_empty() {
-                self.plain(plain)?;
+                self.write_plain(plain)?;
                 text = rest;
                 continue;
             }
-            // `str::escape_debug` decides what is printable, and leaves combining marks with their base.
+            // `str::escape_debug` decides what is printable; it does not escape a combining mark behind its base.
             let end = text.char_indices().skip(1).find(|(_, c)| is_plain(*c)).map_or(text.len(), |(at, _)| at);
             let (head, tail) = text.split_at(end);
             head.escape_debug().try_for_each(|c| self.write_char(c))?;
@@ -75,30 +78,30 @@ impl Limited<'_, '_> {
         Ok(())
     }
 
-    fn plain(&mut self, ascii: &str) -> fmt::Result {
+    fn write_plain(&mut self, ascii: &str) -> fmt::Result {
         let fits = ascii.len().min(self.left);
         self.f.write_str(&ascii[..fits])?;
         self.left -= fits;
-        if fits < ascii.len() { self.end() } else { Ok(()) }
+        if fits < ascii.len() { self.cut() } else { Ok(()) }
     }
 
-    fn end(&mut self) -> fmt::Result {
-        if !self.cut {
-            self.cut = true;
+    fn cut(&mut self) -> fmt::Result {
+        if !self.is_cut {
+            self.is_cut = true;
             self.f.write_char('…')?;
         }
         Ok(())
     }
 }
 
-impl Write for Limited<'_, '_> {
+impl Write for Truncated<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text.chars().try_for_each(|c| self.write_char(c))
     }
 
     fn write_char(&mut self, c: char) -> fmt::Result {
         if self.left == 0 {
-            return self.end();
+            return self.cut();
         }
         self.left -= 1;
         self.f.write_char(c)
@@ -109,8 +112,8 @@ fn is_plain(c: char) -> bool {
     matches!(c, ' '..='~')
 }
 
-/// How many bytes at the beginning can be shown as they are. A letter before something else is left to it: it
-/// may be the base of a combining mark.
+/// The length of the printable ASCII at the beginning that needs no escape. A last character that something else follows
+/// is excluded: it may be the base of a combining mark.
 fn plain_prefix(text: &str) -> usize {
     let plain = text.bytes().take_while(|byte| is_plain(char::from(*byte))).count();
     match text.as_bytes()[..plain].last() {
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn printable_text_of_any_script_stays_as_it_is() {
+    fn printable_text_of_any_script_is_not_escaped() {
         for text in ["Hello, server!", r#"a "quoted" \ 'text'"#, "naïve", "e\u{301}", "नमस्ते", "日本語", "🦀", ""]
         {
             assert_eq!(line(text.as_bytes()), text);
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_harm_is_escaped() {
+    fn control_characters_and_invalid_utf8_are_escaped() {
         assert_eq!(line(b"a\nb\r\tc\0"), r"a\nb\r\tc\0");
         assert_eq!(line(b"\x1b[2J\x07\x7f"), r"\u{1b}[2J\u{7}\u{7f}");
         assert_eq!(line("\u{202e}evil\u{2066}\u{2028}\u{9b}".as_bytes()), r"\u{202e}evil\u{2066}\u{2028}\u{9b}");
@@ -148,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn a_line_ends_after_256_characters_and_says_so() {
-        let exact = "x".repeat(LINE);
+    fn a_line_is_truncated_after_256_characters() {
+        let exact = "x".repeat(LINE_LIMIT);
         assert_eq!(line(exact.as_bytes()), exact);
         assert_eq!(line(format!("{exact}y").as_bytes()), format!("{exact}…"));
-        assert_eq!(line("é".repeat(LINE + 1).as_bytes()), "é".repeat(LINE) + "…");
+        assert_eq!(line("é".repeat(LINE_LIMIT + 1).as_bytes()), "é".repeat(LINE_LIMIT) + "…");
         assert_eq!(Escaped::line([exact.as_bytes(), b"y", b"z"]).to_string(), format!("{exact}…"));
         assert_eq!(Escaped::whole(&[b'z'; 65_507]).to_string().len(), 65_507);
     }
@@ -163,18 +166,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_a_line_dangerous_or_long(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        fn any_bytes_make_a_short_and_harmless_line(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let shown = line(&bytes);
-            prop_assert!(shown.chars().count() <= LINE + 1);
+            prop_assert!(shown.chars().count() <= LINE_LIMIT + 1);
             prop_assert!(!shown.contains(is_harmful));
         }
 
         #[test]
-        fn no_text_makes_a_line_dangerous_or_long(
+        fn any_text_makes_a_short_and_harmless_line(
             text in "(\\PC|[\u{0}-\u{1f}\u{7f}-\u{9f}\u{200b}-\u{200f}\u{2028}-\u{202e}\u{2066}-\u{2069}])*"
         ) {
             let shown = line(text.as_bytes());
-            prop_assert!(shown.chars().count() <= LINE + 1);
+            prop_assert!(shown.chars().count() <= LINE_LIMIT + 1);
             prop_assert!(!shown.contains(is_harmful));
         }
     }

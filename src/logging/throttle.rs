@@ -1,40 +1,37 @@
-//! How often the log hears of what keeps happening: at once, then once a minute. Pure, time is an argument.
+//! Limits repeated messages in the log: each kind at once, then at most once a minute. Pure: time is an argument.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::time::{Duration, Instant};
 
-const PAUSE: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Remembers, for each kind of trouble, when the log last heard of it.
+/// Remembers when each kind of message was last logged, and how often it was suppressed since.
 #[derive(Debug, Default)]
 pub struct Throttle {
-    kinds: BTreeMap<&'static str, Kind>,
+    kinds: BTreeMap<&'static str, Repeated>,
 }
 
 #[derive(Debug)]
-struct Kind {
-    told: Instant,
-    /// How often it happened since then.
-    untold: u64,
+struct Repeated {
+    logged_at: Instant,
+    suppressed: u64,
 }
 
 impl Throttle {
-    /// Notes that `kind` happened. When the log should hear of it, returns how often it happened since the log
-    /// last did, this time included.
+    /// Notes that a message of this kind is due. If it should be logged, returns how often it was due since the last
+    /// time that it was, this time included.
     pub fn note(&mut self, kind: &'static str, now: Instant) -> Option<u64> {
-        match self.kinds.get_mut(kind) {
-            None => {
-                self.kinds.insert(kind, Kind { told: now, untold: 0 });
-                Some(1)
-            }
-            Some(known) => {
-                known.untold += 1;
-                (now.saturating_duration_since(known.told) >= PAUSE).then(|| {
-                    known.told = now;
-                    std::mem::take(&mut known.untold)
-                })
-            }
+        let Some(repeated) = self.kinds.get_mut(kind) else {
+            self.kinds.insert(kind, Repeated { logged_at: now, suppressed: 0 });
+            return Some(1);
+        };
+        if now.saturating_duration_since(repeated.logged_at) < INTERVAL {
+            repeated.suppressed += 1;
+            return None;
         }
+        repeated.logged_at = now;
+        Some(mem::take(&mut repeated.suppressed) + 1)
     }
 }
 
@@ -43,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_is_told_at_once_and_then_once_a_minute_with_its_count() {
+    fn logs_each_kind_at_once_then_once_a_minute_with_its_count() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut throttle = Throttle::default();

@@ -21,7 +21,7 @@ impl SendBatch {
     pub fn put_back(&mut self, mut list: Vec<Outgoing<'_>>) {
         list.clear();
         // Collecting a vector's own iterator into elements of the same layout reuses its allocation. The
-        // standard library does so without promising it; `tests/allocation.rs` would show it ending.
+        // standard library does so without promising it; `tests/allocation_server.rs` would show it ending.
         self.spare = list.into_iter().map_while(|_| None).collect();
     }
 }

@@ -1,71 +1,78 @@
-//! The flag and the wakers that Ctrl+C sets off.
+//! A request to stop, from a signal or another thread, that wakes the loops it concerns.
 
-use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 use mio::Waker;
 
-/// Signals so close together are one request: timeout(1) sends one to the process, and one to its whole group.
-const ONE_REQUEST: Duration = Duration::from_millis(10);
-
-/// Asks every loop that holds a clone of it to stop.
+/// Asks every [`Reactor`](super::Reactor) that was created with it, or with a clone of it, to stop.
 ///
-/// The flag is the truth and the waker only brings the loop to look at it: a loop that is not polling finds the
-/// flag before it polls again, and one that is gets an event.
+/// The flag is authoritative; the waker only makes the loop check it. A loop that is not polling finds the flag before
+/// it polls again; one that is polling gets an event.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    shared: Arc<Shared>,
+    state: Arc<State>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct State {
     requested: OnceLock<Instant>,
-    wakers: Mutex<Vec<Waker>>,
+    /// Of loops that may have ended in the meantime.
+    wakers: Mutex<Vec<Weak<Waker>>>,
 }
 
 impl Shutdown {
-    /// Nothing requested, nobody to wake.
+    /// Creates a shutdown that is not requested yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks for a stop and wakes the loops. Only the first request counts.
+    /// Requests the stop and wakes the loops. Only the first request counts.
     pub fn request(&self) {
-        let _ = self.shared.requested.set(Instant::now());
-        for waker in self.shared.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            // A loop that cannot be woken is one that ended.
-            let _ = waker.wake();
+        let _ = self.state.requested.set(Instant::now());
+        for waker in self.state.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            // A failure is not fatal: without the event, the loop checks the flag after its next event or deadline.
+            let _ = waker.upgrade().map(|waker| waker.wake());
         }
     }
 
-    /// When the stop was asked for, if it was.
-    pub fn requested(&self) -> Option<Instant> {
-        self.shared.requested.get().copied()
+    /// Returns whether the stop was requested.
+    pub fn is_requested(&self) -> bool {
+        self.requested_at().is_some()
+    }
+
+    /// Returns when the stop was first requested.
+    pub fn requested_at(&self) -> Option<Instant> {
+        self.state.requested.get().copied()
     }
 
     /// Wakes one more loop at a request.
-    pub(crate) fn wake(&self, waker: Waker) {
-        self.shared.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+    pub(super) fn register_waker(&self, waker: &Arc<Waker>) {
+        let mut wakers = self.state.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.retain(|waker| waker.strong_count() > 0);
+        wakers.push(Arc::downgrade(waker));
     }
 
-    /// Lets SIGINT, SIGTERM and SIGHUP ask for a stop; a second one ends the process at once, with status 130.
+    /// Makes SIGINT, SIGTERM and SIGHUP request the stop; a second signal ends the process at once, with status 130.
     ///
     /// The handler runs on a thread of its own, and neither logs nor waits, so it cannot hang.
     ///
     /// # Errors
     ///
-    /// When the process has a handler already, or the system refuses it one.
-    pub fn on_signals(&self) -> io::Result<()> {
+    /// Returns an error if the process has a handler already, or if the system refuses one.
+    #[cfg(feature = "cli")]
+    pub fn on_signals(&self) -> std::io::Result<()> {
+        // Signals this close together are one request: timeout(1) sends one to the process and one to its process group.
+        const SAME_REQUEST: std::time::Duration = std::time::Duration::from_millis(10);
         let shutdown = self.clone();
         let mut signalled = None;
         ctrlc::set_handler(move || {
-            if signalled.get_or_insert_with(Instant::now).elapsed() > ONE_REQUEST {
+            if signalled.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
                 std::process::exit(130);
             }
             shutdown.request();
         })
-        .map_err(io::Error::other)
+        .map_err(std::io::Error::other)
     }
 }
 
@@ -74,13 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_first_request_counts_and_every_clone_sees_it() {
+    fn every_clone_sees_the_first_request_only() {
         let shutdown = Shutdown::new();
         let other = shutdown.clone();
-        assert_eq!(other.requested(), None);
+        assert!(!other.is_requested());
         shutdown.request();
-        let requested = other.requested().expect("requested");
+        let requested_at = other.requested_at();
+        assert!(requested_at.is_some());
         other.request();
-        assert_eq!(shutdown.requested(), Some(requested));
+        assert_eq!(shutdown.requested_at(), requested_at);
     }
 }

@@ -1,14 +1,15 @@
-//! One socket and what it owes: flush, receive, answer, send or queue.
+//! One socket with its service: flush, receive, answer, send or queue.
 //!
-//! Here alone meet the socket, the guard, the template and the queue; none of them knows the others. The event
-//! loop says what happened ([`readable`](Endpoint::readable), [`writable`](Endpoint::writable)) and gives
-//! turns; what a turn does follows from the endpoint's state:
+//! The only place that combines socket, guard, reply template and reply queue; none of them knows the others. Events set
+//! the endpoint's state ([`note`](Endpoint::note)), and what a turn does follows from it:
+//!
+#![doc = include_str!("endpoint_states.svg")]
 //!
 //! | | no reply waits | replies wait |
 //! |---|---|---|
-//! | readable event | remember it; a turn is wanted | remember it; nothing is read before the replies have left |
-//! | writable event | remember it | remember it; a turn is wanted |
-//! | a turn | receive, answer, send; what would block waits | send what waits; if all left, as on the left |
+//! | readable event | note it; a turn is wanted | note it; nothing is read before the replies have left |
+//! | writable event | note it | note it; a turn is wanted |
+//! | a turn | receive, answer, send; queue what would block | send what waits; if all left, as on the left |
 //! | receive: drained | not readable until the next event | (does not happen) |
 //! | send: would block | not writable until the next event; the rest waits | the same |
 //! | interest | READABLE | READABLE and WRITABLE |
@@ -25,41 +26,39 @@ use super::reply::ReplyTemplate;
 use super::reply_queue::ReplyQueue;
 use super::statistics::Statistics;
 use crate::guard::{Guard, Refusal};
+use crate::logging::DATAGRAM_LOG;
 use crate::logging::escape::Escaped;
 use crate::logging::throttle::Throttle;
 use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, SendBatch, Transport};
+use crate::reactor::{Readiness, Wants};
 
-/// The log target of the lines about single datagrams, which `-q` takes away.
-pub const DATAGRAM_LOG: &str = "udpong::datagram";
-
-/// After so many failing receives without a datagram in between, an endpoint counts as broken.
+/// After this many failed receives without a datagram in between, the socket counts as unusable.
 ///
-/// Only receives count: they fail one at a time and without anybody's help, whereas a stranger can make any
-/// number of sends fail in a row with forged sources that no route leads to.
+/// Failed sends do not count: a stranger can cause any number of them, with spoofed sources that no route leads to.
 const ERRORS_IN_A_ROW: u32 = 100;
 
-/// What the endpoints of one loop use in turn.
+/// What the endpoints of one worker share, one turn at a time.
 #[derive(Debug)]
-pub struct Shared {
+pub struct Resources {
     /// Where datagrams are received.
-    pub inbox: ReceiveBatch,
+    pub received: ReceiveBatch,
     /// Where replies are collected.
-    pub outbox: SendBatch,
-    /// Who is not answered.
+    pub replies: SendBatch,
+    /// Decides which datagrams are answered.
     pub guard: Guard,
 }
 
-/// A socket, the service on it, and the replies that it still owes.
+/// A socket, the service on it, and the replies that wait for it.
 ///
-/// - Readiness is state: an event sets it, and only a receive that drained the socket clears it. With
-///   edge-triggered polling nothing else would bring the rest of the backlog back (invariant 1).
-/// - No datagram and no error of one datagram ends anything: it is counted, and the next one is served
+/// - Readiness is state: an event sets it, and only a receive that drained the socket clears it. Polling is
+///   edge-triggered, so nothing else would bring the rest of the backlog back (invariant 1).
+/// - No datagram, and no error of a single datagram, ends the loop: it is counted, and the next one is served
 ///   (invariant 2).
-/// - While replies wait the socket is not read, so memory is bounded, and the backlog stays in the kernel's
-///   receive buffer, which counts what it drops (invariant 3).
-/// - WRITABLE is wanted exactly while replies wait, and no new reply overtakes a waiting one, nor one to the
-///   same peer (invariant 4).
-/// - A turn handles one inbox at the most (invariant 5).
+/// - While replies wait the socket is not read, so memory is bounded, and the backlog stays in the kernel's receive
+///   buffer, which counts what it drops (invariant 3).
+/// - WRITABLE interest is registered exactly while replies wait, and no reply overtakes an earlier one to the same peer
+///   (invariant 4).
+/// - A turn handles at most one batch (invariant 5).
 ///
 /// All of these are defended by `server::simulation`.
 #[derive(Debug)]
@@ -69,20 +68,23 @@ pub struct Endpoint<S> {
     service: &'static str,
     /// `None`: nothing is answered.
     template: Option<ReplyTemplate>,
+    /// A receive may be tried.
     readable: bool,
-    /// A send may be tried. True until a send would block, since a fresh socket is writable.
+    /// A send may be tried. A new socket is writable, and raises no event for it until a send would have blocked.
     writable: bool,
     queue: ReplyQueue,
-    /// How much may still be received, as the kernel charges it, once the end was announced.
+    /// How much may still be received after a stop was requested, in bytes as the kernel charges them.
     backlog: Option<usize>,
+    /// Failed receives since the last datagram.
     receive_errors: u32,
+    /// Why the socket is unusable.
     broken: Option<io::Error>,
     statistics: Statistics,
     throttle: Throttle,
 }
 
 impl<S: Transport> Endpoint<S> {
-    /// An endpoint that serves on `socket`, which is bound to `address`.
+    /// Creates an endpoint on `socket`, which is bound to `address`. Without a template nothing is answered.
     pub fn new(socket: S, address: SocketAddr, service: &'static str, template: Option<ReplyTemplate>) -> Self {
         Self {
             socket,
@@ -100,82 +102,78 @@ impl<S: Transport> Endpoint<S> {
         }
     }
 
-    /// The system says that there is something to receive.
-    pub fn readable(&mut self) {
-        self.readable = true;
+    /// Records an event.
+    pub fn note(&mut self, readiness: Readiness) {
+        self.readable |= readiness.readable;
+        self.writable |= readiness.writable;
     }
 
-    /// The system says that there is room to send.
-    pub fn writable(&mut self) {
-        self.writable = true;
+    /// Returns a turn if it would do anything without a further event, and the interest of the table above.
+    pub fn wants(&self) -> Wants {
+        let waiting = !self.queue.is_empty();
+        Wants {
+            turn: self.may_receive() || (self.writable && waiting),
+            interest: Some(if waiting { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }),
+            deadline: None,
+        }
     }
 
-    /// What the poll should report.
-    pub fn interest(&self) -> Interest {
-        if self.queue.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE }
-    }
-
-    /// Whether a turn would do anything now, without a further event.
-    pub fn wants_turn(&self) -> bool {
-        self.may_receive() || (self.writable && !self.queue.is_empty())
-    }
-
-    /// Whether nothing is owed any more: what had arrived was received, and every reply has left.
-    pub fn is_settled(&self) -> bool {
-        self.queue.is_empty() && !self.may_receive()
-    }
-
-    /// From now on only what has already arrived is received: `receive_buffer` bytes at the most, as the kernel
-    /// charges them, however fast new datagrams come.
-    pub fn finish(&mut self, receive_buffer: usize) {
-        self.readable = true;
-        self.backlog = Some(receive_buffer);
-    }
-
-    /// Sends what waits; if nothing waits, receives one inbox full and answers it.
+    /// Sends what waits; if nothing waits any more, receives one batch and answers it.
     ///
     /// # Errors
     ///
-    /// The socket is unusable, and trying again would spin.
-    pub fn take_turn(&mut self, now: Instant, shared: &mut Shared) -> io::Result<()> {
+    /// Returns an error if the socket is unusable, so that trying again would spin.
+    pub fn take_turn(&mut self, now: Instant, resources: &mut Resources) -> io::Result<()> {
         if self.writable && !self.queue.is_empty() {
-            self.flush(now, &mut shared.outbox);
+            self.flush(now, &mut resources.replies);
         }
         if self.may_receive() {
-            let received = self.socket.receive(&mut shared.inbox);
-            self.backlog = self.backlog.map(|backlog| backlog.saturating_sub(shared.inbox.charge()));
-            self.answer(now, shared);
+            let received = self.socket.receive(&mut resources.received);
+            self.backlog = self.backlog.map(|backlog| backlog.saturating_sub(resources.received.charge()));
+            self.answer(now, resources);
             self.note_received(received, now);
         }
         self.broken.take().map_or(Ok(()), Err)
     }
 
-    /// What became of the datagrams so far.
+    /// Limits what is received from now on to `receive_buffer` bytes, as the kernel charges them: what has already
+    /// arrived, however fast new datagrams come.
+    pub fn finish(&mut self, receive_buffer: usize) {
+        self.readable = true;
+        self.backlog = Some(receive_buffer);
+    }
+
+    /// Returns whether everything that had arrived was received, and every reply has left.
+    pub fn is_settled(&self) -> bool {
+        self.queue.is_empty() && !self.may_receive()
+    }
+
+    /// Returns how the datagrams so far have ended.
     pub fn statistics(&self) -> Statistics {
         Statistics { unsent: self.queue.len() as u64, ..self.statistics.clone() }
     }
 
-    /// The name of the service.
-    pub fn service(&self) -> &'static str {
-        self.service
-    }
-
-    /// The address that the socket is bound to.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// How many datagrams have come.
+    /// Returns how many datagrams were received.
     pub fn received(&self) -> u64 {
         self.statistics.received
     }
 
-    /// The socket, for asking about it.
+    /// Returns the name of the service.
+    pub fn service(&self) -> &'static str {
+        self.service
+    }
+
+    /// Returns the address that the socket is bound to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the socket.
     pub fn socket(&self) -> &S {
         &self.socket
     }
 
-    /// The socket, for registering it.
+    /// Returns the socket, for registering it.
     pub fn socket_mut(&mut self) -> &mut S {
         &mut self.socket
     }
@@ -184,24 +182,24 @@ impl<S: Transport> Endpoint<S> {
         self.readable && self.queue.is_empty() && self.backlog != Some(0) && self.broken.is_none()
     }
 
-    fn flush(&mut self, now: Instant, outbox: &mut SendBatch) {
-        // Taken out while the replies borrow it, for `self` counts meanwhile.
-        let queue = std::mem::take(&mut self.queue);
-        let mut replies = outbox.take();
+    fn flush(&mut self, now: Instant, batch: &mut SendBatch) {
+        // Taken out while the replies borrow it: `self` counts meanwhile.
+        let mut queue = std::mem::take(&mut self.queue);
+        let mut replies = batch.take();
         replies.extend(queue.iter());
         let done = self.send(&replies, now);
-        outbox.put_back(replies);
+        batch.put_back(replies);
+        queue.pop(done);
         self.queue = queue;
-        self.queue.pop(done);
     }
 
-    fn answer(&mut self, now: Instant, shared: &mut Shared) {
-        let Shared { inbox, outbox, guard } = shared;
+    fn answer(&mut self, now: Instant, resources: &mut Resources) {
+        let Resources { received, replies: batch, guard } = resources;
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
-        // Taken out while the replies borrow it, for `self` counts meanwhile.
+        // Taken out while the replies borrow it: `self` counts meanwhile.
         let template = self.template.take();
-        let mut replies = outbox.take();
-        for datagram in inbox.datagrams() {
+        let mut replies = batch.take();
+        for datagram in received.datagrams() {
             self.receive_errors = 0;
             self.count(&datagram, logged);
             match reply_to(&datagram, template.as_ref(), guard, now) {
@@ -214,7 +212,7 @@ impl<S: Transport> Endpoint<S> {
         replies[done..].iter().for_each(|reply| self.queue.push(reply));
         self.statistics.waited += self.queue.len() as u64;
         self.statistics.waiting_peak = self.statistics.waiting_peak.max(self.queue.len() as u64);
-        outbox.put_back(replies);
+        batch.put_back(replies);
         self.template = template;
     }
 
@@ -229,12 +227,12 @@ impl<S: Transport> Endpoint<S> {
     }
 
     fn refuse(&mut self, datagram: &Datagram<'_>, refusal: Refusal, now: Instant) {
-        self.statistics.refused.add(refusal.name());
-        // Discarding is what its user asked for, and no trouble.
+        self.statistics.refused.increment(refusal.name());
+        // Discarding is what the service is for, so it is not worth a warning.
         if refusal != Refusal::Discard
             && let Some(times) = self.throttle.note(refusal.name(), now)
         {
-            warn!("Not answering {}: {}{}", datagram.source, refusal.reason(), Times(times));
+            warn!("Not answering {}: {refusal}{}", datagram.source, Times(times));
         }
     }
 
@@ -247,7 +245,7 @@ impl<S: Transport> Endpoint<S> {
             }
             Received::Failed(error) => {
                 let name = net::error_name(&error);
-                self.statistics.receive_errors.add(name);
+                self.statistics.receive_errors.increment(name);
                 self.receive_errors += 1;
                 if net::is_broken(&error) || self.receive_errors >= ERRORS_IN_A_ROW {
                     self.broken = Some(error);
@@ -258,7 +256,7 @@ impl<S: Transport> Endpoint<S> {
         }
     }
 
-    /// Sends in order until all have ended or the socket would block; returns how many have ended.
+    /// Sends in order until every reply has left or failed, or the socket would block; returns how many did either.
     fn send(&mut self, replies: &[Outgoing<'_>], now: Instant) -> usize {
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         let mut done = 0;
@@ -283,8 +281,7 @@ impl<S: Transport> Endpoint<S> {
                     self.broken = Some(error);
                     break;
                 }
-                // Not ENOBUFS either: the socket stays writable then, so waiting for an event would hang, and
-                // trying again would spin.
+                // ENOBUFS included: the socket stays writable, so no event would follow, and trying again would spin.
                 Some(error) => {
                     self.fail(&replies[done], &error, now);
                     done += 1;
@@ -296,7 +293,7 @@ impl<S: Transport> Endpoint<S> {
 
     fn fail(&mut self, reply: &Outgoing<'_>, error: &io::Error, now: Instant) {
         let name = net::error_name(error);
-        self.statistics.failed.add(name);
+        self.statistics.failed.increment(name);
         if let Some(times) = self.throttle.note(name, now) {
             warn!("Cannot send {} bytes to {}: {error}{}", reply.length(), reply.to, Times(times));
         }
@@ -315,14 +312,14 @@ fn reply_to<'a>(
     Ok(reply)
 }
 
-/// How often something happened, where that is worth saying.
+/// Shows how often something happened, unless it was once.
 struct Times(u64);
 
 impl Display for Times {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.0 {
             1 => Ok(()),
-            times => write!(f, " ({times} times since this was last told)"),
+            times => write!(f, " ({times} times since this was last logged)"),
         }
     }
 }

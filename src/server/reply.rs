@@ -1,38 +1,53 @@
-//! What is answered: a message goes in, the parts of the reply come out. Pure: no socket, no clock.
+//! Reply templates: turn a request into the parts of the reply. Pure: no socket, no clock.
 
-use std::error::Error;
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
-/// A reply with at most one place, `{}`, that the message goes to.
+use crate::parse_error::ParseError;
+
+/// A reply that contains the payload of the request at most once. Either may be arbitrary bytes.
 ///
-/// `{{` and `}}` stand for single braces.
+/// As text, `{}` stands for the request; `{{` and `}}` stand for single braces.
 ///
 /// ```
 /// use udpong::server::ReplyTemplate;
-/// let greeting: ReplyTemplate = "Hello {}".parse()?;
-/// assert_eq!(greeting.reply(b"you").concat(), b"Hello you");
-/// # Ok::<(), udpong::server::TemplateError>(())
+///
+/// let parsed: ReplyTemplate = "Hello {}".parse()?;
+/// assert_eq!(parsed.reply(b"you").concat(), b"Hello you");
+///
+/// assert_eq!(parsed, ReplyTemplate::around("Hello ", ""));
+/// assert_eq!(ReplyTemplate::fixed(b"\xff").reply(b"you").concat(), b"\xff");
+/// # Ok::<(), udpong::server::ParseError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyTemplate {
-    before: String,
-    /// What follows the message; `None` when the message does not appear.
-    after: Option<String>,
+    before: Vec<u8>,
+    /// What follows the request; `None` if the reply does not contain it.
+    after: Option<Vec<u8>>,
 }
 
 impl ReplyTemplate {
-    /// The reply to `message`, in three parts that belong one after the other. Nothing is copied.
-    pub fn reply<'a>(&'a self, message: &'a [u8]) -> [&'a [u8]; 3] {
+    /// Creates a template that gives the same reply to every request.
+    pub fn fixed(reply: impl Into<Vec<u8>>) -> Self {
+        Self { before: reply.into(), after: None }
+    }
+
+    /// Creates a template that puts the request between `before` and `after`.
+    pub fn around(before: impl Into<Vec<u8>>, after: impl Into<Vec<u8>>) -> Self {
+        Self { before: before.into(), after: Some(after.into()) }
+    }
+
+    /// Returns the reply to `request` as three parts, to be sent one after the other. Nothing is copied.
+    pub fn reply<'a>(&'a self, request: &'a [u8]) -> [&'a [u8]; 3] {
         match &self.after {
-            Some(after) => [self.before.as_bytes(), message, after.as_bytes()],
-            None => [self.before.as_bytes(), b"", b""],
+            Some(after) => [&self.before, request, after],
+            None => [&self.before, b"", b""],
         }
     }
 }
 
 impl FromStr for ReplyTemplate {
-    type Err = TemplateError;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut before = String::new();
@@ -48,38 +63,32 @@ impl FromStr for ReplyTemplate {
                 ('{', Some('}')) => {
                     chars.next();
                     if after.replace(String::new()).is_some() {
-                        return Err(TemplateError::TwoMessages);
+                        return Err(ParseError::new("the message, {}, can appear in a reply only once".to_owned()));
                     }
                 }
-                ('{' | '}', _) => return Err(TemplateError::LoneBrace(c)),
+                ('{' | '}', _) => {
+                    return Err(ParseError::new(format!(
+                        "a single {c} in a reply: write {c}{c} for a brace, {{}} for the message"
+                    )));
+                }
                 _ => literal.push(c),
             }
         }
-        Ok(Self { before, after })
+        Ok(Self { before: before.into(), after: after.map(String::into) })
     }
 }
 
-/// Why a text is no [`ReplyTemplate`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TemplateError {
-    /// `{}` appears more than once.
-    TwoMessages,
-    /// A brace that is neither doubled nor part of `{}`.
-    LoneBrace(char),
-}
-
-impl Display for TemplateError {
+/// Writes the text that parses to this template; bytes that are not UTF-8 are replaced by `U+FFFD`.
+impl Display for ReplyTemplate {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TwoMessages => f.write_str("the message, {}, can stand in a reply only once"),
-            Self::LoneBrace(brace) => {
-                write!(f, "a single {brace} in a reply: write {brace}{brace} for a brace, {{}} for the message")
-            }
+        let escape = |literal: &[u8]| String::from_utf8_lossy(literal).replace('{', "{{").replace('}', "}}");
+        f.write_str(&escape(&self.before))?;
+        match &self.after {
+            Some(after) => write!(f, "{{}}{}", escape(after)),
+            None => Ok(()),
         }
     }
 }
-
-impl Error for TemplateError {}
 
 #[cfg(test)]
 mod tests {
@@ -87,12 +96,12 @@ mod tests {
 
     use super::*;
 
-    fn reply(template: &str, message: &[u8]) -> Vec<u8> {
-        template.parse::<ReplyTemplate>().expect("a good template").reply(message).concat()
+    fn reply(template: &str, request: &[u8]) -> Vec<u8> {
+        template.parse::<ReplyTemplate>().expect("a good template").reply(request).concat()
     }
 
     #[test]
-    fn the_message_stands_where_the_braces_are() {
+    fn braces_stand_for_the_request() {
         assert_eq!(reply("Hello {}", b"you"), b"Hello you");
         assert_eq!(reply("{}", b"\xff\0"), b"\xff\0");
         assert_eq!(reply("<{}>", b""), b"<>");
@@ -103,22 +112,28 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
-        let error = |text: &str| text.parse::<ReplyTemplate>().expect_err("a bad template");
-        assert_eq!(error("{} and {}"), TemplateError::TwoMessages);
-        assert_eq!(error("{"), TemplateError::LoneBrace('{'));
-        assert_eq!(error("a}b"), TemplateError::LoneBrace('}'));
-        assert_eq!(error("{name}"), TemplateError::LoneBrace('{'));
+    fn rejects_ambiguous_braces() {
+        let error = |text: &str| text.parse::<ReplyTemplate>().expect_err("a bad template").to_string();
+        assert!(error("{} and {}").contains("only once"));
+        for (text, brace) in [("{", '{'), ("a}b", '}'), ("{name}", '{')] {
+            assert!(error(text).starts_with(&format!("a single {brace} in a reply: ")), "{text}");
+        }
     }
 
     proptest! {
         #[test]
-        fn any_text_is_a_template_once_its_braces_are_doubled(
-            before in ".*", after in ".*", message in proptest::collection::vec(any::<u8>(), 0..100)
+        fn any_template_survives_display_and_parsing(
+            before in ".*",
+            after in proptest::option::of(".*"),
+            request in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
-            let doubled = |text: &str| text.replace('{', "{{").replace('}', "}}");
-            let template = doubled(&before) + "{}" + &doubled(&after);
-            prop_assert_eq!(reply(&template, &message), [before.as_bytes(), &message, after.as_bytes()].concat());
+            let template = match &after {
+                Some(after) => ReplyTemplate::around(before.as_str(), after.as_str()),
+                None => ReplyTemplate::fixed(before.as_str()),
+            };
+            prop_assert_eq!(template.to_string().parse(), Ok(template.clone()));
+            let parts = after.map_or(vec![], |after| [&request, after.as_bytes()].concat());
+            prop_assert_eq!(template.reply(&request).concat(), [before.as_bytes(), &parts].concat());
         }
 
         #[test]

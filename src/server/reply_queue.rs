@@ -1,24 +1,24 @@
-//! Replies that wait until their socket is writable again, first in, first out.
+//! Replies that wait for their socket to become writable, in the order in which they were queued.
 
 use std::net::SocketAddr;
 
 use crate::net::Outgoing;
 
-/// Copies of the replies that could not leave, since the buffer that they were made in is needed again.
+/// A queue of copied replies. They are copied because the buffers that they were made from are reused at once.
 ///
-/// It sets no limit of its own. While it holds anything its socket is not read, so it never holds more than the
-/// unsent rest of one turn (invariant 3, defended by `server::simulation`).
+/// The queue has no limit of its own. While it holds a reply its socket is not read, so it never holds more than
+/// the unsent rest of one turn (invariant 3, defended by `server::simulation`).
 #[derive(Debug, Default)]
 pub struct ReplyQueue {
-    /// The payloads, one behind the other.
+    /// The payloads, one after the other.
     bytes: Vec<u8>,
-    replies: Vec<Waiting>,
-    /// How many of `replies` have gone.
-    gone: usize,
+    replies: Vec<QueuedReply>,
+    /// How many of `replies` were popped. The buffers are reset when all were.
+    popped: usize,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct QueuedReply {
     to: SocketAddr,
     from: Option<SocketAddr>,
     start: usize,
@@ -26,38 +26,38 @@ struct Waiting {
 }
 
 impl ReplyQueue {
-    /// Copies a reply to the end.
+    /// Copies a reply to the end of the queue.
     pub fn push(&mut self, reply: &Outgoing<'_>) {
         let start = self.bytes.len();
         reply.parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
-        self.replies.push(Waiting { to: reply.to, from: reply.from, start, end: self.bytes.len() });
+        self.replies.push(QueuedReply { to: reply.to, from: reply.from, start, end: self.bytes.len() });
     }
 
-    /// The replies that wait, the oldest first.
+    /// Returns the queued replies, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = Outgoing<'_>> {
-        self.replies[self.gone..].iter().map(|reply| Outgoing {
+        self.replies[self.popped..].iter().map(|reply| Outgoing {
             to: reply.to,
             from: reply.from,
             parts: [&self.bytes[reply.start..reply.end], b"", b""],
         })
     }
 
-    /// Forgets the oldest `count` replies.
+    /// Removes the oldest `count` replies, at most as many as are queued.
     pub fn pop(&mut self, count: usize) {
-        self.gone += count;
+        self.popped += count;
         if self.is_empty() {
             self.bytes.clear();
             self.replies.clear();
-            self.gone = 0;
+            self.popped = 0;
         }
     }
 
-    /// How many replies wait.
+    /// Returns the number of queued replies.
     pub fn len(&self) -> usize {
-        self.replies.len().saturating_sub(self.gone)
+        self.replies.len().saturating_sub(self.popped)
     }
 
-    /// Whether none waits.
+    /// Returns whether no reply is queued.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -72,14 +72,15 @@ mod tests {
     }
 
     #[test]
-    fn replies_come_out_as_they_went_in() {
+    fn replies_leave_in_the_order_of_arrival() {
         let mut queue = ReplyQueue::default();
         queue.push(&reply(1, [b"Hello ", b"you", b"!"]));
         queue.push(&reply(2, [b"", b"", b""]));
         queue.push(&reply(3, [b"x", b"", b""]));
+        assert_eq!(queue.iter().next(), Some(reply(1, [b"Hello you!", b"", b""])));
         queue.pop(1);
-        let waiting: Vec<_> = queue.iter().collect();
-        assert_eq!(waiting, [reply(2, [b"", b"", b""]), reply(3, [b"x", b"", b""])]);
+        let queued: Vec<_> = queue.iter().collect();
+        assert_eq!(queued, [reply(2, [b"", b"", b""]), reply(3, [b"x", b"", b""])]);
         queue.pop(2);
         assert!(queue.is_empty() && queue.iter().next().is_none());
         queue.push(&reply(4, [b"again", b"", b""]));

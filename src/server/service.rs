@@ -1,147 +1,141 @@
-//! What can be served: the names, their replies and where they listen, written as `hello@0.0.0.0:5000`.
+//! What can be served: the named services, their replies and their default addresses.
 
-use std::error::Error;
-use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
 use std::str::FromStr;
 
-use super::reply::{ReplyTemplate, TemplateError};
-use crate::host_port::{self, HostPortError};
+use super::reply::ReplyTemplate;
+use crate::host_port;
+use crate::parse_error::ParseError;
 
-/// A service that is known by name.
-struct Known {
+/// A service known by its name, and its defaults.
+struct Preset {
     name: &'static str,
-    /// What it answers; `None` for nothing.
+    /// `None` if nothing is answered.
     template: Option<&'static str>,
     host: Option<&'static str>,
     port: Option<u16>,
 }
 
-const KNOWN: [Known; 5] = [
-    Known { name: "hello", template: Some("Hello {}"), host: Some("0.0.0.0"), port: Some(5000) },
-    Known { name: "echo", template: Some("{}"), host: Some("localhost"), port: Some(10000) },
-    Known { name: "fixed", template: Some("Hello UDP Client"), host: Some("127.0.0.1"), port: Some(20001) },
-    Known { name: "ack", template: Some("Server acknowledges: {}"), host: Some("127.0.0.1"), port: Some(12345) },
-    Known { name: "discard", template: None, host: None, port: None },
+const PRESETS: [Preset; 5] = [
+    Preset { name: "hello", template: Some("Hello {}"), host: Some("0.0.0.0"), port: Some(5000) },
+    Preset { name: "echo", template: Some("{}"), host: Some("localhost"), port: Some(10000) },
+    Preset { name: "fixed", template: Some("Hello UDP Client"), host: Some("127.0.0.1"), port: Some(20001) },
+    Preset { name: "ack", template: Some("Server acknowledges: {}"), host: Some("127.0.0.1"), port: Some(12345) },
+    Preset { name: "discard", template: None, host: None, port: None },
 ];
 
+/// The name of a service whose template is given as `reply=TEXT`.
 const REPLY: &str = "reply";
 
-/// What to answer, and where to listen: `NAME`, `NAME@HOST:PORT`, `NAME@:PORT`, `NAME@HOST` or
-/// `reply=TEXT@HOST:PORT`.
+/// What to reply, and the address to listen on.
 ///
-/// An IPv6 address stands in brackets. Port 0 lets the system choose a free one.
+/// As text: `NAME`, `NAME@HOST:PORT`, `NAME@:PORT`, `NAME@HOST` or `reply=TEXT@HOST:PORT`, with IPv6 addresses in
+/// brackets. Port 0 stands for any free port.
+///
+/// ```
+/// use udpong::server::{ReplyTemplate, Service};
+///
+/// let echo = Service::echo(([127, 0, 0, 1], 7000));
+/// assert_eq!(echo, "echo@127.0.0.1:7000".parse()?);
+///
+/// let greeting = Service::reply(ReplyTemplate::around("Hi ", "!"), ([127, 0, 0, 1], 0));
+/// assert_eq!(greeting, "reply=Hi {}!@127.0.0.1:0".parse()?);
+/// # Ok::<(), udpong::server::ParseError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     name: &'static str,
     template: Option<ReplyTemplate>,
     host: String,
     port: u16,
-    /// What was written before the address, for suggesting another one.
-    written: String,
 }
 
 impl Service {
-    /// Its name, as the log and the report say it.
+    /// Creates a service that sends each request back.
+    pub fn echo(address: impl Into<SocketAddr>) -> Self {
+        Self::new("echo", Some(ReplyTemplate::around("", "")), address.into())
+    }
+
+    /// Creates a service that answers from `template`.
+    pub fn reply(template: ReplyTemplate, address: impl Into<SocketAddr>) -> Self {
+        Self::new(REPLY, Some(template), address.into())
+    }
+
+    /// Creates a service that receives and counts, but answers nothing.
+    pub fn discard(address: impl Into<SocketAddr>) -> Self {
+        Self::new("discard", None, address.into())
+    }
+
+    fn new(name: &'static str, template: Option<ReplyTemplate>, address: SocketAddr) -> Self {
+        let host = match address {
+            SocketAddr::V6(address) if address.scope_id() != 0 => format!("{}%{}", address.ip(), address.scope_id()),
+            _ => address.ip().to_string(),
+        };
+        Self { name, template, host, port: address.port() }
+    }
+
+    /// Returns the name of the service, as it appears in the log and the report.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// What it answers; `None` for nothing at all.
+    /// Returns the template of the replies, or `None` if nothing is answered.
     pub fn template(&self) -> Option<&ReplyTemplate> {
         self.template.as_ref()
     }
 
-    /// The host that it listens on, a name or an address without brackets.
+    /// Returns the host to listen on: a name, or an address without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port that it listens on; 0 for any free one.
+    /// Returns the port to listen on; 0 stands for any free port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The same service on another port, as one would write it on the command line.
+    /// Returns this service on another port, as text for the command line.
     pub(super) fn moved_to(&self, port: u16) -> String {
-        let known_host = KNOWN.iter().any(|known| known.name == self.name && known.host == Some(&self.host));
-        match (known_host, self.host.contains(':')) {
-            (true, _) => format!("{}@:{port}", self.written),
-            (false, true) => format!("{}@[{}]:{port}", self.written, self.host),
-            (false, false) => format!("{}@{}:{port}", self.written, self.host),
+        let service = match &self.template {
+            Some(template) if self.name == REPLY => format!("{REPLY}={template}"),
+            _ => self.name.to_owned(),
+        };
+        let is_default_host = PRESETS.iter().any(|preset| preset.name == self.name && preset.host == Some(&self.host));
+        match (is_default_host, self.host.contains(':')) {
+            (true, _) => format!("{service}@:{port}"),
+            (false, true) => format!("{service}@[{}]:{port}", self.host),
+            (false, false) => format!("{service}@{}:{port}", self.host),
         }
     }
 }
 
 impl FromStr for Service {
-    type Err = ServiceError;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The last @: a reply's text may hold others.
-        let (written, address) = match text.rsplit_once('@') {
-            Some((written, address)) => (written, Some(address)),
+        // The last @: the text of a reply may contain others.
+        let (service, address) = match text.rsplit_once('@') {
+            Some((service, address)) => (service, Some(address)),
             None => (text, None),
         };
-        let (known, template) = match written.split_once('=') {
-            Some((REPLY, text)) => {
-                (&Known { name: REPLY, template: None, host: None, port: None }, Some(text.parse()?))
-            }
+        let (name, template, default_host, default_port) = match service.split_once('=') {
+            Some((REPLY, text)) => (REPLY, Some(text), None, None),
             _ => {
-                let known = KNOWN.iter().find(|known| known.name == written);
-                let known = known.ok_or_else(|| ServiceError::UnknownName(written.to_owned()))?;
-                (known, known.template.map(str::parse).transpose()?)
+                let preset = PRESETS.iter().find(|preset| preset.name == service).ok_or_else(|| {
+                    ParseError::new(format!(
+                        "there is no service {service:?} (choose hello, echo, fixed, ack, discard or reply=TEXT)"
+                    ))
+                })?;
+                (preset.name, preset.template, preset.host, preset.port)
             }
         };
+        let template = template.map(str::parse).transpose()?;
         let (host, port) = address.map_or(Ok((None, None)), host_port::split)?;
-        Ok(Self {
-            name: known.name,
-            template,
-            host: host.or(known.host).ok_or_else(|| ServiceError::NoAddress(written.to_owned()))?.to_owned(),
-            port: port.or(known.port).ok_or_else(|| ServiceError::NoAddress(written.to_owned()))?,
-            written: written.to_owned(),
-        })
-    }
-}
-
-/// Why a text names no [`Service`]. Each is shown as one line that says what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServiceError {
-    /// No service has this name.
-    UnknownName(String),
-    /// The text of `reply=TEXT` is no template.
-    BadTemplate(TemplateError),
-    /// The service has no default for the part of the address that was left out.
-    NoAddress(String),
-    /// What stands behind the `@` is no address.
-    BadAddress(HostPortError),
-}
-
-impl Display for ServiceError {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownName(name) => {
-                write!(f, "there is no service {name:?} (choose hello, echo, fixed, ack, discard or reply=TEXT)")
-            }
-            Self::BadTemplate(error) => error.fmt(f),
-            Self::NoAddress(name) => {
-                let name = name.escape_debug();
-                write!(f, "{name} needs an address: write {name}@HOST:PORT")
-            }
-            Self::BadAddress(error) => error.fmt(f),
-        }
-    }
-}
-
-impl Error for ServiceError {}
-
-impl From<HostPortError> for ServiceError {
-    fn from(error: HostPortError) -> Self {
-        Self::BadAddress(error)
-    }
-}
-
-impl From<TemplateError> for ServiceError {
-    fn from(error: TemplateError) -> Self {
-        Self::BadTemplate(error)
+        let (Some(host), Some(port)) = (host.or(default_host), port.or(default_port)) else {
+            let service = service.escape_debug();
+            return Err(ParseError::new(format!("{service} needs an address: write {service}@HOST:PORT")));
+        };
+        Ok(Self { name, template, host: host.to_owned(), port })
     }
 }
 
@@ -152,16 +146,16 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> (String, u16) {
-        let service: Service = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        let service: Service = text.parse().expect(text);
         (service.host, service.port)
     }
 
-    fn error(text: &str) -> ServiceError {
-        text.parse::<Service>().expect_err("a bad service")
+    fn error(text: &str) -> String {
+        text.parse::<Service>().expect_err("a bad service").to_string()
     }
 
     #[test]
-    fn each_name_has_its_address_and_each_part_of_it_can_be_moved() {
+    fn host_and_port_default_to_those_of_the_name() {
         assert_eq!(address("hello"), ("0.0.0.0".into(), 5000));
         assert_eq!(address("echo"), ("localhost".into(), 10000));
         assert_eq!(address("fixed"), ("127.0.0.1".into(), 20001));
@@ -175,32 +169,35 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_wrongly_is_told_apart() {
-        assert_eq!(error("helo"), ServiceError::UnknownName("helo".into()));
-        assert_eq!(error(""), ServiceError::UnknownName("".into()));
-        assert_eq!(error("reply"), ServiceError::UnknownName("reply".into()));
-        assert_eq!(error("hello=x"), ServiceError::UnknownName("hello=x".into()));
-        assert_eq!(error("reply={}{}@:1"), ServiceError::BadTemplate(TemplateError::TwoMessages));
-        assert_eq!(error("discard"), ServiceError::NoAddress("discard".into()));
-        assert_eq!(error("discard@:9"), ServiceError::NoAddress("discard".into()));
-        assert_eq!(error("discard@localhost"), ServiceError::NoAddress("discard".into()));
-        assert_eq!(error("reply=hi"), ServiceError::NoAddress("reply=hi".into()));
-        for bad in ["", "[::1", "[::1]x", "[]:5", "[]"] {
-            assert_eq!(error(&format!("hello@{bad}")), HostPortError::BadAddress(bad.into()).into());
+    fn errors_name_what_to_write_instead() {
+        for name in ["helo", "", "reply", "hello=x"] {
+            assert!(error(name).starts_with(&format!("there is no service {name:?} (choose ")), "{name}");
         }
-        assert_eq!(error("hello@::1"), HostPortError::NoBrackets("::1".into()).into());
-        for bad in ["", "65536", "-1", "+5", "5x", "http"] {
-            assert_eq!(error(&format!("hello@:{bad}")), HostPortError::BadPort(bad.into()).into());
+        assert!(error("reply={}{}@:1").contains("only once"));
+        for (text, service) in [
+            ("discard", "discard"),
+            ("discard@:9", "discard"),
+            ("discard@localhost", "discard"),
+            ("reply=hi", "reply=hi"),
+        ] {
+            assert_eq!(error(text), format!("{service} needs an address: write {service}@HOST:PORT"));
         }
+        assert!(error("hello@").contains("is not an address"));
     }
 
     #[test]
-    fn a_suggestion_can_be_written_as_it_stands() {
+    fn an_address_keeps_its_scope() {
+        let address = std::net::SocketAddrV6::new("fe80::1".parse().expect("an address"), 7000, 0, 3);
+        assert_eq!(Service::discard(address), "discard@[fe80::1%3]:7000".parse().expect("a good service"));
+    }
+
+    #[test]
+    fn a_moved_service_is_valid_on_the_command_line() {
         for (written, moved) in [
             ("hello", "hello@:5001"),
             ("hello@127.0.0.2", "hello@127.0.0.2:5001"),
             ("hello@[::1]:1", "hello@[::1]:5001"),
-            ("reply=hi@localhost:1", "reply=hi@localhost:5001"),
+            ("reply={{{}}}@localhost:1", "reply={{{}}}@localhost:5001"),
         ] {
             let service: Service = written.parse().expect("a good service");
             assert_eq!(service.moved_to(5001), moved);

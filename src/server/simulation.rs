@@ -13,9 +13,13 @@ use mio::Interest;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::endpoint::{Endpoint, Shared};
+use super::endpoint::{Endpoint, Resources};
 use crate::guard::Guard;
 use crate::net::{Outgoing, ReceiveBatch, Received, SendBatch, Sent, Transport};
+use crate::reactor::Readiness;
+
+const READABLE: Readiness = Readiness { readable: true, writable: false };
+const WRITABLE: Readiness = Readiness { readable: false, writable: true };
 
 /// A socket and the network behind it.
 #[derive(Debug, Default)]
@@ -149,7 +153,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 struct Simulation {
     endpoint: Endpoint<Script>,
-    shared: Shared,
+    resources: Resources,
     now: Instant,
     arrived: u64,
 }
@@ -160,9 +164,9 @@ impl Simulation {
         let template = "Hello {}".parse().expect("a template");
         Self {
             endpoint: Endpoint::new(script, ([127, 0, 0, 1], 5000).into(), "hello", Some(template)),
-            shared: Shared {
-                inbox: ReceiveBatch::new(),
-                outbox: SendBatch::default(),
+            resources: Resources {
+                received: ReceiveBatch::new(),
+                replies: SendBatch::default(),
                 guard: Guard::new(vec![5000], 0, Instant::now()),
             },
             now: Instant::now(),
@@ -182,18 +186,18 @@ impl Simulation {
 
     fn poll(&mut self) {
         if std::mem::take(&mut self.script().readable_edge) {
-            self.endpoint.readable();
+            self.endpoint.note(READABLE);
         }
         if std::mem::take(&mut self.script().writable_edge) {
             self.script().blocked = false;
-            self.endpoint.writable();
+            self.endpoint.note(WRITABLE);
         }
     }
 
     fn turn(&mut self) {
-        if self.endpoint.wants_turn() {
+        if self.endpoint.wants().turn {
             let before = self.script().receives;
-            self.endpoint.take_turn(self.now, &mut self.shared).expect("no datagram ends the loop (invariant 2)");
+            self.endpoint.take_turn(self.now, &mut self.resources).expect("no datagram ends the loop (invariant 2)");
             assert!(self.script().receives <= before + 1, "a turn received twice (invariant 5)");
         }
     }
@@ -218,11 +222,11 @@ impl Simulation {
         let (endpoint, script, statistics) = (&self.endpoint, self.endpoint.socket(), self.endpoint.statistics());
         let waiting = statistics.unsent > 0;
         if !script.arrived.is_empty() && !script.readable_edge && !waiting {
-            assert!(endpoint.wants_turn(), "nothing would bring the backlog back (invariant 1)");
+            assert!(endpoint.wants().turn, "nothing would bring the backlog back (invariant 1)");
         }
-        assert_eq!(endpoint.interest() != Interest::READABLE, waiting, "WRITABLE (invariant 4)");
+        assert_eq!(endpoint.wants().interest != Some(Interest::READABLE), waiting, "WRITABLE (invariant 4)");
         if waiting {
-            assert_eq!(endpoint.wants_turn(), !script.blocked, "replies are sent when they can be (invariant 4)");
+            assert_eq!(endpoint.wants().turn, !script.blocked, "replies are sent when they can be (invariant 4)");
         }
         for peer in 4000..4003 {
             let numbers = script.wire.iter().filter(|(port, _)| *port == peer).map(|(_, reply)| number(reply));
@@ -239,7 +243,7 @@ impl Simulation {
         self.script().drain(usize::MAX / 2);
         for _ in 0..10_000 {
             self.poll();
-            if !self.endpoint.wants_turn() {
+            if !self.endpoint.wants().turn {
                 break;
             }
             self.turn();
@@ -299,7 +303,7 @@ fn a_broken_socket_ends_the_loop_and_its_replies_are_counted() {
     (0..10).for_each(|_| simulation.arrive(4000, 0));
     simulation.script().send_errors = [libc::EPERM, libc::EBADF].into();
     simulation.poll();
-    let error = simulation.endpoint.take_turn(simulation.now, &mut simulation.shared).expect_err("broken");
+    let error = simulation.endpoint.take_turn(simulation.now, &mut simulation.resources).expect_err("broken");
     assert_eq!(error.raw_os_error(), Some(libc::EBADF));
     let statistics = simulation.endpoint.statistics();
     assert_eq!((statistics.received, statistics.failed.total(), statistics.unsent), (10, 1, 9));
@@ -323,10 +327,10 @@ fn receives_that_always_fail_end_the_loop_and_others_do_not() {
         }
     }
 
-    let Simulation { mut shared, now, .. } = Simulation::new(0);
+    let Simulation { mut resources, now, .. } = Simulation::new(0);
     let mut endpoint = Endpoint::new(Failing(0), ([127, 0, 0, 1], 5000).into(), "discard", None);
-    endpoint.readable();
-    let turns = (1..).find(|_| endpoint.take_turn(now, &mut shared).is_err());
+    endpoint.note(READABLE);
+    let turns = (1..).find(|_| endpoint.take_turn(now, &mut resources).is_err());
     assert_eq!(turns, Some(189), "a datagram starts the count again");
     assert_eq!(endpoint.statistics().receive_errors.total(), 189);
 }

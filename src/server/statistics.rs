@@ -1,100 +1,110 @@
-//! A counter for each way in which a datagram can end, and how the counts are told: as a line and as JSON.
+//! Statistics: how the datagrams of each endpoint ended, as counters, as a line of text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 
-use serde::Serialize;
+/// Counts by name: refusals by reason, errors by kind. The names are few and fixed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(transparent))]
+pub struct CountsByName(BTreeMap<&'static str, u64>);
 
-/// Counts by name, for the reasons of refusals and the kinds of errors. The names are few and fixed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Counts(BTreeMap<&'static str, u64>);
-
-impl Counts {
-    /// Counts one more of `name`.
-    pub fn add(&mut self, name: &'static str) {
-        *self.0.entry(name).or_default() += 1;
+impl CountsByName {
+    /// Returns the count of `name`; 0 if it was never counted.
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
     }
 
-    fn add_all(&mut self, other: &Self) {
-        other.0.iter().for_each(|(name, count)| *self.0.entry(name).or_default() += count);
+    /// Returns the names that were counted, in alphabetical order, and their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(name, count)| (*name, *count))
     }
 
-    /// How many of all names.
+    /// Returns the sum of all counts.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }
+
+    pub(crate) fn increment(&mut self, name: &'static str) {
+        *self.0.entry(name).or_default() += 1;
+    }
+
+    fn add(&mut self, other: &Self) {
+        other.iter().for_each(|(name, count)| *self.0.entry(name).or_default() += count);
+    }
 }
 
-/// Shows `3`, or `3 (EPERM 1, ENOBUFS 2)`.
-impl Display for Counts {
+/// Writes `3`, or `3 (ENOBUFS 2, EPERM 1)`.
+impl Display for CountsByName {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.total())?;
-        let mut before = " (";
-        for (name, count) in &self.0 {
-            write!(f, "{before}{name} {count}")?;
-            before = ", ";
+        let mut separator = " (";
+        for (name, count) in self.iter() {
+            write!(f, "{separator}{name} {count}")?;
+            separator = ", ";
         }
         if self.0.is_empty() { Ok(()) } else { f.write_str(")") }
     }
 }
 
-/// What became of the datagrams of one endpoint.
+/// How the datagrams of one endpoint ended.
 ///
 /// Every datagram ends in exactly one way: `received` = `answered` + `refused` + `failed` + `unsent`
-/// (invariant 6, defended by `server::simulation` and `tests/program/load.rs`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// (invariant 6, defended by `server::simulation` and `tests/program/overload.rs`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Statistics {
-    /// Datagrams that came.
+    /// Datagrams received.
     pub received: u64,
-    /// Their payloads, in bytes.
+    /// The total length of their payloads, in bytes.
     pub received_bytes: u64,
-    /// Replies that the system took.
+    /// Replies that the system accepted for sending.
     pub answered: u64,
-    /// Their payloads, in bytes.
+    /// The total length of their payloads, in bytes.
     pub answered_bytes: u64,
-    /// Datagrams that were not answered on purpose, by reason.
-    pub refused: Counts,
-    /// Replies that the system would not send, by error.
-    pub failed: Counts,
-    /// Errors that the system reported instead of a datagram, by error. They stand outside the sum above.
-    pub receive_errors: Counts,
-    /// Replies that had to wait until the socket was writable, whatever became of them.
+    /// Datagrams that were deliberately not answered, by reason.
+    pub refused: CountsByName,
+    /// Replies that the system did not send, by error.
+    pub failed: CountsByName,
+    /// Errors that the system returned instead of a datagram, by error. Not part of the sum above.
+    pub receive_errors: CountsByName,
+    /// Replies that had to wait until the socket was writable, however they ended.
     pub waited: u64,
-    /// The most replies that waited at one time, for one socket.
+    /// The largest number of replies of one socket that waited at the same time.
     pub waiting_peak: u64,
-    /// Replies that wait now; at the end, those that never left.
+    /// Replies that are waiting now; in the final report, those that were never sent.
     pub unsent: u64,
 }
 
-/// The statistics of one endpoint, with what it belongs to.
-#[derive(Clone, Debug, Serialize)]
+/// The statistics of one endpoint. Displayed as a line for the log.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct EndpointReport {
-    /// The name of its service.
+    /// The name of the service.
     pub service: &'static str,
-    /// The address that it is bound to.
+    /// The address that the endpoint is bound to.
     pub address: SocketAddr,
-    /// What became of the datagrams that reached it.
-    #[serde(flatten)]
+    /// How the datagrams that reached the endpoint ended.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub statistics: Statistics,
-    /// Datagrams that never reached it because the receive buffer was full; `None` where the system does not tell.
+    /// Socket buffers that the kernel dropped before they were received, mostly because the receive buffer was full;
+    /// `None` if the system does not count them. A buffer holds several datagrams if the kernel coalesced them.
     pub kernel_dropped: Option<u64>,
 }
 
 impl EndpointReport {
     fn add(&mut self, other: &Self) {
-        let (sum, statistics) = (&mut self.statistics, &other.statistics);
-        sum.received += statistics.received;
-        sum.received_bytes += statistics.received_bytes;
-        sum.answered += statistics.answered;
-        sum.answered_bytes += statistics.answered_bytes;
-        sum.refused.add_all(&statistics.refused);
-        sum.failed.add_all(&statistics.failed);
-        sum.receive_errors.add_all(&statistics.receive_errors);
-        sum.waited += statistics.waited;
-        sum.waiting_peak = sum.waiting_peak.max(statistics.waiting_peak);
-        sum.unsent += statistics.unsent;
+        let (sum, new) = (&mut self.statistics, &other.statistics);
+        sum.received += new.received;
+        sum.received_bytes += new.received_bytes;
+        sum.answered += new.answered;
+        sum.answered_bytes += new.answered_bytes;
+        sum.refused.add(&new.refused);
+        sum.failed.add(&new.failed);
+        sum.receive_errors.add(&new.receive_errors);
+        sum.waited += new.waited;
+        sum.waiting_peak = sum.waiting_peak.max(new.waiting_peak);
+        sum.unsent += new.unsent;
         self.kernel_dropped = self.kernel_dropped.zip(other.kernel_dropped).map(|(a, b)| a + b);
     }
 }
@@ -126,24 +136,25 @@ impl Display for EndpointReport {
     }
 }
 
-/// Adds up what several loops did, endpoint by endpoint; all have the same endpoints in the same order.
-pub fn add_up(loops: impl Iterator<Item = Vec<EndpointReport>>) -> Vec<EndpointReport> {
-    loops
-        .reduce(|mut sum, reports| {
-            sum.iter_mut().zip(&reports).for_each(|(sum, report)| sum.add(report));
-            sum
-        })
-        .unwrap_or_default()
+/// Adds up the reports of several workers. All must have the same endpoints in the same order.
+pub fn sum_of_workers(workers: impl IntoIterator<Item = Vec<EndpointReport>>) -> Vec<EndpointReport> {
+    let sum = workers.into_iter().reduce(|mut sum, worker| {
+        sum.iter_mut().zip(&worker).for_each(|(sum, report)| sum.add(report));
+        sum
+    });
+    sum.unwrap_or_default()
 }
 
-/// What a server did: `serve --json` prints it as it is serialized.
-#[derive(Clone, Debug, Serialize)]
+/// What a server did. `serve --json` prints it in its serialized form.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Report {
-    /// Counts up when a field changes its meaning or goes; new fields may come without.
+    /// The version of the serialized form. Incremented when a field is removed or changes its meaning, not when one
+    /// is added.
     pub schema: u32,
-    /// From the moment at which all services listened, in seconds.
+    /// The time since all services were listening, in seconds.
     pub seconds: f64,
-    /// One for each address, in the order in which the services were named.
+    /// One report for each address, in the order in which the services were given.
     pub endpoints: Vec<EndpointReport>,
 }
 
@@ -152,28 +163,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loops_add_up() {
+    fn counts_of_workers_add_up() {
         let report = |received, reason, waiting_peak, kernel_dropped| {
             let mut statistics = Statistics { received, waiting_peak, unsent: 1, ..Statistics::default() };
-            statistics.refused.add(reason);
+            statistics.refused.increment(reason);
             EndpointReport { service: "hello", address: ([127, 0, 0, 1], 5000).into(), statistics, kernel_dropped }
         };
-        let sum = add_up([vec![report(1, "a", 5, Some(1))], vec![report(2, "b", 3, Some(2))]].into_iter());
+        let sum = sum_of_workers([vec![report(1, "a", 5, Some(1))], vec![report(2, "b", 3, Some(2))]]);
         assert_eq!(sum.len(), 1);
         let statistics = &sum[0].statistics;
         assert_eq!((statistics.received, statistics.waiting_peak, statistics.unsent), (3, 5, 2));
         assert_eq!(statistics.refused.to_string(), "2 (a 1, b 1)");
+        assert_eq!((statistics.refused.get("a"), statistics.refused.get("c")), (1, 0));
         assert_eq!(sum[0].kernel_dropped, Some(3));
-        assert!(add_up(std::iter::empty()).is_empty());
+        assert!(sum_of_workers([]).is_empty());
     }
 
     #[test]
-    fn a_line_tells_what_happened_and_leaves_out_what_did_not() {
+    fn a_line_leaves_out_rare_counts_that_are_zero() {
         let mut statistics =
             Statistics { received: 4, received_bytes: 40, answered: 1, answered_bytes: 16, ..Statistics::default() };
-        statistics.refused.add("own_port");
-        statistics.failed.add("EPERM");
-        statistics.failed.add("ENOBUFS");
+        statistics.refused.increment("own_port");
+        statistics.failed.increment("EPERM");
+        statistics.failed.increment("ENOBUFS");
         let address = ([127, 0, 0, 1], 5000).into();
         let mut report = EndpointReport { service: "hello", address, statistics, kernel_dropped: Some(7) };
         assert_eq!(
@@ -183,7 +195,7 @@ mod tests {
         );
         report.statistics.waited = 3;
         report.statistics.waiting_peak = 2;
-        report.statistics.receive_errors.add("ECONNREFUSED");
+        report.statistics.receive_errors.increment("ECONNREFUSED");
         report.kernel_dropped = None;
         assert!(
             report

@@ -1,4 +1,4 @@
-//! `bench`: what it counts adds up, and what it measures is true, whatever the responder does.
+//! `bench`: its counts add up and its figures are true, whatever the responder does.
 
 use std::process::{Output, Stdio};
 use std::thread;
@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{LIMIT, Server, needs, run, signal, udpong};
-use crate::peers::{Peer, closed_address};
+use crate::harness::{Responder, Server, TIMEOUT, closed_address, needs, run, signal, udpong};
 
 fn bench(target: &str, arguments: &[&str]) -> Output {
     run(udpong(&["bench", target]).args(arguments), b"")
@@ -17,7 +16,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The report of `--json`, which must be all that stands on stdout, and add up.
+/// Returns the report of `--json`, which must be everything on stdout and add up.
 fn report(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"));
@@ -33,13 +32,15 @@ fn latency(report: &Value, figure: &str) -> f64 {
     report["latency_ms"][figure].as_f64().unwrap_or_else(|| panic!("no latency {figure} in {report}"))
 }
 
+/// Both ends count the same.
 #[test]
-fn every_service_of_ours_is_loaded_without_a_loss() {
+fn every_service_answers_every_probe() {
     let services = ["hello@127.0.0.1:0", "echo@[::1]:0", "ack@:0", "fixed@:0"];
-    let server = Server::start_many(4, &[&services[..], &["-q"]].concat());
-    for address in server.addresses() {
-        for load in [&["--in-flight", "8", "--clients", "3"][..], &["--segments", "4"], &["--rate", "2k"], &["-s", "0"]]
-        {
+    let server = Server::start_many(4, &[&services[..], &["-q", "--json"]].concat());
+    let loads = [&["--in-flight", "8", "--clients", "3"][..], &["--segments", "4"], &["--rate", "2k"], &["-s", "0"]];
+    let mut sent = [0; 4];
+    for (address, sent) in server.addresses().iter().zip(&mut sent) {
+        for load in loads {
             let output = bench(&address.to_string(), &[load, &["-t", "100ms", "-W", "10s", "--json"]].concat());
             let report = report(&output);
             assert!(count(&report, "answered") > 0, "{report}");
@@ -47,12 +48,16 @@ fn every_service_of_ours_is_loaded_without_a_loss() {
             assert_eq!(report["lateness_ms"].is_object(), load[0] == "--rate", "{report}");
             assert_eq!(output.status.code(), Some(0));
             assert_eq!(report["target"], address.to_string());
+            *sent += count(&report, "sent");
         }
+    }
+    for (endpoint, sent) in server.stop().endpoints().iter().zip(sent) {
+        assert_eq!((endpoint.get("received"), endpoint.get("answered")), (sent, sent), "{endpoint:?}");
     }
 }
 
 #[test]
-fn the_report_is_told_as_text_and_nothing_else_is() {
+fn text_report_is_all_that_is_printed() {
     let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
     let output = bench(&server.address().to_string(), &["-t", "50ms", "--clients", "2"]);
     let text = String::from_utf8_lossy(&output.stdout);
@@ -67,24 +72,23 @@ fn the_report_is_told_as_text_and_nothing_else_is() {
 }
 
 #[test]
-fn a_lost_answer_does_not_stall_the_window() {
+fn lost_answers_do_not_stall_the_closed_loop() {
     needs!("python3");
-    let peer = Peer::python(
+    let responder = Responder::python(
         "
 def answer(n, data, to):
     if n % 10 != 0: server.sendto(data, to)
     if n % 7 == 0: server.sendto(data, to)
 ",
     );
-    let output = bench(&peer.target(), &["-t", "1s", "-W", "50ms", "--json"]);
-    let report = report(&output);
+    let report = report(&bench(&responder.target(), &["-t", "1s", "-W", "50ms", "--json"]));
     assert!(count(&report, "lost") >= 2 && count(&report, "duplicate") >= 2, "{report}");
 }
 
 #[test]
-fn second_answers_are_counted_to_the_last_and_end_nothing() {
+fn every_duplicate_is_counted() {
     needs!("python3");
-    let peer = Peer::python(
+    let responder = Responder::python(
         "
 def answer(n, data, to):
     server.sendto(data, to)
@@ -93,7 +97,7 @@ def answer(n, data, to):
     );
     for window in ["1", "8"] {
         let load = ["--clients", "3", "--in-flight", window, "-t", "200ms", "-W", "10s", "--json"];
-        let report = report(&bench(&peer.target(), &load));
+        let report = report(&bench(&responder.target(), &load));
         let sent = count(&report, "sent");
         assert!(sent >= 3, "{report}");
         assert_eq!((count(&report, "answered"), count(&report, "duplicate")), (sent, sent), "{report}");
@@ -101,42 +105,39 @@ def answer(n, data, to):
 }
 
 #[test]
-fn a_responder_that_stalls_cannot_hide_from_a_schedule() {
+fn open_loop_measures_a_stalled_responder() {
     needs!("python3");
-    let peer = Peer::python(
+    let responder = Responder::python(
         "
 def answer(n, data, to):
     if n == 50: time.sleep(0.5)
     server.sendto(data, to)
 ",
     );
-    let output = bench(&peer.target(), &["--rate", "200", "-t", "1s", "-W", "30s", "--json"]);
-    let report = report(&output);
-    // 100 of 200 datagrams were due during the stall; in a closed loop it would be one.
+    let report = report(&bench(&responder.target(), &["--rate", "200", "-t", "1s", "-W", "30s", "--json"]));
+    // 100 of 200 probes were due during the stall; a closed loop would have measured one.
     assert!(latency(&report, "p90") > 200.0, "{report}");
     assert!((100..=200).contains(&count(&report, "sent")), "{report}");
     assert_eq!(count(&report, "lost"), 0, "{report}");
 }
 
 #[test]
-fn a_closed_port_ends_it_at_once() {
+fn closed_port_ends_the_run_at_once() {
     let start = Instant::now();
     for load in [&["--rate", "1k"][..], &["--clients", "4", "--in-flight", "4"], &["--warm-up", "2m"]] {
-        let output = bench(
-            &closed_address().to_string(),
-            &[load, &["-t", "2m", "-W", "2m", "--json", "--max-loss", "1%"]].concat(),
-        );
+        let arguments = [load, &["-t", "2m", "-W", "2m", "--json", "--max-loss", "1%"]].concat();
+        let output = bench(&closed_address().to_string(), &arguments);
         let report = report(&output);
         assert_eq!(count(&report, "answered"), 0);
         assert!(report["latency_ms"]["p50"].is_null());
         assert_eq!(output.status.code(), Some(1));
         assert!(stderr(&output).contains("nobody listens on"), "{}", stderr(&output));
     }
-    assert!(start.elapsed() < LIMIT, "waited for answers that cannot come");
+    assert!(start.elapsed() < TIMEOUT, "it waited for answers that cannot come");
 }
 
 #[test]
-fn silence_is_lost() {
+fn unanswered_probes_are_lost() {
     let server = Server::start(&["discard@127.0.0.1:0", "-q"]);
     let output = bench(&server.address().to_string(), &["-t", "100ms", "-W", "50ms", "--in-flight", "4", "--json"]);
     let report = report(&output);
@@ -146,23 +147,22 @@ fn silence_is_lost() {
 }
 
 #[test]
-fn a_responder_that_dies_is_not_flooded_and_the_rest_is_lost() {
+fn responder_that_exits_is_not_flooded() {
     needs!("python3");
-    let peer = Peer::python(
+    let responder = Responder::python(
         "
 def answer(n, data, to):
     server.sendto(data, to)
     if n == 20: sys.exit()
 ",
     );
-    let output = bench(&peer.target(), &["-t", "300ms", "-W", "2s", "--in-flight", "2", "--json"]);
-    let report = report(&output);
+    let report = report(&bench(&responder.target(), &["-t", "300ms", "-W", "2s", "--in-flight", "2", "--json"]));
     assert_eq!(count(&report, "answered"), 20, "{report}");
     assert!((1..100).contains(&count(&report, "lost")), "{report}");
 }
 
 #[test]
-fn ctrl_c_gives_the_report_so_far() {
+fn sigint_ends_the_run_with_its_report() {
     let mut server = Server::start(&["echo@127.0.0.1:0"]);
     let mut command = udpong(&["bench", &server.address().to_string(), "-t", "60s", "--json"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
@@ -177,7 +177,7 @@ fn ctrl_c_gives_the_report_so_far() {
 }
 
 #[test]
-fn a_generator_that_was_stopped_owns_up_to_it() {
+fn stopped_generator_reports_its_lateness() {
     let mut server = Server::start(&["echo@127.0.0.1:0"]);
     let mut command = udpong(&["bench", &server.address().to_string(), "--rate", "100", "-t", "60s", "--json"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
@@ -196,7 +196,7 @@ fn a_generator_that_was_stopped_owns_up_to_it() {
 }
 
 #[test]
-fn a_warm_up_is_not_measured() {
+fn warm_up_is_not_counted() {
     let server = Server::start(&["echo@127.0.0.1:0", "-q", "--json"]);
     let target = server.address().to_string();
     let report = report(&bench(&target, &["--warm-up", "100ms", "-t", "100ms", "-W", "10s", "--json"]));
@@ -205,7 +205,7 @@ fn a_warm_up_is_not_measured() {
 }
 
 #[test]
-fn a_broken_limit_is_named_and_decides_the_exit_code() {
+fn exceeded_limit_is_named_and_exits_with_1() {
     let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
     let target = server.address().to_string();
     let output = bench(&target, &["-t", "50ms", "--max-p99", "1us"]);
@@ -215,7 +215,7 @@ fn a_broken_limit_is_named_and_decides_the_exit_code() {
 }
 
 #[test]
-fn wrong_use_exits_with_2() {
+fn usage_errors_exit_with_2() {
     for (arguments, expected) in [
         (&["--segments", "64", "-s", "1200"][..], "do not fit"),
         (&["--segments", "2", "-s", "0"], "do not fit"),

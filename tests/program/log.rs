@@ -1,4 +1,4 @@
-//! The log: what it says, how little of it a stranger decides, and that no stderr however bad costs a datagram.
+//! The log: its lines and levels, escaping of untrusted bytes, and a stderr that is slow, stuck or closed.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -6,82 +6,82 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Finished, Server, ask, client, flood, insist, needs, receive, run, udpong};
+use crate::harness::{
+    Server, ServerOutput, connect, flood, needs, receive, request, request_until_answered, run, udpong,
+};
 
 const HELLO: [&str; 5] = ["serve", "hello@127.0.0.1:0", "--json", "--grace", "60s"];
 
-/// Sends, stops, and checks that every datagram was answered, unless the kernel had no room for it.
-fn send_and_account_for(server: Server, sent: u64) -> Finished {
-    flood(server.address(), b"a message", sent);
-    let asked = insist(server.address());
-    account_for(server, sent + asked)
+/// Floods a server, stops it, and checks that it answered every datagram for which the kernel had room.
+fn flood_and_stop(server: Server, datagrams: u64) {
+    flood(server.address(), b"a message", datagrams);
+    let requests = request_until_answered(server.address());
+    stop(server, datagrams + requests);
 }
 
-fn account_for(server: Server, sent: u64) -> Finished {
-    let finished = server.stop();
-    assert_eq!(finished.status.code(), Some(0));
-    let endpoint = finished.endpoint();
-    assert_eq!(endpoint.get("received") + endpoint.get("kernel_dropped"), sent, "{endpoint:?}");
+fn stop(server: Server, sent: u64) -> ServerOutput {
+    let output = server.stop_and_account_for(sent);
+    let endpoint = output.endpoint();
     assert_eq!(endpoint.get("received"), endpoint.get("answered"), "{endpoint:?}");
-    finished
+    output
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_costs_no_datagram_and_the_skipped_lines_are_told() {
+fn unread_pipe_costs_log_lines_and_no_datagrams() {
     let (reader, writer) = io::pipe().expect("a pipe");
-    let mut server = Server::spawn_unheard(udpong(&HELLO).stderr(writer));
+    let mut server = Server::spawn_without_log(udpong(&HELLO).stderr(writer));
     flood(server.address(), b"a message", 100_000);
-    let asked = insist(server.address());
-    server.hear(reader);
+    let requests = request_until_answered(server.address());
+    server.read_log(reader);
     server.wait_for_line(" log lines skipped", 0);
-    let finished = account_for(server, 100_000 + asked);
-    let count = |text: &str| finished.log.iter().filter(|line| line.contains(text)).count() as u64;
-    let skipped = finished.log.iter().filter_map(|line| line.strip_suffix(" log lines skipped")?.split("] ").nth(1));
-    let skipped: u64 = skipped.map(|count| count.parse::<u64>().expect("a count")).sum();
-    let told = count("Received message from ") + count("Sent response to ");
-    assert_eq!(told + skipped, 2 * finished.endpoint().get("received"));
-    assert_eq!((count("Server is listening on "), count("dropped by the kernel")), (1, 1));
+    let output = stop(server, 100_000 + requests);
+    let skipped = output.log.iter().filter_map(|line| line.strip_suffix(" log lines skipped")?.split("] ").nth(1));
+    let skipped: usize = skipped.map(|count| count.parse::<usize>().expect("a count")).sum();
+    let logged = output.count_lines("Received message from ") + output.count_lines("Sent response to ");
+    assert_eq!((logged + skipped) as u64, 2 * output.endpoint().get("received"));
+    assert_eq!(output.count_lines("Server is listening on "), 1);
+    assert_eq!(output.count_lines("dropped by the kernel"), 1);
 }
 
 #[test]
-fn a_stuck_stderr_does_not_keep_it_from_stopping() {
+fn stuck_stderr_does_not_prevent_shutdown() {
     let (reader, writer) = io::pipe().expect("a pipe");
-    let server = Server::spawn_unheard(udpong(&["serve", "hello@127.0.0.1:0", "--json"]).stderr(writer));
+    let server = Server::spawn_without_log(udpong(&["serve", "hello@127.0.0.1:0", "--json"]).stderr(writer));
     flood(server.address(), b"a message", 10_000);
-    insist(server.address());
-    let finished = server.stop();
-    assert_eq!(finished.status.code(), Some(0));
-    assert!(finished.endpoint().get("answered") > 0);
+    request_until_answered(server.address());
+    let output = server.stop();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.endpoint().get("answered") > 0);
     drop(reader);
 }
 
 #[test]
-fn a_slow_stderr_costs_no_datagram() {
+fn slow_stderr_costs_no_datagrams() {
     let (mut reader, writer) = io::pipe().expect("a pipe");
-    let server = Server::spawn_unheard(udpong(&HELLO[..3]).stderr(writer));
-    let slow = thread::spawn(move || {
+    let server = Server::spawn_without_log(udpong(&HELLO[..3]).stderr(writer));
+    let slow_reader = thread::spawn(move || {
         while reader.read(&mut [0; 100]).is_ok_and(|read| read > 0) {
             thread::sleep(Duration::from_millis(2));
         }
     });
-    send_and_account_for(server, 20_000);
-    slow.join().expect("the slow reader");
+    flood_and_stop(server, 20_000);
+    slow_reader.join().expect("the slow reader");
 }
 
 #[test]
-fn a_closed_pipe_costs_no_datagram() {
+fn closed_pipe_costs_no_datagrams() {
     let (reader, writer) = io::pipe().expect("a pipe");
     drop(reader);
-    send_and_account_for(Server::spawn_unheard(udpong(&HELLO).stderr(writer)), 20_000);
+    flood_and_stop(Server::spawn_without_log(udpong(&HELLO).stderr(writer)), 20_000);
 }
 
 #[test]
-fn a_full_device_costs_no_datagram() {
+fn full_device_costs_no_datagrams() {
     let full = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
-    send_and_account_for(Server::spawn_unheard(udpong(&HELLO).stderr(full)), 20_000);
+    flood_and_stop(Server::spawn_without_log(udpong(&HELLO).stderr(full)), 20_000);
 }
 
-/// A shell that becomes the program with other files open than usual.
+/// Returns a shell that redirects its files and becomes the program.
 fn redirected(redirection: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("exec \"$0\" \"$@\" {redirection}"));
@@ -90,32 +90,33 @@ fn redirected(redirection: &str, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn a_closed_stderr_costs_no_datagram() {
+fn closed_stderr_costs_no_datagrams() {
     needs!("sh");
-    send_and_account_for(Server::spawn_unheard(&mut redirected("2>&-", &HELLO)), 20_000);
+    flood_and_stop(Server::spawn_without_log(&mut redirected("2>&-", &HELLO)), 20_000);
 }
 
 #[test]
-fn with_both_outputs_gone_it_answers_and_stops_all_the_same() {
+fn serves_and_stops_without_stdout_and_stderr() {
     needs!("sh");
     for redirection in [">&2", ">&- 2>&- <&-"] {
         let (reader, writer) = io::pipe().expect("a pipe");
         drop(reader);
-        let server = Server::spawn_unheard(redirected(redirection, &["serve", "hello@127.0.0.1:0"]).stderr(writer));
-        let socket = client(server.address());
+        let mut command = redirected(redirection, &["serve", "hello@127.0.0.1:0"]);
+        let server = Server::spawn_without_log(command.stderr(writer));
+        let socket = connect(server.address());
         for _ in 0..1000 {
-            assert_eq!(ask(&socket, b"you"), b"Hello you");
+            assert_eq!(request(&socket, b"you"), b"Hello you");
         }
         assert_eq!(server.stop().status.code(), Some(0), "{redirection}");
     }
 }
 
 #[test]
-fn quiet_takes_away_the_lines_about_single_datagrams_and_nothing_else() {
+fn quiet_removes_only_the_lines_of_single_datagrams() {
     let mut server = Server::start(&["hello@127.0.0.1:0", "-q", "--stats=50ms"]);
-    let socket = client(server.address());
+    let socket = connect(server.address());
     socket.send(&[b'x'; 65_507]).expect("sent");
-    assert_eq!(ask(&socket, b"you"), b"Hello you");
+    assert_eq!(request(&socket, b"you"), b"Hello you");
     server.wait_for_line("received 2 ", 0);
     let log = server.stop().log.join("\n");
     for text in ["Server is listening on ", "Cannot send 65513 bytes to ", "received/s", "unsent 0"] {
@@ -125,7 +126,7 @@ fn quiet_takes_away_the_lines_about_single_datagrams_and_nothing_else() {
 }
 
 #[test]
-fn the_level_is_rust_logs_unless_log_says_otherwise() {
+fn log_option_overrides_rust_log() {
     let log = |level: Option<&str>, arguments: &[&str]| {
         let mut command = udpong(&["serve", "hello@0.0.0.0:0", "--for", "1ms", "--io", "portable"]);
         command.args(arguments);
@@ -154,12 +155,12 @@ fn the_level_is_rust_logs_unless_log_says_otherwise() {
 }
 
 #[test]
-fn bytes_from_strangers_reach_no_terminal_raw() {
+fn untrusted_bytes_are_escaped_and_cut() {
     let mut server = Server::start(&["echo@127.0.0.1:0", "--json"]);
-    let socket = client(server.address());
+    let socket = connect(server.address());
     let hostile: [&[u8]; 12] = [
         b"\x1b[2J\x1b]0;owned\x07",
-        b"\n2026-01-01T00:00:00.000Z INFO  [udpong::server] Server is listening on 6.6.6.6:666 (forged)\n",
+        b"\n2026-01-01T00:00:00.000Z INFO  [udpong::server] Server is listening on 6.6.6.6:666 (fake)\n",
         b"\r",
         b"\0",
         b"\x7f\x08\x08",
@@ -172,45 +173,45 @@ fn bytes_from_strangers_reach_no_terminal_raw() {
         b"{}\"\\\"}",
     ];
     for part in hostile {
-        assert_eq!(ask(&socket, part), part);
+        assert_eq!(request(&socket, part), part);
         let long: Vec<u8> = part.iter().copied().cycle().take(65_507).collect();
-        assert_eq!(ask(&socket, &long), long);
+        assert_eq!(request(&socket, &long), long);
     }
     server.wait_for_line("Sent response", 23);
-    let finished = server.stop();
-    assert_eq!(finished.log.len(), 1 + 4 * hostile.len() + 1);
-    for line in &finished.log {
-        let bad = |c: char| {
+    let output = server.stop();
+    assert_eq!(output.log.len(), 1 + 4 * hostile.len() + 1);
+    for line in &output.log {
+        let is_unsafe = |c: char| {
             c.is_control()
                 || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
         };
-        assert!(!line.contains(bad), "{line:?}");
+        assert!(!line.contains(is_unsafe), "{line:?}");
         assert!(line.chars().count() < 400, "{line}");
     }
-    assert!(finished.log.iter().any(|line| line.contains(r": \u{1b}[2J\u{1b}]0;owned\u{7} (14 bytes)")));
-    assert_eq!(finished.endpoint().get("answered"), 2 * hostile.len() as u64);
-    assert!(finished.stdout.trim_end().chars().all(|c| (' '..='~').contains(&c)), "{}", finished.stdout);
+    assert!(output.count_lines(r": \u{1b}[2J\u{1b}]0;owned\u{7} (14 bytes)") > 0);
+    assert_eq!(output.endpoint().get("answered"), 2 * hostile.len() as u64);
+    assert!(output.stdout.trim_end().chars().all(|c| (' '..='~').contains(&c)), "{}", output.stdout);
 }
 
 #[test]
-fn an_error_that_keeps_happening_is_one_line() {
+fn repeated_error_is_logged_once() {
     let mut server = Server::start(&["hello@127.0.0.1:0", "-q", "--json"]);
-    let socket = client(server.address());
+    let socket = connect(server.address());
     for _ in 0..50 {
         socket.send(&[b'x'; 65_507]).expect("sent");
-        assert_eq!(ask(&socket, b"you"), b"Hello you");
+        assert_eq!(request(&socket, b"you"), b"Hello you");
     }
     server.wait_for_line("Cannot send", 0);
-    let finished = server.stop();
-    assert_eq!(finished.endpoint().count("failed", "EMSGSIZE"), 50);
-    assert_eq!(finished.log.iter().filter(|line| line.contains("Cannot send")).count(), 1);
-    assert_eq!(finished.log.len(), 3, "{:#?}", finished.log);
+    let output = server.stop();
+    assert_eq!(output.endpoint().count("failed", "EMSGSIZE"), 50);
+    assert_eq!(output.count_lines("Cannot send"), 1);
+    assert_eq!(output.log.len(), 3, "{:#?}", output.log);
 }
 
 #[test]
-fn lines_keep_the_order_of_what_happened() {
+fn lines_keep_the_order_of_datagrams() {
     let mut server = Server::start(&["echo@127.0.0.1:0"]);
-    let socket = client(server.address());
+    let socket = connect(server.address());
     for i in 0..50 {
         socket.send(format!("<{i}>").as_bytes()).expect("sent");
     }
@@ -219,9 +220,39 @@ fn lines_keep_the_order_of_what_happened() {
     }
     server.wait_for_line("Sent response", 49);
     let log = server.stop().log;
-    for words in ["Received message", "Sent response"] {
-        let lines = log.iter().filter(|line| line.contains(words));
+    for text in ["Received message", "Sent response"] {
+        let lines = log.iter().filter(|line| line.contains(text));
         let numbers: Vec<&str> = lines.map(|line| line.split(['<', '>']).nth(1).expect("a number")).collect();
         assert_eq!(numbers, (0..50).map(|i| i.to_string()).collect::<Vec<_>>());
+    }
+}
+
+/// Returns the largest buffer that the system grants without privileges, in bytes.
+fn largest_buffer(sysctl: &str) -> usize {
+    let limit = std::fs::read_to_string(format!("/proc/sys/net/core/{sysctl}")).expect("a limit");
+    limit.trim().parse().expect("a number")
+}
+
+/// As a warning where the size was given, at debug level where it is the default.
+#[test]
+fn reduced_buffer_size_is_logged() {
+    let log = |arguments: &[&str]| {
+        let server = Server::start(&[&["hello@127.0.0.1:0", "--log=debug"], arguments].concat());
+        server.stop().log
+    };
+    let too_large = log(&["--recv-buffer=1023M", "--send-buffer=1023M"]);
+    let default = log(&[]);
+    let granted = log(&["--recv-buffer=4k", "--send-buffer=8k"]);
+    for (name, limit) in [("receive", largest_buffer("rmem_max")), ("send", largest_buffer("wmem_max"))] {
+        let count = |log: &[String], level: &str, size: usize| {
+            let end = format!(" bytes, not {size}: the system sets a limit");
+            let start = format!("The {name} buffer on 127.0.0.1:");
+            let lines: Vec<_> = log.iter().filter(|line| line.contains(&start)).collect();
+            assert!(lines.iter().all(|line| line.contains(level) && line.ends_with(&end)), "{lines:?}");
+            lines.len()
+        };
+        assert_eq!(count(&too_large, " WARN ", 1023 << 20), usize::from(limit < 1023 << 20), "{name}");
+        assert_eq!(count(&default, " DEBUG ", 4 << 20), usize::from(limit < 4 << 20), "{name}");
+        assert_eq!(count(&granted, "nothing", 0), 0, "{name}");
     }
 }

@@ -1,21 +1,44 @@
-//! The program from outside: the real binary, real sockets, real input.
+//! The program from outside: the real binary, real sockets, foreign tools.
+//!
+//! Where a test belongs:
+//!
+//! | File | What it tests |
+//! |---|---|
+//! | `usage` | `serve`: wrong options, addresses that cannot be served, exit codes |
+//! | `services` | `serve`: what is replied, where it listens, several services and workers |
+//! | `compatibility` | `serve`: the five exercises byte for byte; foreign clients (socat, ncat, nping, check_udp) |
+//! | `reply_source` | `serve`: which address a reply leaves from |
+//! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
+//! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
+//! | `backpressure` | `serve`: replies that wait for a slow network |
+//! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
+//! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
+//! | `statistics` | `serve`: `--stats` and the report of `--json` |
+//! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
+//! | `send`, `ping`, `bench` | each command against udpong and against other responders |
+//! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
+//! | `manual` | help, man pages, completions, `make install` |
+//! | `soak` | the long run, `make soak` |
+//!
+//! `harness` is what they share. A test that uses a tool begins with `needs!("socat")`; one that needs root, fixed ports
+//! or the network to itself begins with `run_in_namespace!()`. Tests whose tools are missing are left out, and
+//! `tests/summary.rs` prints how many. What can be tested without the binary is a unit test next to the code.
 
-mod addresses;
 mod backpressure;
 mod bench;
-mod exercises;
+mod compatibility;
 mod faults;
 mod guard;
 mod harness;
-mod hostile;
-mod load;
+mod hostile_responders;
 mod log;
-mod pages;
-mod peers;
+mod manual;
+mod overload;
 mod ping;
+mod reply_source;
 mod send;
 mod services;
+mod shutdown;
 mod soak;
-mod stop;
-mod strange_peers;
+mod statistics;
 mod usage;

@@ -1,16 +1,15 @@
-//! `send`: one message, one answer, for each message of a terminal or a pipe.
+//! `send`: one message and one answer for each argument, line of a pipe, or line typed on a terminal.
 
 use std::process::Output;
 use std::time::Instant;
 
-use crate::harness::{LIMIT, Server, in_namespace, needs, python, run, udpong};
-use crate::peers::{Peer, closed_address};
+use crate::harness::{Responder, Server, TIMEOUT, closed_address, needs, python, run, run_in_namespace, udpong};
 
 fn send(arguments: &[&str], input: &[u8]) -> Output {
     run(udpong(&["send"]).args(arguments), input)
 }
 
-/// What it printed; it must have succeeded, and said nothing else.
+/// Returns stdout of a run that must succeed, with nothing on stderr.
 fn answer(arguments: &[&str], input: &[u8]) -> String {
     let output = send(arguments, input);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
@@ -18,7 +17,7 @@ fn answer(arguments: &[&str], input: &[u8]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// What it said on stderr; it must have failed with 1, and printed nothing.
+/// Returns stderr of a run that must exit with 1, with nothing on stdout.
 fn failure(arguments: &[&str], input: &[u8]) -> String {
     let output = send(arguments, input);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -27,7 +26,7 @@ fn failure(arguments: &[&str], input: &[u8]) -> String {
 }
 
 #[test]
-fn every_service_of_ours_answers() {
+fn answer_of_every_service_is_printed() {
     let server = Server::start_many(4, &["hello@127.0.0.1:0", "echo@[::1]:0", "fixed@:0", "ack@:0", "-q"]);
     let targets: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
     assert_eq!(answer(&[&targets[0], "Hello, server!"], b""), "Hello Hello, server!\n");
@@ -39,17 +38,17 @@ fn every_service_of_ours_answers() {
 }
 
 #[test]
-fn the_servers_of_the_exercises_are_answered_byte_for_byte() {
+fn answers_of_the_exercises_are_printed_byte_for_byte() {
     needs!("python3");
-    for (body, said, heard) in [
+    for (body, message, expected) in [
         ("b'Hello ' + data", "Hello, server!", "Hello Hello, server!"),
         ("data", "a message", "a message"),
         ("b'Hello UDP Client'", "Hello UDP Server", "Hello UDP Client"),
         ("b'Server acknowledges: ' + data", "how are you?", "Server acknowledges: how are you?"),
         ("data", "This is the message.  It will be repeated.", "This is the message.  It will be repeated."),
     ] {
-        let peer = Peer::python(&format!("def answer(n, data, to):\n    server.sendto({body}, to)"));
-        assert_eq!(answer(&["--raw", &peer.target(), said], b""), heard);
+        let responder = Responder::python(&format!("def answer(n, data, to):\n    server.sendto({body}, to)"));
+        assert_eq!(answer(&["--raw", &responder.target(), message], b""), expected);
     }
 }
 
@@ -62,7 +61,7 @@ fn every_line_of_a_pipe_is_a_message() {
 }
 
 #[test]
-fn answers_are_escaped_unless_they_are_wanted_raw() {
+fn answers_are_escaped_unless_raw() {
     let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
     let target = server.address().to_string();
     assert_eq!(answer(&[&target], b"\x1b[31m\xff\0\n"), "\\u{1b}[31m\\xff\\0\n");
@@ -72,7 +71,7 @@ fn answers_are_escaped_unless_they_are_wanted_raw() {
 }
 
 #[test]
-fn a_message_on_a_terminal_is_asked_for() {
+fn terminal_is_prompted() {
     needs!("python3");
     let server = Server::start(&["hello@127.0.0.1:0", "-q"]);
     let program = "
@@ -80,11 +79,11 @@ import os, pty, sys
 process, terminal = pty.fork()
 if process == 0:
     os.execv(sys.argv[1], [sys.argv[1], 'send', sys.argv[2]])
-said = b''
+output = b''
 def wait_for(text, times):
-    global said
-    while said.count(text) < times:
-        said += os.read(terminal, 1000)
+    global output
+    while output.count(text) < times:
+        output += os.read(terminal, 1000)
 wait_for(b'Enter message to send: ', 1)
 os.write(terminal, b'you\\n')
 wait_for(b'Hello you', 1)
@@ -97,11 +96,11 @@ print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 }
 
 #[test]
-fn failures_are_told_apart() {
+fn each_failure_has_its_message() {
     let closed = closed_address().to_string();
     let start = Instant::now();
     assert!(failure(&[&closed, "hi", "-W", "2m"], b"").contains("nobody listens on"));
-    assert!(start.elapsed() < LIMIT, "waited for an answer that cannot come");
+    assert!(start.elapsed() < TIMEOUT, "it waited for an answer that cannot come");
     assert!(failure(&["name.invalid", "hi"], b"").contains("cannot look up \"name.invalid\""));
     let too_long = "x".repeat(65_508);
     assert!(failure(&[&closed, &too_long], b"").contains("too long: 65508 bytes"));
@@ -109,27 +108,27 @@ fn failures_are_told_apart() {
 }
 
 #[test]
-fn silence_is_told_after_the_retries() {
+fn unanswered_message_is_retried_then_reported() {
     let server = Server::start(&["discard@127.0.0.1:0", "-q", "--json"]);
     let target = server.address().to_string();
-    let told = failure(&[&target, "hi", "-W", "50ms", "--retries", "3"], b"");
-    assert!(told.contains("no answer from") && told.contains("within 50ms (sent 4 times)"), "{told}");
+    let stderr = failure(&[&target, "hi", "-W", "50ms", "--retries", "3"], b"");
+    assert!(stderr.contains("no answer from") && stderr.contains("within 50ms (sent 4 times)"), "{stderr}");
     assert_eq!(server.stop().endpoint().get("received"), 4);
 }
 
 #[test]
-fn a_message_that_fails_does_not_end_the_others() {
+fn failed_message_does_not_end_the_others() {
     let closed = closed_address().to_string();
-    let told = failure(&[&closed], b"one\ntwo\n");
-    assert_eq!(told.matches("nobody listens on").count(), 2, "{told}");
-    assert!(told.contains("2 of 2 messages were not answered"), "{told}");
+    let stderr = failure(&[&closed], b"one\ntwo\n");
+    assert_eq!(stderr.matches("nobody listens on").count(), 2, "{stderr}");
+    assert!(stderr.contains("2 of 2 messages were not answered"), "{stderr}");
 }
 
 #[test]
-fn a_late_answer_is_not_taken_for_the_next_messages() {
+fn late_answer_is_not_taken_for_the_next_one() {
     needs!("python3");
-    // "a" is answered only once it came again, and then twice; the rest of its answers comes with the next message.
-    let peer = Peer::python(
+    // Answers "a" when it was sent again, and twice more when the next message arrives.
+    let responder = Responder::python(
         "
 first = []
 def answer(n, data, to):
@@ -142,23 +141,28 @@ def answer(n, data, to):
         server.sendto(b'to ' + data, to)
 ",
     );
-    assert_eq!(answer(&[&peer.target(), "-W", "2s"], b"a\nb\nc\n"), "to a\nto b\nto c\n");
+    assert_eq!(answer(&[&responder.target(), "-W", "2s"], b"a\nb\nc\n"), "to a\nto b\nto c\n");
 }
 
+/// ncat answers only the first client that it receives anything from.
 #[test]
-fn one_client_only_is_served_by_ncat_and_that_is_enough() {
+fn all_messages_come_from_one_client() {
     needs!("ncat");
-    let peer = Peer::command("ncat", &["-u", "-l", "127.0.0.1", "PORT", "-e", "/bin/cat"]);
-    assert_eq!(answer(&[&peer.target(), "-W", "10s"], b"a\nb\nc\n"), "a\nb\nc\n");
+    let responder = Responder::command("ncat", &["-u", "-l", "127.0.0.1", "PORT", "-e", "/bin/cat"]);
+    assert_eq!(answer(&[&responder.target(), "-W", "10s"], b"a\nb\nc\n"), "a\nb\nc\n");
 }
 
 #[test]
-fn in_a_namespace_of_its_own_no_route_and_the_default_target_are_told() {
-    if in_namespace("send::in_a_namespace_of_its_own_no_route_and_the_default_target_are_told") {
-        assert!(failure(&["203.0.113.1:5000", "hi"], b"").contains("no route leads there"));
-        let told = failure(&[], b"hi\n");
-        assert!(told.contains("nobody listens on 127.0.0.1:5000"), "{told}");
-        let _server = Server::start(&["-q"]);
-        assert_eq!(answer(&[], b"hi\n"), "Hello hi\n");
-    }
+fn unreachable_network_exits_with_1() {
+    run_in_namespace!();
+    assert!(failure(&["203.0.113.1:5000", "hi"], b"").contains("no route leads there"));
+}
+
+#[test]
+fn default_target_is_port_5000_on_loopback() {
+    run_in_namespace!();
+    let stderr = failure(&[], b"hi\n");
+    assert!(stderr.contains("nobody listens on 127.0.0.1:5000"), "{stderr}");
+    let _server = Server::start(&["-q"]);
+    assert_eq!(answer(&[], b"hi\n"), "Hello hi\n");
 }

@@ -1,37 +1,35 @@
-//! The loop of a bench: a poll over its clients, a line of those that want a turn, and the time.
+//! The load of a bench: clients in a closed loop, or a schedule over them in an open one.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::event::Source;
 
-use super::client::{Client, Shared};
+use super::client::{Client, Results, Traffic};
+use crate::client::probe::outcome::OutcomeCounts;
 use crate::client::probe::schedule::RateSchedule;
-use crate::client::probe::tracker::Counts;
-use crate::client::{Error, cannot_poll, linger, target, wait};
+use crate::client::{Error, linger, target};
 use crate::net::{IoBackend, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
+use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
 
-/// The token that no client has.
-const WAKER: Token = Token(usize::MAX);
+/// How often progress is reported.
+const PROGRESS: Duration = Duration::from_millis(50);
 
-/// How often datagrams past their timeout are looked for.
-const SWEEP: Duration = Duration::from_millis(20);
-
-/// How many sends of an open loop go by before the answers are looked at.
+/// At most this many sends per turn of an open loop.
 const BURST: usize = 64;
 
 /// What leaves, and what holds it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// Closed loop: so many datagrams are out on each client, and an answer lets the next one leave.
+    /// Closed loop: this many datagrams are in flight per client, and an answer lets the next one leave.
     InFlight(usize),
-    /// Open loop: so many datagrams a second on all clients together, on a schedule, whatever comes back.
+    /// Open loop: this many datagrams per second, all clients together, on a schedule, whatever comes back.
     Rate(u32),
 }
 
-/// How much of what a generator sends.
+/// The shape of the load.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// How many sockets.
@@ -46,215 +44,308 @@ pub struct Shape {
     pub timeout: Duration,
 }
 
-/// Lanes to one target, and the loop over them.
+/// Clients of one target, and the reactor that they run on.
 #[derive(Debug)]
 pub struct Generator {
     shape: Shape,
-    poll: Poll,
-    events: Events,
-    clients: Vec<Registered>,
-    ready: VecDeque<usize>,
-    shared: Shared,
-    shutdown: Shutdown,
+    reactor: Reactor<Task>,
+    clients: Vec<Client>,
+    traffic: Traffic,
+    results: Results,
 }
 
-#[derive(Debug)]
-struct Registered {
-    client: Client,
-    /// What the poll was last told to report.
-    interest: Interest,
-    in_line: bool,
+/// What the reactor gives turns to.
+#[derive(Clone, Copy, Debug)]
+enum Task {
+    /// A client, by its index.
+    Client(usize),
+    /// Sends what is due in an open loop, on one client after the other.
+    Schedule,
+    /// Ends the run, and reports progress meanwhile.
+    Clock,
 }
 
 impl Generator {
-    /// Opens the clients; `shutdown` ends a run.
+    /// Opens a socket for each client. `shutdown` ends a run.
     ///
     /// # Errors
     ///
-    /// [`Error::Failed`] when the system has not so many sockets for us.
+    /// Returns [`Error::Failed`] if the system refuses one of the sockets.
     pub fn new(target: SocketAddr, shape: Shape, shutdown: &Shutdown) -> Result<Self, Error> {
-        let poll = Poll::new().map_err(cannot_poll)?;
-        shutdown.wake(Waker::new(poll.registry(), WAKER).map_err(cannot_poll)?);
-        let (window, io, inbox) = match shape.load {
-            // Nothing to batch; and to look for a second answer can wait until the next datagram has left.
-            Load::InFlight(1) => (1, IoBackend::Portable, ReceiveBatch::with_slots(1)),
-            Load::InFlight(window) => (window, IoBackend::Auto, ReceiveBatch::new()),
-            Load::Rate(_) => (0, IoBackend::Auto, ReceiveBatch::new()),
+        let (window, io, received, precision) = match shape.load {
+            // There is nothing to batch, and looking for a second answer can wait until the next datagram has left.
+            Load::InFlight(1) => (1, IoBackend::Portable, ReceiveBatch::with_slots(1), Precision::Milliseconds),
+            Load::InFlight(window) => (window, IoBackend::Auto, ReceiveBatch::new(), Precision::Milliseconds),
+            Load::Rate(_) => (0, IoBackend::Auto, ReceiveBatch::new(), Precision::Exact),
         };
-        let mut clients = Vec::new();
-        for number in 1..=shape.clients {
-            let mut socket = target::open(target, io)
+        let open = |number: usize| {
+            let socket = target::open(target, io)
                 .map_err(|error| Error::Failed(format!("cannot open client {number} of {}: {error}", shape.clients)))?;
-            let interest = Interest::READABLE;
-            poll.registry().register(&mut socket, Token(number - 1), interest).map_err(cannot_poll)?;
-            let client = Client::new(socket, window, shape.timeout);
-            clients.push(Registered { client, interest, in_line: false });
-        }
+            Ok(Client::new(socket, window, shape.timeout))
+        };
         Ok(Self {
             shape,
-            poll,
-            // Room for all of them and the waker: what a poll does not report had not arrived by then.
-            events: Events::with_capacity(shape.clients + 1),
-            ready: VecDeque::with_capacity(clients.len()),
-            clients,
-            shared: Shared::new(target, shape.size, shape.segments, inbox),
-            shutdown: shutdown.clone(),
+            reactor: Reactor::with_precision(shutdown, precision)?,
+            clients: (1..=shape.clients).map(open).collect::<Result<_, Error>>()?,
+            traffic: Traffic::new(target, shape.size, shape.segments, received),
+            results: Results::new(),
         })
     }
 
-    /// Sends for `time`, then waits for what is out; returns how long it sent. Counts begin at zero.
+    /// Sends for `time`, then waits for what is in flight; returns how long it sent. Counts begin at zero.
     ///
-    /// A shutdown ends the sending. `progress` is told now and then how long it has been sending, and how many
-    /// datagrams came back.
+    /// A shutdown ends the sending. `progress` is called now and then with how long it has been sending, and how many
+    /// answers came back.
     ///
     /// # Errors
     ///
-    /// [`Error::Failed`] when polling failed or a socket became unusable.
-    pub fn run(&mut self, time: Duration, mut progress: impl FnMut(Duration, u64)) -> Result<Duration, Error> {
-        self.shared.start_over();
-        self.clients.iter_mut().for_each(|registered| registered.client.tracker_mut().start_over());
+    /// Returns [`Error::Failed`] if polling failed or a socket became unusable.
+    pub fn run(&mut self, time: Duration, progress: impl FnMut(Duration, u64)) -> Result<Duration, Error> {
+        let Self { shape, reactor, clients, traffic, results } = self;
+        results.clear();
+        clients.iter_mut().for_each(Client::start_over);
         let start = Instant::now();
-        let mut schedule = match self.shape.load {
-            Load::Rate(rate) => Some(RateSchedule::new(start, rate, self.shape.segments as u64)),
+        let schedule = match shape.load {
+            Load::Rate(rate) => Some(RateSchedule::new(start, rate, shape.segments as u64)),
             Load::InFlight(_) => None,
         };
-        let (mut now, mut polled, mut sweep) = (start, start, start);
-        while now.saturating_duration_since(start) < time && !self.is_over() {
-            if now >= sweep {
-                self.sweep(polled, true);
-                progress(now.saturating_duration_since(start), self.shared.received);
-                sweep = now + SWEEP;
-            }
-            if let Some(schedule) = &mut schedule {
-                self.send_due(schedule, now)?;
-            }
-            let left = time.saturating_sub(now.saturating_duration_since(start));
-            let timeout = left.min(sweep.saturating_duration_since(now));
-            // The poll counts whole milliseconds and rounds up; for what is due sooner it must not sleep.
-            let due = schedule.as_ref().map(|schedule| schedule.due().saturating_duration_since(now).as_millis());
-            let due = due.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)));
-            polled = now;
-            self.turn(due.map_or(timeout, |due| due.min(timeout)), true)?;
-            now = Instant::now();
+        let mut run = Run {
+            shape: *shape,
+            clients,
+            traffic,
+            results,
+            progress,
+            keys: Vec::new(),
+            schedule,
+            schedule_key: None,
+            blocked: false,
+            clock_key: None,
+            start,
+            end: start.checked_add(time),
+            next_progress: start,
+            phase: Phase::Sending,
+            in_flight: 0,
+        };
+        if time.is_zero() || run.is_over(reactor.shutdown()) {
+            return Ok(Duration::ZERO);
         }
-        self.drain()?;
-        Ok(now.saturating_duration_since(start))
+        for index in 0..shape.clients {
+            let key = reactor.insert(Task::Client(index), &mut run)?;
+            run.keys.push(key);
+        }
+        if run.schedule.is_some() {
+            run.schedule_key = Some(reactor.insert(Task::Schedule, &mut run)?);
+        }
+        run.clock_key = Some(reactor.insert(Task::Clock, &mut run)?);
+        let result = reactor.run(&mut run);
+        run.remove_tasks(reactor);
+        let sent_for = run.sent_for();
+        result.map(|()| sent_for)
     }
 
-    /// How the datagrams of the last run ended.
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
-        self.clients.iter().for_each(|registered| counts.add(registered.client.tracker().counts()));
+    /// Returns how the datagrams of the last run ended.
+    pub fn counts(&self) -> OutcomeCounts {
+        let mut counts = OutcomeCounts::default();
+        self.clients.iter().for_each(|client| counts.add(client.tracker().counts()));
         counts
     }
 
-    /// What the clients found out.
-    pub fn shared(&self) -> &Shared {
-        &self.shared
+    /// Returns what the clients have measured in the last run.
+    pub fn results(&self) -> &Results {
+        &self.results
     }
 
-    /// Whether a shutdown was asked for, or nobody listens.
+    /// Returns whether a shutdown was requested, or nobody listens.
     pub fn is_over(&self) -> bool {
-        self.shutdown.requested().is_some() || self.nobody_listens()
+        self.reactor.shutdown().is_requested() || self.nobody_listens()
     }
 
-    /// Whether all that ever came back is that nobody listens.
+    /// Returns whether the only thing that ever came back is that the port is closed.
     pub fn nobody_listens(&self) -> bool {
-        self.shared.refused > 0 && !self.shared.heard
+        nobody_listens(&self.results)
+    }
+}
+
+fn nobody_listens(results: &Results) -> bool {
+    results.refused > 0 && !results.heard
+}
+
+/// A run of a generator: sending, then draining.
+struct Run<'a, P> {
+    shape: Shape,
+    clients: &'a mut [Client],
+    traffic: &'a mut Traffic,
+    results: &'a mut Results,
+    progress: P,
+    /// Of the clients.
+    keys: Vec<Key>,
+    schedule: Option<RateSchedule>,
+    schedule_key: Option<Key>,
+    /// No client is writable, so the schedule waits for one.
+    blocked: bool,
+    clock_key: Option<Key>,
+    start: Instant,
+    /// When sending ends; `None` if that is beyond the clock's range.
+    end: Option<Instant>,
+    next_progress: Instant,
+    phase: Phase,
+    /// On all clients.
+    in_flight: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Sending,
+    /// What is in flight may still be answered.
+    Draining {
+        sent_for: Duration,
+        /// Once nothing is in flight: when to stop waiting for duplicates.
+        until: Option<Instant>,
+    },
+}
+
+impl<P: FnMut(Duration, u64)> Handler for Run<'_, P> {
+    type Task = Task;
+    type Error = Error;
+
+    fn note(&mut self, task: Task, readiness: Readiness, now: Instant) {
+        if let Task::Client(index) = task {
+            self.clients[index].note(readiness, now);
+        }
     }
 
-    /// Waits until nothing is out, and a little longer for second answers.
-    fn drain(&mut self) -> Result<(), Error> {
-        let (mut end, mut polled) = (None, Instant::now());
-        while !self.nobody_listens() {
-            self.turn(SWEEP, false)?;
-            self.sweep(polled, false);
-            let now = Instant::now();
-            if self.clients.iter().all(|registered| registered.client.tracker().in_flight() == 0) {
-                let linger = linger(&self.shared.latencies, self.shape.timeout);
-                if *end.get_or_insert(now + linger) <= now {
-                    break;
+    fn wants(&self, task: Task) -> Wants {
+        let sending = self.phase == Phase::Sending;
+        let deadline = match task {
+            Task::Client(index) => return self.clients[index].wants(sending, self.shape.segments),
+            Task::Schedule => self.next_due().filter(|_| !self.blocked),
+            Task::Clock => match self.phase {
+                Phase::Sending => Some(self.end.map_or(self.next_progress, |end| end.min(self.next_progress))),
+                Phase::Draining { until, .. } => until,
+            },
+        };
+        Wants { deadline, ..Wants::default() }
+    }
+
+    fn take_turn(&mut self, task: Task, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
+        match task {
+            Task::Client(index) => {
+                let sending = self.phase == Phase::Sending;
+                self.with_client(index, |client, traffic, results| client.take_turn(now, sending, traffic, results))?;
+                if self.blocked && self.clients[index].is_writable() {
+                    self.blocked = false;
+                    self.schedule_key.into_iter().for_each(|key| reactor.touch(key));
                 }
+                Ok(())
             }
-            polled = now;
-        }
-        for registered in &mut self.clients {
-            while registered.client.tracker_mut().lose_rest().is_some() {}
-        }
-        Ok(())
-    }
-
-    /// Gives up what was past its timeout when all that had arrived was received, and makes room for more. So no answer
-    /// is lost that only was not looked at, however long this process did not run.
-    fn sweep(&mut self, polled: Instant, sending: bool) {
-        for (key, registered) in self.clients.iter_mut().enumerate() {
-            if let Some(time) = registered.client.received_by(polled) {
-                let tracker = registered.client.tracker_mut();
-                while tracker.time_out(time).is_some() {}
-                while tracker.lose(time).is_some() {}
+            Task::Schedule => self.send_due(now, reactor),
+            Task::Clock => {
+                if self.phase == Phase::Sending && self.end.is_some_and(|end| end <= now) {
+                    self.drain(reactor);
+                }
+                if self.next_progress <= now {
+                    (self.progress)(now.saturating_duration_since(self.start), self.results.received);
+                    self.next_progress = now + PROGRESS;
+                }
+                Ok(())
             }
-            line_up(&mut self.ready, key, registered, sending, self.shape.segments);
         }
     }
 
-    /// Sends what is due, on one client after the other.
-    fn send_due(&mut self, schedule: &mut RateSchedule, now: Instant) -> Result<(), Error> {
+    fn source(&mut self, task: Task) -> Option<&mut dyn Source> {
+        match task {
+            Task::Client(index) => Some(self.clients[index].socket_mut()),
+            Task::Schedule | Task::Clock => None,
+        }
+    }
+
+    fn before_wait(&mut self, reactor: &mut Reactor<Task>) -> Result<ControlFlow<()>, Error> {
+        if nobody_listens(self.results) {
+            return Ok(ControlFlow::Break(()));
+        }
+        if self.phase == Phase::Sending && reactor.shutdown().is_requested() {
+            self.drain(reactor);
+        }
+        if let Phase::Draining { until, .. } = &mut self.phase
+            && self.in_flight == 0
+        {
+            let now = Instant::now();
+            if until.is_none() {
+                *until = now.checked_add(linger(&self.results.latencies, self.shape.timeout));
+                self.clock_key.into_iter().for_each(|key| reactor.touch(key));
+            }
+            if until.is_none_or(|until| until <= now) {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl<P: FnMut(Duration, u64)> Run<'_, P> {
+    fn is_over(&self, shutdown: &Shutdown) -> bool {
+        shutdown.is_requested() || nobody_listens(self.results)
+    }
+
+    /// Ends the sending.
+    fn drain(&mut self, reactor: &mut Reactor<Task>) {
+        self.phase = Phase::Draining { sent_for: self.start.elapsed(), until: None };
+        self.keys.iter().chain(&self.schedule_key).chain(&self.clock_key).for_each(|key| reactor.touch(*key));
+    }
+
+    fn sent_for(&self) -> Duration {
+        match self.phase {
+            Phase::Sending => self.start.elapsed(),
+            Phase::Draining { sent_for, .. } => sent_for,
+        }
+    }
+
+    fn remove_tasks(&mut self, reactor: &mut Reactor<Task>) {
+        for (client, key) in self.clients.iter_mut().zip(&self.keys) {
+            client.lose_rest();
+            reactor.remove(*key, Some(client.socket_mut()));
+        }
+        self.schedule_key.into_iter().chain(self.clock_key).for_each(|key| reactor.remove(key, None));
+    }
+
+    /// Returns when the next datagram of an open loop is due.
+    fn next_due(&self) -> Option<Instant> {
+        let schedule = self.schedule.as_ref().filter(|_| self.phase == Phase::Sending)?;
+        Some(schedule.next()).filter(|due| self.end.is_none_or(|end| *due < end))
+    }
+
+    /// Sends what is due, on one client after the other; a client that is not writable is passed over.
+    fn send_due(&mut self, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
         for _ in 0..BURST {
-            let due = schedule.due();
-            if due > now {
-                break;
-            }
-            let first = usize::try_from(schedule.group() % self.clients.len() as u64).unwrap_or(0);
-            let (before, after) = self.clients.split_at_mut(first);
-            let mut clients = (first..).zip(after).chain((0..).zip(before));
-            let Some((key, registered)) = clients.find(|(_, registered)| registered.client.is_writable()) else {
+            let (Some(due), Some(schedule)) = (self.next_due().filter(|due| *due <= now), &self.schedule) else {
                 break;
             };
-            schedule.take(registered.client.send(schedule.together(), Some(due), &mut self.shared)?);
-            watch(&self.poll, key, registered)?;
+            let together = schedule.left_in_group();
+            let clients = self.clients.len();
+            let first = usize::try_from(schedule.group() % clients as u64).unwrap_or(0);
+            let writable = (first..clients).chain(0..first).find(|index| self.clients[*index].is_writable());
+            let Some(index) = writable else {
+                self.blocked = true;
+                break;
+            };
+            let sent =
+                self.with_client(index, |client, traffic, results| client.send(together, Some(due), traffic, results))?;
+            self.schedule.iter_mut().for_each(|schedule| schedule.advance(sent));
+            reactor.touch(self.keys[index]);
         }
         Ok(())
     }
 
-    /// Waits for events, `timeout` at the most, and gives one turn to each client that wants one.
-    fn turn(&mut self, timeout: Duration, sending: bool) -> Result<(), Error> {
-        let timeout = if self.ready.is_empty() { timeout } else { Duration::ZERO };
-        wait(&mut self.poll, &mut self.events, Some(timeout))?;
-        let (segments, now) = (self.shape.segments, Instant::now());
-        for event in &self.events {
-            // The waker's token finds no client: the flag that it stands for is looked at in each turn anyway.
-            if let Some(registered) = self.clients.get_mut(event.token().0) {
-                registered.client.note(event.is_readable() || event.is_error(), event.is_writable(), now);
-                watch(&self.poll, event.token().0, registered)?;
-                line_up(&mut self.ready, event.token().0, registered, sending, segments);
-            }
-        }
-        for _ in 0..self.ready.len() {
-            let Some(key) = self.ready.pop_front() else { break };
-            let Some(registered) = self.clients.get_mut(key) else { continue };
-            registered.in_line = false;
-            registered.client.take_turn(sending, &mut self.shared)?;
-            watch(&self.poll, key, registered)?;
-            line_up(&mut self.ready, key, registered, sending, segments);
-        }
-        Ok(())
-    }
-}
-
-/// Tells the poll whether a client waits until it is writable.
-fn watch(poll: &Poll, key: usize, registered: &mut Registered) -> Result<(), Error> {
-    let interest = registered.client.interest();
-    if interest != registered.interest {
-        poll.registry().reregister(&mut registered.client.socket, Token(key), interest).map_err(cannot_poll)?;
-        registered.interest = interest;
-    }
-    Ok(())
-}
-
-/// Puts a client that wants a turn at the end of the line, unless it stands there already.
-fn line_up(ready: &mut VecDeque<usize>, key: usize, registered: &mut Registered, sending: bool, segments: usize) {
-    if registered.client.wants_turn(sending, segments) && !registered.in_line {
-        registered.in_line = true;
-        ready.push_back(key);
+    /// Lets a client act, and keeps count of what is in flight.
+    fn with_client<R>(
+        &mut self,
+        index: usize,
+        act: impl FnOnce(&mut Client, &mut Traffic, &mut Results) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let client = &mut self.clients[index];
+        let before = client.in_flight();
+        let result = act(client, self.traffic, self.results)?;
+        self.in_flight = self.in_flight + client.in_flight() - before;
+        Ok(result)
     }
 }

@@ -1,4 +1,4 @@
-//! `bench`: warms up, measures, reports.
+//! `bench`: loads a responder and reports what was measured.
 
 pub(crate) mod client;
 pub(crate) mod generator;
@@ -12,22 +12,22 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::probe::limits::Limits;
-use super::report::{BenchReport, Measured};
+use super::report::{BenchReport, Measurement};
 use super::target::{self, Family};
 use super::{Error, cannot_write, print_json};
 use crate::net::LONGEST_PAYLOAD;
 use crate::reactor::shutdown::Shutdown;
 
-/// What is sent, for how long, and how the result is told.
+/// What is sent, for how long, and how the result is printed.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How much of what.
+    /// What is sent, and how much of it.
     pub shape: Shape,
-    /// How long is measured.
+    /// How long to measure.
     pub time: Duration,
-    /// How long is sent before, without being measured.
+    /// How long to send before measuring.
     pub warm_up: Duration,
-    /// Which addresses of the target's name are taken.
+    /// Which addresses of the target's name are used.
     pub family: Family,
     /// Whether the report is a JSON object.
     pub json: bool,
@@ -35,7 +35,7 @@ pub struct Options {
     pub limits: Limits,
 }
 
-/// A load that is ready to go.
+/// A load, ready to be run.
 #[derive(Debug)]
 pub struct Bench {
     address: SocketAddr,
@@ -48,21 +48,20 @@ impl Bench {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] when the options do not fit together, or the target is no address; [`Error::Failed`] when something else
-    /// is in the way.
+    /// Returns [`Error::Usage`] if the options contradict each other or the target is not an address; [`Error::Failed`] for
+    /// any other failure.
     pub fn new(target: &str, options: Options, shutdown: &Shutdown) -> Result<Self, Error> {
         check(&options.shape)?;
-        let address = target::find(target, options.family)?;
+        let address = target::resolve(target, options.family)?;
         let generator = Generator::new(address, options.shape, shutdown)?;
         Ok(Self { address, options, generator })
     }
 
-    /// Measures until the time is over or a shutdown asks for the report so far. Progress goes to stderr.
+    /// Measures until the time is over or a shutdown is requested, and prints the report. Progress goes to stderr.
     ///
     /// # Errors
     ///
-    /// [`Error::Unmet`] when there was no answer or a limit is broken, [`Error::Failed`] when something else is in
-    /// the way.
+    /// Returns [`Error::Unmet`] if there was no answer or a limit is exceeded, [`Error::Failed`] for any other failure.
     pub fn run(&mut self, out: &mut dyn Write, errors: &mut dyn Write) -> Result<(), Error> {
         let Self { address, options, generator } = self;
         if !options.warm_up.is_zero() {
@@ -80,30 +79,30 @@ impl Bench {
         if nobody_listens {
             return Err(Error::Unmet(format!("nobody listens on {address} (port unreachable)")));
         }
-        if let Some(error) = &generator.shared().error {
+        if let Some(error) = &generator.results().error {
             let _ = writeln!(errors, "udpong: some datagrams met an error: {error}");
         }
-        if let Some(warning) = report.generator_was_the_limit() {
+        if let Some(warning) = report.generator_warning() {
             let _ = writeln!(errors, "udpong: {warning}");
         }
         report.check(&options.limits)
     }
 }
 
-fn measured<'a>(shape: &Shape, time: Duration, generator: &'a Generator) -> Measured<'a> {
-    let (counts, shared) = (generator.counts(), generator.shared());
+fn measured<'a>(shape: &Shape, time: Duration, generator: &'a Generator) -> Measurement<'a> {
+    let (counts, results) = (generator.counts(), generator.results());
     let rate = match shape.load {
         Load::Rate(rate) => rate,
         Load::InFlight(_) => 0,
     };
-    Measured {
+    Measurement {
         time,
         clients: shape.clients,
         counts,
         sent_bytes: counts.sent * shape.size as u64,
-        answered_bytes: shared.received_bytes,
-        latencies: &shared.latencies,
-        lateness: (rate > 0).then_some(&shared.lateness),
+        answered_bytes: results.received_bytes,
+        latencies: &results.latencies,
+        lateness: (rate > 0).then_some(&results.lateness),
         rate,
     }
 }
@@ -123,7 +122,7 @@ fn check(shape: &Shape) -> Result<(), Error> {
     }
 }
 
-/// One run with its progress bar, which draws itself on a terminal only.
+/// Runs the load with a progress bar, which is drawn on a terminal only.
 fn run(generator: &mut Generator, what: &'static str, time: Duration) -> Result<Duration, Error> {
     let length = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());

@@ -1,107 +1,121 @@
-//! Round trips, recorded without bound in number and summed up without being kept. Pure.
+//! Statistics of round-trip times in constant memory. Pure.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// The longest time that is told apart from longer ones, in nanoseconds: 73 minutes.
-const LONGEST: u64 = 1 << 42;
+/// The highest time that the histogram can represent, in nanoseconds: 73 minutes. Percentiles treat longer times as
+/// this one.
+const HIGHEST_TRACKABLE: u64 = 1 << 42;
 
-/// Three digits hold everywhere in a terminal, and in a decision.
-const DIGITS: u8 = 3;
+/// The precision of percentiles. Each further digit would take about ten times the memory.
+const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Collects times of any number in constant memory.
+/// Records any number of times in constant memory.
 ///
-/// Least, greatest, mean and deviation are exact; percentiles hold to three digits.
+/// Minimum, maximum, mean and standard deviation are exact; percentiles are accurate to three significant digits.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     histogram: Histogram<u64>,
     count: u64,
+    /// Minimum, maximum and all that follows in nanoseconds.
     min: u64,
     max: u64,
-    /// Mean and sum of squared distances from it, as B. P. Welford goes along with them: no sum can overflow, and
-    /// none loses the small difference of two large ones.
+    /// The running mean and the sum of squared differences from it, by Welford's algorithm: it neither overflows nor
+    /// subtracts two large sums that are nearly equal.
     mean: f64,
-    squares: f64,
+    squared_differences: f64,
+    /// The latest time, and the sum of the absolute differences between consecutive times.
     last: Option<u64>,
-    steps: f64,
+    consecutive_differences: f64,
 }
 
-/// What the times come to, in milliseconds. Every field is `None` when there were none, and never NaN.
+/// A summary of times, in milliseconds. Every field is `None` when no time was recorded; none is ever NaN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
-    /// The least.
+    /// The minimum.
     pub min: Option<f64>,
     /// The arithmetic mean.
     pub mean: Option<f64>,
-    /// The greatest.
+    /// The maximum.
     pub max: Option<f64>,
-    /// The standard deviation of all of them (not of a sample).
+    /// The standard deviation of the population, not of a sample.
     pub stddev: Option<f64>,
     /// The median.
     pub p50: Option<f64>,
-    /// 90 of 100 were not longer.
+    /// The 90th percentile.
     pub p90: Option<f64>,
-    /// 99 of 100 were not longer.
+    /// The 99th percentile.
     pub p99: Option<f64>,
-    /// 999 of 1,000 were not longer.
+    /// The 99.9th percentile.
     pub p99_9: Option<f64>,
 }
 
 impl Latencies {
-    /// Nothing recorded yet.
+    /// Creates an empty record.
+    #[allow(clippy::expect_used, reason = "constant bounds are valid")]
     pub fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("the bounds are constants, and valid");
-        Self { histogram, count: 0, min: u64::MAX, max: 0, mean: 0.0, squares: 0.0, last: None, steps: 0.0 }
-    }
-
-    /// Adds one. It does not allocate.
-    pub fn record(&mut self, time: Duration) {
-        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.histogram.saturating_record(time.max(1));
-        self.count += 1;
-        self.min = self.min.min(time);
-        self.max = self.max.max(time);
-        let distance = time as f64 - self.mean;
-        self.mean += distance / self.count as f64;
-        self.squares += distance * (time as f64 - self.mean);
-        if let Some(last) = self.last.replace(time) {
-            self.steps += time.abs_diff(last) as f64;
+        let histogram = Histogram::new_with_bounds(1, HIGHEST_TRACKABLE, SIGNIFICANT_DIGITS);
+        Self {
+            histogram: histogram.expect("constant bounds are valid"),
+            count: 0,
+            min: u64::MAX,
+            max: 0,
+            mean: 0.0,
+            squared_differences: 0.0,
+            last: None,
+            consecutive_differences: 0.0,
         }
     }
 
-    /// Forgets all of them and keeps the memory.
+    /// Records a time. Does not allocate.
+    pub fn record(&mut self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.histogram.saturating_record(nanos.max(1));
+        self.count += 1;
+        self.min = self.min.min(nanos);
+        self.max = self.max.max(nanos);
+        let difference = nanos as f64 - self.mean;
+        self.mean += difference / self.count as f64;
+        self.squared_differences += difference * (nanos as f64 - self.mean);
+        if let Some(last) = self.last.replace(nanos) {
+            self.consecutive_differences += nanos.abs_diff(last) as f64;
+        }
+    }
+
+    /// Removes all times and keeps the allocated memory.
     pub fn clear(&mut self) {
         self.histogram.reset();
         (self.count, self.min, self.max) = (0, u64::MAX, 0);
-        (self.mean, self.squares, self.last, self.steps) = (0.0, 0.0, None, 0.0);
+        (self.mean, self.squared_differences) = (0.0, 0.0);
+        (self.last, self.consecutive_differences) = (None, 0.0);
     }
 
-    /// The longest; zero when there are none.
-    pub fn longest(&self) -> Duration {
+    /// Returns the longest time; zero when there is none.
+    pub fn max(&self) -> Duration {
         Duration::from_nanos(self.max)
     }
 
-    /// How many there are, by value, as far as three digits tell values apart.
+    /// Returns the distribution of the times in nanoseconds, accurate to three significant digits.
     pub fn histogram(&self) -> &Histogram<u64> {
         &self.histogram
     }
 
-    /// The figures of all so far.
-    pub fn figures(&self) -> Summary {
+    /// Returns the summary of all times.
+    pub fn summary(&self) -> Summary {
         if self.count == 0 {
             return Summary::default();
         }
         let percentile = |quantile| {
             let nanos = self.histogram.value_at_quantile(quantile);
-            Some(millis(nanos.clamp(self.min, self.max) as f64))
+            Some(to_millis(nanos.clamp(self.min, self.max) as f64))
         };
         Summary {
-            min: Some(millis(self.min as f64)),
-            mean: Some(millis(self.mean.clamp(self.min as f64, self.max as f64))),
-            max: Some(millis(self.max as f64)),
-            stddev: Some(millis((self.squares / self.count as f64).max(0.0).sqrt())),
+            min: Some(to_millis(self.min as f64)),
+            mean: Some(to_millis(self.mean.clamp(self.min as f64, self.max as f64))),
+            max: Some(to_millis(self.max as f64)),
+            stddev: Some(to_millis((self.squared_differences / self.count as f64).max(0.0).sqrt())),
             p50: percentile(0.5),
             p90: percentile(0.9),
             p99: percentile(0.99),
@@ -109,21 +123,25 @@ impl Latencies {
         }
     }
 
-    /// How far one differs from the one before it, on average, in milliseconds; `None` with fewer than two.
+    /// Returns the mean absolute difference between consecutive times, in milliseconds; `None` with fewer than two.
     pub fn jitter(&self) -> Option<f64> {
-        (self.count > 1).then(|| millis(self.steps / (self.count - 1) as f64))
+        (self.count > 1).then(|| to_millis(self.consecutive_differences / (self.count - 1) as f64))
     }
 }
 
-impl Default for Latencies {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Nanoseconds in milliseconds, to the nanosecond.
-fn millis(nanos: f64) -> f64 {
+/// Converts nanoseconds to milliseconds, rounded to the nanosecond.
+fn to_millis(nanos: f64) -> f64 {
     nanos.round() / 1e6
+}
+
+#[cfg(test)]
+impl Latencies {
+    /// Records times in microseconds.
+    pub fn from_micros(micros: &[u64]) -> Self {
+        let mut latencies = Self::new();
+        micros.iter().for_each(|micros| latencies.record(Duration::from_micros(*micros)));
+        latencies
+    }
 }
 
 #[cfg(test)]
@@ -132,60 +150,55 @@ mod tests {
 
     use super::*;
 
-    fn recorded(micros: &[u64]) -> Latencies {
-        let mut latencies = Latencies::new();
-        micros.iter().for_each(|micros| latencies.record(Duration::from_micros(*micros)));
-        latencies
-    }
-
     #[test]
-    fn nothing_recorded_is_nothing_told() {
-        assert_eq!(recorded(&[]).figures(), Summary::default());
-        assert_eq!(recorded(&[]).jitter(), None);
-        let mut cleared = recorded(&[1, 2]);
+    fn summary_of_nothing_is_empty() {
+        assert_eq!(Latencies::from_micros(&[]).summary(), Summary::default());
+        assert_eq!(Latencies::from_micros(&[]).jitter(), None);
+        let mut cleared = Latencies::from_micros(&[1, 2]);
         cleared.clear();
-        assert_eq!((cleared.figures(), cleared.jitter()), (Summary::default(), None));
+        assert_eq!((cleared.summary(), cleared.jitter()), (Summary::default(), None));
     }
 
     #[test]
-    fn one_time_is_every_figure() {
-        let figures = recorded(&[31]).figures();
-        let all = [figures.min, figures.mean, figures.max, figures.p50, figures.p90, figures.p99, figures.p99_9];
+    fn single_time_is_min_mean_max_and_percentiles() {
+        let summary = Latencies::from_micros(&[31]).summary();
+        let all = [summary.min, summary.mean, summary.max, summary.p50, summary.p90, summary.p99, summary.p99_9];
         assert_eq!(all, [Some(0.031); 7]);
-        assert_eq!((figures.stddev, recorded(&[31]).jitter()), (Some(0.0), None));
+        assert_eq!((summary.stddev, Latencies::from_micros(&[31]).jitter()), (Some(0.0), None));
     }
 
     #[test]
-    fn figures_of_a_known_row() {
-        let latencies = recorded(&[1000, 3000, 2000, 6000]);
-        let figures = latencies.figures();
-        assert_eq!((figures.min, figures.mean, figures.max), (Some(1.0), Some(3.0), Some(6.0)));
-        assert_eq!(figures.stddev, Some(1.870829));
+    fn known_times_give_known_summary() {
+        let latencies = Latencies::from_micros(&[1000, 3000, 2000, 6000]);
+        let summary = latencies.summary();
+        assert_eq!((summary.min, summary.mean, summary.max), (Some(1.0), Some(3.0), Some(6.0)));
+        assert_eq!(summary.stddev, Some(1.870829));
         assert_eq!(latencies.jitter(), Some(2.333333));
     }
 
     #[test]
-    fn no_time_is_too_long_or_too_short() {
-        let mut latencies = recorded(&[0]);
+    fn accepts_zero_and_longest_duration() {
+        let mut latencies = Latencies::from_micros(&[0]);
         latencies.record(Duration::MAX);
-        let figures = latencies.figures();
-        assert_eq!(figures.min, Some(0.0));
-        assert!(figures.max.is_some_and(|max| max > 1e12) && figures.stddev.is_some_and(f64::is_finite));
+        let summary = latencies.summary();
+        assert_eq!(summary.min, Some(0.0));
+        assert!(summary.max.is_some_and(|max| max > 1e12) && summary.stddev.is_some_and(f64::is_finite));
     }
 
     proptest! {
         #[test]
-        fn percentiles_hold_to_three_digits(mut micros in proptest::collection::vec(1..5_000_000_u64, 1..300)) {
-            let figures = recorded(&micros).figures();
+        fn percentiles_are_accurate_to_three_digits(mut micros in proptest::collection::vec(1..5_000_000_u64, 1..300)) {
+            let summary = Latencies::from_micros(&micros).summary();
             micros.sort_unstable();
-            for (quantile, told) in [(0.5, figures.p50), (0.9, figures.p90), (0.99, figures.p99), (0.999, figures.p99_9)] {
+            let percentiles = [summary.p50, summary.p90, summary.p99, summary.p99_9];
+            for (quantile, percentile) in [0.5, 0.9, 0.99, 0.999].into_iter().zip(percentiles) {
                 let rank = (quantile * micros.len() as f64).ceil() as usize;
                 let exact = micros[rank.clamp(1, micros.len()) - 1] as f64 / 1e3;
-                let told = told.expect("a figure");
-                prop_assert!((told - exact).abs() <= exact / 1000.0, "{quantile}: {told} for {exact}");
-                prop_assert!(Some(told) >= figures.min && Some(told) <= figures.max);
+                let percentile = percentile.expect("a percentile");
+                prop_assert!((percentile - exact).abs() <= exact / 1000.0, "{quantile}: {percentile} for {exact}");
+                prop_assert!(Some(percentile) >= summary.min && Some(percentile) <= summary.max);
             }
-            prop_assert!(figures.min <= figures.mean && figures.mean <= figures.max);
+            prop_assert!(summary.min <= summary.mean && summary.mean <= summary.max);
         }
     }
 }

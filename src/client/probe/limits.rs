@@ -1,50 +1,50 @@
-//! What a result must not exceed to be a success. Pure.
+//! Limits that a result must keep to be a success. Pure.
 
 use std::time::Duration;
 
 use super::latency::Summary;
 
-/// Limits on a result; those that are `None` limit nothing.
+/// Limits on a result; `None` means no limit. A result that equals a limit keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
-    /// On what is lost or refused, in percent.
+    /// The limit on lost and refused probes, in percent.
     pub loss: Option<f64>,
-    /// On the mean.
+    /// The limit on the mean.
     pub mean: Option<Duration>,
-    /// On the median.
+    /// The limit on the median.
     pub p50: Option<Duration>,
-    /// On the time that 90 % stay within.
+    /// The limit on the 90th percentile.
     pub p90: Option<Duration>,
-    /// On the time that 99 % stay within.
+    /// The limit on the 99th percentile.
     pub p99: Option<Duration>,
-    /// On the time that 99.9 % stay within.
+    /// The limit on the 99.9th percentile.
     pub p99_9: Option<Duration>,
-    /// On the longest time.
+    /// The limit on the longest time.
     pub max: Option<Duration>,
 }
 
 impl Limits {
-    /// Says which limits are broken, as `loss 10% is over 1%`; nothing when none is.
-    pub fn broken(&self, loss_percent: f64, figures: &Summary) -> Vec<String> {
-        let mut broken = Vec::new();
+    /// Returns a message for each exceeded limit, such as `loss 1.500% is over 1%`. A time that is `None` exceeds none.
+    pub fn exceeded(&self, loss_percent: f64, summary: &Summary) -> Vec<String> {
+        let mut messages = Vec::new();
         if let Some(limit) = self.loss.filter(|limit| loss_percent > *limit) {
-            broken.push(format!("loss {loss_percent:.3}% is over {limit}%"));
+            messages.push(format!("loss {loss_percent:.3}% is over {limit}%"));
         }
-        for (name, limit, figure) in [
-            ("mean", self.mean, figures.mean),
-            ("p50", self.p50, figures.p50),
-            ("p90", self.p90, figures.p90),
-            ("p99", self.p99, figures.p99),
-            ("p99.9", self.p99_9, figures.p99_9),
-            ("the longest", self.max, figures.max),
+        for (name, limit, millis) in [
+            ("mean", self.mean, summary.mean),
+            ("p50", self.p50, summary.p50),
+            ("p90", self.p90, summary.p90),
+            ("p99", self.p99, summary.p99),
+            ("p99.9", self.p99_9, summary.p99_9),
+            ("the longest", self.max, summary.max),
         ] {
-            if let (Some(limit), Some(figure)) = (limit, figure)
-                && figure > limit.as_secs_f64() * 1e3
+            if let (Some(limit), Some(millis)) = (limit, millis)
+                && millis > limit.as_secs_f64() * 1e3
             {
-                broken.push(format!("{name}, {figure:.3} ms, is over {}", humantime::format_duration(limit)));
+                messages.push(format!("{name}, {millis:.3} ms, is over {}", humantime::format_duration(limit)));
             }
         }
-        broken
+        messages
     }
 }
 
@@ -53,8 +53,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_broken_limit_is_named_and_a_limit_that_is_met_is_not() {
-        let figures = Summary { p50: Some(1.0), p99: Some(7.0), max: Some(9.5), ..Summary::default() };
+    fn reports_exceeded_limits_only() {
+        let summary = Summary { p50: Some(1.0), p99: Some(7.0), max: Some(9.5), ..Summary::default() };
         let limits = Limits {
             loss: Some(1.0),
             p50: Some(Duration::from_millis(1)),
@@ -63,17 +63,17 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(
-            limits.broken(1.5, &figures),
+            limits.exceeded(1.5, &summary),
             ["loss 1.500% is over 1%", "p99, 7.000 ms, is over 5ms", "the longest, 9.500 ms, is over 9ms"]
         );
-        assert!(limits.broken(1.0, &Summary::default()).is_empty());
-        assert!(Limits::default().broken(100.0, &figures).is_empty());
+        assert!(limits.exceeded(1.0, &Summary::default()).is_empty());
+        assert!(Limits::default().exceeded(100.0, &summary).is_empty());
     }
 
     #[test]
-    fn no_loss_at_all_can_be_demanded() {
+    fn loss_limit_can_be_zero() {
         let limits = Limits { loss: Some(0.0), ..Limits::default() };
-        assert!(limits.broken(0.0, &Summary::default()).is_empty());
-        assert_eq!(limits.broken(0.0001, &Summary::default()).len(), 1);
+        assert!(limits.exceeded(0.0, &Summary::default()).is_empty());
+        assert_eq!(limits.exceeded(0.0001, &Summary::default()).len(), 1);
     }
 }

@@ -1,42 +1,43 @@
-//! Times drawn in a terminal: a row of blocks for each step between the shortest and the longest. Pure.
+//! A bar chart of times for a terminal. Pure.
 
 use std::fmt::{self, Display, Formatter};
 
 use hdrhistogram::Histogram;
 
-/// How many rows, unless all times are the same.
+/// The number of rows, unless all times are equal.
 const ROWS: usize = 10;
 
-/// How many characters the longest bar takes: with its labels a row fits into 80.
-const WIDTH: usize = 48;
+/// The length of the longest bar in characters: with its labels, a row usually fits into 80 columns.
+const BAR_WIDTH: usize = 48;
 
 /// From an eighth of a block to a whole one.
 const BLOCKS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
 
-/// Shows times recorded in nanoseconds, in milliseconds; nothing when there are none.
+/// Displays times that were recorded in nanoseconds, in milliseconds. Displays nothing when there are none.
 ///
-/// Each row spans the same ratio, since round trips lie close together and their outliers far away.
+/// The scale is logarithmic, so every row spans the same ratio: most round trips are close together, and outliers far
+/// away.
 #[derive(Debug)]
-pub struct Drawing<'a>(pub &'a Histogram<u64>);
+pub struct BarChart<'a>(pub &'a Histogram<u64>);
 
-impl Display for Drawing<'_> {
+impl Display for BarChart<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return Ok(());
         }
         let (bounds, counts) = rows(self.0);
-        let most = counts.iter().copied().max().unwrap_or_default();
-        let labels = |nanos: f64| format!("{:.3}", nanos / 1e6);
-        let width = bounds.iter().map(|bound| labels(*bound).len()).max().unwrap_or_default();
+        let highest = counts.iter().copied().max().unwrap_or_default();
+        let label = |nanos: f64| format!("{:.3}", nanos / 1e6);
+        let width = bounds.iter().map(|bound| label(*bound).len()).max().unwrap_or_default();
         for (bounds, count) in bounds.windows(2).zip(counts) {
-            let (from, to) = (labels(bounds[0]), labels(bounds[1]));
-            writeln!(f, "{from:>width$} - {to:>width$} ms  {:<WIDTH$}  {count}", bar(count, most))?;
+            let (from, to) = (label(bounds[0]), label(bounds[1]));
+            writeln!(f, "{from:>width$} - {to:>width$} ms  {:<BAR_WIDTH$}  {count}", bar(count, highest))?;
         }
         Ok(())
     }
 }
 
-/// The bounds of the rows in nanoseconds, one more than rows, and the number of times in each row.
+/// Returns the bounds of the rows in nanoseconds, one more than there are rows, and the number of times in each row.
 fn rows(histogram: &Histogram<u64>) -> (Vec<f64>, Vec<u64>) {
     let rows = if histogram.equivalent(histogram.min(), histogram.max()) { 1 } else { ROWS };
     let (min, max) = (histogram.min().max(1) as f64, histogram.max() as f64);
@@ -44,23 +45,22 @@ fn rows(histogram: &Histogram<u64>) -> (Vec<f64>, Vec<u64>) {
     let mut bounds: Vec<f64> = (0..rows).map(|row| min * ratio.powi(row as i32)).collect();
     bounds.push(max);
     let mut counts = vec![0; rows];
-    for value in histogram.iter_recorded() {
-        let at = value.value_iterated_to() as f64;
-        let row = bounds[1..rows].partition_point(|bound| *bound < at);
-        counts[row] += value.count_at_value();
+    for recorded in histogram.iter_recorded() {
+        let nanos = recorded.value_iterated_to() as f64;
+        let row = bounds[1..rows].partition_point(|bound| *bound < nanos);
+        counts[row] += recorded.count_at_value();
     }
     (bounds, counts)
 }
 
-/// A bar in proportion, to an eighth of a character; what is there at all is seen.
-fn bar(count: u64, most: u64) -> String {
+/// Returns a bar in proportion to the highest count, to an eighth of a character. Only a count of 0 has an empty bar.
+fn bar(count: u64, highest: u64) -> String {
     if count == 0 {
         return String::new();
     }
-    let eighths = ((count as f64 / most as f64 * (WIDTH * 8) as f64).round() as usize).max(1);
-    let (whole, part) = (eighths / 8, eighths % 8);
-    let last = part.checked_sub(1).map(|part| BLOCKS[part]);
-    std::iter::repeat_n(BLOCKS[7], whole).chain(last).collect()
+    let eighths = ((count as f64 / highest as f64 * (BAR_WIDTH * 8) as f64).round() as usize).max(1);
+    let last = (eighths % 8).checked_sub(1).map(|index| BLOCKS[index]);
+    std::iter::repeat_n(BLOCKS[7], eighths / 8).chain(last).collect()
 }
 
 #[cfg(test)]
@@ -70,39 +70,37 @@ mod tests {
     use super::*;
     use crate::client::probe::latency::Latencies;
 
-    fn drawn(micros: &[u64]) -> String {
-        let mut latencies = Latencies::new();
-        micros.iter().for_each(|micros| latencies.record(std::time::Duration::from_micros(*micros)));
-        Drawing(latencies.histogram()).to_string()
+    fn chart(micros: &[u64]) -> String {
+        BarChart(Latencies::from_micros(micros).histogram()).to_string()
     }
 
     #[test]
-    fn nothing_is_drawn_of_nothing_and_one_row_of_one_value() {
-        assert_eq!(drawn(&[]), "");
-        let one = drawn(&[1000, 1000]);
+    fn no_times_give_no_row_and_equal_times_give_one() {
+        assert_eq!(chart(&[]), "");
+        let one = chart(&[1000, 1000]);
         assert_eq!(one.lines().count(), 1);
         assert!(one.ends_with("  2\n"), "{one}");
     }
 
     #[test]
-    fn the_fullest_row_is_the_longest_and_a_single_time_is_seen() {
+    fn fullest_row_has_longest_bar_and_single_time_is_visible() {
         let mut micros = vec![100; 1000];
         micros.push(100_000);
-        let drawn = drawn(&micros);
-        assert_eq!(drawn.lines().count(), ROWS);
-        assert!(drawn.lines().next().is_some_and(|line| line.contains(&"█".repeat(WIDTH))));
-        assert!(drawn.lines().last().is_some_and(|line| line.contains('▏') && line.ends_with("  1")));
+        let chart = chart(&micros);
+        assert_eq!(chart.lines().count(), ROWS);
+        assert!(chart.lines().next().is_some_and(|line| line.contains(&"█".repeat(BAR_WIDTH))));
+        assert!(chart.lines().last().is_some_and(|line| line.contains('▏') && line.ends_with("  1")));
     }
 
     proptest! {
         #[test]
-        fn every_time_is_in_one_row_and_every_row_fits(
+        fn every_time_is_in_one_row_and_rows_are_short(
             micros in proptest::collection::vec(0..100_000_000_u64, 1..200)
         ) {
-            let drawn = drawn(&micros);
+            let chart = chart(&micros);
             let count = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0);
-            prop_assert_eq!(drawn.lines().map(count).sum::<usize>(), micros.len());
-            prop_assert!(drawn.lines().all(|line| line.chars().count() <= 90));
+            prop_assert_eq!(chart.lines().map(count).sum::<usize>(), micros.len());
+            prop_assert!(chart.lines().all(|line| line.chars().count() <= 90));
         }
     }
 }

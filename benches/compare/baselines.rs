@@ -1,9 +1,9 @@
-//! Echo servers as their communities write them, to measure udpong against.
+//! The echo servers that udpong is measured against, as the documentation of each library writes them.
 
 use std::io;
 use std::net::UdpSocket;
 
-/// The fifth exercise.
+/// The fifth exercise, which prints its address first.
 pub const PYTHON: &str = "
 import socket
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -14,25 +14,20 @@ while True:
     server.sendto(data, address)
 ";
 
-/// Runs the peer of that name for ever, after it has printed its address.
+/// Prints the address of a baseline and runs it forever.
 pub fn run(name: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    println!("{}", socket.local_addr()?);
     match name {
-        "std" => blocking(),
-        "mio" => polling(),
-        "tokio" => tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(awaiting()),
-        _ => Err(io::Error::other(format!("there is no peer {name}"))),
+        "std" => run_std(&socket),
+        "mio" => run_mio(socket),
+        "tokio" => tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(run_tokio(socket)),
+        _ => Err(io::Error::other(format!("there is no baseline {name}"))),
     }
 }
 
-fn socket() -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    println!("{}", socket.local_addr()?);
-    Ok(socket)
-}
-
-/// The standard library alone.
-fn blocking() -> io::Result<()> {
-    let socket = socket()?;
+/// The standard library, blocking.
+fn run_std(socket: &UdpSocket) -> io::Result<()> {
     let mut buffer = vec![0; 65_535];
     loop {
         let (length, peer) = socket.recv_from(&mut buffer)?;
@@ -40,9 +35,8 @@ fn blocking() -> io::Result<()> {
     }
 }
 
-/// mio, one datagram at a time, as its own example does it.
-fn polling() -> io::Result<()> {
-    let socket = socket()?;
+/// mio, one datagram per system call.
+fn run_mio(socket: UdpSocket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let mut socket = mio::net::UdpSocket::from_std(socket);
     let mut poll = mio::Poll::new()?;
@@ -63,9 +57,8 @@ fn polling() -> io::Result<()> {
     }
 }
 
-/// Tokio on one thread, as its own example does it.
-async fn awaiting() -> io::Result<()> {
-    let socket = socket()?;
+/// Tokio on one thread.
+async fn run_tokio(socket: UdpSocket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let socket = tokio::net::UdpSocket::from_std(socket)?;
     let mut buffer = vec![0; 65_535];

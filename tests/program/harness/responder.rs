@@ -1,20 +1,20 @@
-//! Responders that are not ours, each on a free port of 127.0.0.1.
+//! Responders other than udpong, each on a free port of 127.0.0.1.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::wait_until;
+use super::wait_until;
 
-/// A responder that ends with the test.
-pub struct Peer {
+/// A running responder, killed when it is dropped.
+pub struct Responder {
     child: Child,
     address: SocketAddr,
 }
 
-impl Peer {
-    /// A Python program; `server` is its socket, and `answer(n, data, to)` is called for the n-th datagram, from 1.
+impl Responder {
+    /// Starts a Python program that calls `answer(n, data, to)` for the n-th datagram, from 1. Its socket is `server`.
     pub fn python(body: &str) -> Self {
         let program = format!(
             "
@@ -39,43 +39,41 @@ while True:
         Self { child, address: ([127, 0, 0, 1], port).into() }
     }
 
-    /// A command in whose arguments `PORT` stands for the port that it shall listen on.
+    /// Starts a command. `PORT` in its arguments stands for the port to listen on.
     pub fn command(program: &str, arguments: &[&str]) -> Self {
-        let address = free_address();
+        let address = free_address("127.0.0.1:0");
         let port = address.port().to_string();
         let arguments = arguments.iter().map(|argument| argument.replace("PORT", &port));
         let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn().expect("an installed program");
-        wait_until("the peer listens", || listens(address.port()).then_some(()));
+        wait_until("the responder listens", || is_bound(address.port()).then_some(()));
         Self { child, address }
     }
 
-    /// As a target on the command line.
+    /// Returns its address as a target on the command line.
     pub fn target(&self) -> String {
         self.address.to_string()
     }
 }
 
-impl Drop for Peer {
+impl Drop for Responder {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// An address that nobody listens on yet.
-fn free_address() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
-}
-
-/// An address that nobody listens on, nor will: the other tests, which run meanwhile and take free ports, do so on
-/// 127.0.0.1.
+/// Returns an address that nobody listens on. Not one of 127.0.0.1, whose free ports other tests take meanwhile.
 pub fn closed_address() -> SocketAddr {
-    UdpSocket::bind("127.0.0.99:0").and_then(|socket| socket.local_addr()).expect("a free port")
+    free_address("127.0.0.99:0")
 }
 
-/// Whether some UDP socket of this machine has the port, asked without taking it.
-fn listens(port: u16) -> bool {
-    let wanted = format!(":{port:04X}");
+fn free_address(any_port: &str) -> SocketAddr {
+    UdpSocket::bind(any_port).and_then(|socket| socket.local_addr()).expect("a free port")
+}
+
+/// Whether an IPv4 UDP socket is bound to a port, without taking it.
+fn is_bound(port: u16) -> bool {
+    let port = format!(":{port:04X}");
     let table = fs::read_to_string("/proc/self/net/udp").expect("a table of sockets");
-    table.lines().any(|line| line.split_ascii_whitespace().nth(1).is_some_and(|local| local.ends_with(&wanted)))
+    table.lines().any(|line| line.split_ascii_whitespace().nth(1).is_some_and(|local| local.ends_with(&port)))
 }

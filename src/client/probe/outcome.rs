@@ -1,0 +1,105 @@
+//! How probes end, and how many ended in which way. Pure.
+
+use serde::Serialize;
+
+/// How a probe ended. Each ends in exactly one way, which its first answer decides if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// An answer came within the timeout, and holds the intact probe if it repeats it.
+    Answered,
+    /// Such an answer came after the timeout.
+    Late,
+    /// No answer came.
+    Lost,
+    /// An ICMP error or a failed send reported that the probe will not be delivered.
+    Refused,
+    /// The answer repeats the probe without its end.
+    Truncated,
+    /// The answer repeats the probe with changed bytes.
+    Altered,
+}
+
+/// How many probes ended in which way.
+///
+/// Once all have ended, `sent` = `answered` + `late` + `lost` + `refused` + `truncated` + `altered`. `duplicate`,
+/// `reordered` and `unmatched` count answers and are not part of the sum. The proptests of
+/// [`Tracker`](super::tracker::Tracker) defend this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OutcomeCounts {
+    /// Probes sent.
+    pub sent: u64,
+    /// Probes that ended as [`Outcome::Answered`].
+    pub answered: u64,
+    /// Probes that ended as [`Outcome::Late`].
+    pub late: u64,
+    /// Probes that ended as [`Outcome::Lost`].
+    pub lost: u64,
+    /// Probes that ended as [`Outcome::Refused`].
+    pub refused: u64,
+    /// Probes that ended as [`Outcome::Truncated`].
+    pub truncated: u64,
+    /// Probes that ended as [`Outcome::Altered`].
+    pub altered: u64,
+    /// Answers to probes that had ended before.
+    pub duplicate: u64,
+    /// First answers that came after an answer to a later probe.
+    pub reordered: u64,
+    /// Answers that belong to no probe.
+    pub unmatched: u64,
+}
+
+impl OutcomeCounts {
+    /// Returns how many probes got an answer, of whatever kind.
+    pub fn with_answer(&self) -> u64 {
+        self.answered + self.late + self.truncated + self.altered
+    }
+
+    /// Returns the percentage of probes that were lost or refused: 0 to 100, and 0 when none was sent.
+    pub fn loss_percent(&self) -> f64 {
+        if self.sent == 0 { 0.0 } else { 100.0 * (self.lost + self.refused) as f64 / self.sent as f64 }
+    }
+
+    /// Adds the counts of other probes.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, count) in [
+            (&mut self.sent, other.sent),
+            (&mut self.answered, other.answered),
+            (&mut self.late, other.late),
+            (&mut self.lost, other.lost),
+            (&mut self.refused, other.refused),
+            (&mut self.truncated, other.truncated),
+            (&mut self.altered, other.altered),
+            (&mut self.duplicate, other.duplicate),
+            (&mut self.reordered, other.reordered),
+            (&mut self.unmatched, other.unmatched),
+        ] {
+            *sum += count;
+        }
+    }
+
+    /// Counts one probe that ended.
+    pub fn count(&mut self, outcome: Outcome) {
+        let count = match outcome {
+            Outcome::Answered => &mut self.answered,
+            Outcome::Late => &mut self.late,
+            Outcome::Lost => &mut self.lost,
+            Outcome::Refused => &mut self.refused,
+            Outcome::Truncated => &mut self.truncated,
+            Outcome::Altered => &mut self.altered,
+        };
+        *count += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loss_is_between_0_and_100_percent() {
+        assert_eq!(OutcomeCounts::default().loss_percent(), 0.0);
+        assert_eq!(OutcomeCounts { sent: 3, lost: 2, refused: 1, ..Default::default() }.loss_percent(), 100.0);
+        assert_eq!(OutcomeCounts { sent: 3, answered: 3, duplicate: 9, ..Default::default() }.loss_percent(), 0.0);
+    }
+}

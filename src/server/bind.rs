@@ -1,0 +1,141 @@
+//! Where services listen: host names become addresses, and addresses become sockets.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroUsize;
+
+use log::{debug, log};
+
+use super::{Error, Options, Service};
+use crate::net::Socket;
+use crate::net::bind::{BufferSizes, Port, bind};
+
+/// The size of both kernel buffers when none is asked for, in bytes: as much as Linux holds for about 5,000 small
+/// datagrams, or 25 ms of a flood.
+pub(super) const DEFAULT_BUFFER: usize = 4 << 20;
+
+/// A service, the address that it is bound to, and the socket.
+pub(super) type Bound<'a> = (&'a Service, SocketAddr, Socket);
+
+/// Looks up where each service should listen. Two services on one address are an error.
+pub(super) fn places(services: &[Service]) -> Result<Vec<(&Service, Vec<SocketAddr>)>, Error> {
+    let mut taken: Vec<(&Service, SocketAddr)> = Vec::new();
+    let mut places = Vec::new();
+    for service in services {
+        let addresses = look_up(service)?;
+        for address in &addresses {
+            if let Some((other, at)) = taken.iter().find(|(_, at)| overlap(*at, *address)) {
+                let (a, b) = (other.name(), service.name());
+                let elsewhere = service.moved_to(next_port(address.port()));
+                return Err(Error::Conflict(format!(
+                    "{a} on {at} and {b} on {address} cannot share the port: try {elsewhere}"
+                )));
+            }
+        }
+        taken.extend(addresses.iter().map(|address| (service, *address)));
+        places.push((service, addresses));
+    }
+    Ok(places)
+}
+
+fn look_up(service: &Service) -> Result<Vec<SocketAddr>, Error> {
+    let host = service.host();
+    let mut addresses = Vec::new();
+    let found = (host, service.port()).to_socket_addrs().map_err(|error| {
+        Error::LookUp(format!(
+            "cannot look up {host:?} for {}: {error} (try an address such as 127.0.0.1)",
+            service.name()
+        ))
+    })?;
+    for mut address in found {
+        // An IPv6 socket cannot be bound to an IPv4-mapped address.
+        address.set_ip(address.ip().to_canonical());
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+/// Returns whether the system would refuse the second of two sockets: the same port on one address, or on an unspecified
+/// one and an address that it includes. `[::]` includes IPv4.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let includes = |a: SocketAddr, b: SocketAddr| a == b || (a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
+    a.port() != 0 && a.port() == b.port() && (includes(a, b) || includes(b, a))
+}
+
+fn next_port(port: u16) -> u16 {
+    port.checked_add(1).unwrap_or(port - 1)
+}
+
+/// Binds every service to its addresses, or none at all. Of a name's addresses, those that this machine lacks are
+/// skipped as long as there is another.
+pub(super) fn bind_all<'a>(
+    places: &[(&'a Service, Vec<SocketAddr>)],
+    options: &Options,
+) -> Result<Vec<Bound<'a>>, Error> {
+    let mut sockets = Vec::new();
+    for (service, addresses) in places {
+        let before = sockets.len();
+        let mut missing = None;
+        for address in addresses {
+            match listen(*address, options) {
+                Ok((socket, address)) => sockets.push((*service, address, socket)),
+                // `::1` of "localhost" on a machine without IPv6.
+                Err(error) if addresses.len() > 1 && is_not_available(&error) => {
+                    debug!("Not listening on {address} ({}): {error}", service.name());
+                    missing = Some(cannot_listen(service, *address, &error));
+                }
+                Err(error) => return Err(cannot_listen(service, *address, &error)),
+            }
+        }
+        if let (true, Some(error)) = (sockets.len() == before, missing) {
+            return Err(error);
+        }
+    }
+    Ok(sockets)
+}
+
+fn is_not_available(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+fn cannot_listen(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
+    let elsewhere = service.moved_to(next_port(address.port().max(1024)));
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => format!("address already in use (is another server running? try {elsewhere})"),
+        io::ErrorKind::PermissionDenied => {
+            format!("permission denied (low ports need root or CAP_NET_BIND_SERVICE; try {elsewhere})")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address (0.0.0.0 or [::] listens on every address)".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    Error::Listen(format!("cannot listen on {address} ({}): {why}", service.name()))
+}
+
+fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketAddr)> {
+    let wanted = BufferSizes {
+        receive: options.receive_buffer.unwrap_or(DEFAULT_BUFFER),
+        send: options.send_buffer.unwrap_or(DEFAULT_BUFFER),
+    };
+    let port = if options.workers == NonZeroUsize::MIN { Port::Own } else { Port::Shared };
+    let (socket, given) = bind(address, wanted, port)?;
+    let socket = Socket::new(socket, options.io)?;
+    let address = socket.local_addr()?;
+    for (name, asked, wanted, given) in [
+        ("receive", options.receive_buffer, wanted.receive, given.receive),
+        ("send", options.send_buffer, wanted.send, given.send),
+    ] {
+        if given < wanted {
+            let level = if asked.is_some() { log::Level::Warn } else { log::Level::Debug };
+            log!(level, "The {name} buffer on {address} holds {given} bytes, not {wanted}: the system sets a limit");
+        }
+    }
+    debug!("Datagrams on {address} move in this way: {}", socket.describe());
+    if !socket.knows_local_address() && address.ip().is_unspecified() {
+        debug!("Replies from {address} leave from an address that the system chooses");
+    }
+    Ok((socket, address))
+}

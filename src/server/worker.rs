@@ -1,0 +1,187 @@
+//! One event loop of a server: its endpoints, what they share, and when the loop ends.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+
+use super::Error;
+use super::endpoint::{Endpoint, Resources};
+use super::statistics::EndpointReport;
+use super::statistics_log::StatisticsLog;
+use crate::net::Socket;
+use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
+
+/// When the workers of a server stop, and what they do meanwhile.
+#[derive(Debug)]
+pub struct Plan {
+    /// Stop at this time.
+    pub until: Option<Instant>,
+    /// Stop after this many datagrams.
+    pub count: Option<u64>,
+    /// How many all workers have received; kept only if there is a `count`.
+    pub received: AtomicU64,
+    /// Log the statistics periodically.
+    pub stats: Option<StatisticsLog>,
+    /// How long answering and sending may take after a stop was requested.
+    pub grace: Duration,
+}
+
+/// A reactor and the endpoints that it serves, in one thread.
+#[derive(Debug)]
+pub struct Worker {
+    reactor: Reactor<Task>,
+    endpoints: Vec<Endpoint<Socket>>,
+    resources: Resources,
+}
+
+/// What a worker's reactor gives turns to.
+#[derive(Clone, Copy, Debug)]
+pub enum Task {
+    /// An endpoint, by its index.
+    Endpoint(usize),
+    /// Whatever the plan has scheduled; it has no socket.
+    Clock,
+}
+
+impl Worker {
+    /// Puts endpoints on a reactor; nothing is served yet.
+    pub fn new(reactor: Reactor<Task>, endpoints: Vec<Endpoint<Socket>>, resources: Resources) -> Self {
+        Self { reactor, endpoints, resources }
+    }
+
+    /// Serves, as the worker with this number, until a stop is requested; then answers what has already arrived and
+    /// sends what waits, for the grace time of the plan at most.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if polling failed or a socket became unusable.
+    pub fn run(&mut self, number: usize, plan: &Plan) -> Result<(), Error> {
+        let Self { reactor, endpoints, resources } = self;
+        let next_stats = plan.stats.as_ref().and_then(|stats| stats.next(Instant::now()));
+        let mut serving =
+            Serving { number, plan, endpoints, resources, keys: Vec::new(), counted: 0, next_stats, stop: None };
+        for index in 0..serving.endpoints.len() {
+            let key = reactor.insert(Task::Endpoint(index), &mut serving)?;
+            serving.keys.push(key);
+        }
+        let clock = reactor.insert(Task::Clock, &mut serving)?;
+        serving.keys.push(clock);
+        reactor.run(&mut serving)
+    }
+
+    /// Returns what became of the datagrams, endpoint by endpoint.
+    pub fn reports(&self) -> Vec<EndpointReport> {
+        reports(&self.endpoints)
+    }
+}
+
+fn reports(endpoints: &[Endpoint<Socket>]) -> Vec<EndpointReport> {
+    endpoints.iter().map(Endpoint::report).collect()
+}
+
+/// A worker while it runs.
+struct Serving<'a> {
+    number: usize,
+    plan: &'a Plan,
+    endpoints: &'a mut [Endpoint<Socket>],
+    resources: &'a mut Resources,
+    /// Of all tasks.
+    keys: Vec<Key>,
+    /// How many of the received datagrams were added to the plan's count.
+    counted: u64,
+    next_stats: Option<Instant>,
+    /// Set once a stop was requested.
+    stop: Option<Stop>,
+}
+
+struct Stop {
+    /// When the grace time is over; `None` if that is beyond the clock's range.
+    at: Option<Instant>,
+}
+
+impl Handler for Serving<'_> {
+    type Task = Task;
+    type Error = Error;
+
+    fn note(&mut self, task: Task, readiness: Readiness, _: Instant) {
+        if let Task::Endpoint(index) = task {
+            self.endpoints[index].note(readiness);
+        }
+    }
+
+    fn wants(&self, task: Task) -> Wants {
+        match task {
+            Task::Endpoint(index) => self.endpoints[index].wants(),
+            Task::Clock => {
+                let deadline = match &self.stop {
+                    Some(stop) => stop.at,
+                    None => [self.plan.until, self.next_stats].into_iter().flatten().min(),
+                };
+                Wants { deadline, ..Wants::default() }
+            }
+        }
+    }
+
+    fn take_turn(&mut self, task: Task, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
+        match task {
+            Task::Endpoint(index) => {
+                let endpoint = &mut self.endpoints[index];
+                endpoint.take_turn(now, self.resources).map_err(|error| endpoint.unusable(&error))
+            }
+            Task::Clock => {
+                if let (Some(stats), Some(at)) = (&self.plan.stats, self.next_stats)
+                    && at <= now
+                {
+                    stats.record(self.number, reports(self.endpoints), now);
+                    self.next_stats = stats.next(now);
+                }
+                if self.plan.until.is_some_and(|until| until <= now) {
+                    reactor.shutdown().request();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn source(&mut self, task: Task) -> Option<&mut dyn Source> {
+        match task {
+            Task::Endpoint(index) => Some(self.endpoints[index].socket_mut()),
+            Task::Clock => None,
+        }
+    }
+
+    fn before_wait(&mut self, reactor: &mut Reactor<Task>) -> Result<ControlFlow<()>, Error> {
+        self.count(reactor);
+        let Some(requested) = reactor.shutdown().requested_at() else { return Ok(ControlFlow::Continue(())) };
+        if self.stop.is_none() {
+            self.stop = Some(Stop { at: requested.checked_add(self.plan.grace) });
+            self.endpoints.iter_mut().for_each(|endpoint| endpoint.finish(endpoint.receive_buffer()));
+            self.keys.iter().for_each(|key| reactor.touch(*key));
+        }
+        let grace_is_over = || self.stop.as_ref().and_then(|stop| stop.at).is_some_and(|at| at <= Instant::now());
+        let is_over = self.endpoints.iter().all(Endpoint::is_settled) || grace_is_over();
+        Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+impl Serving<'_> {
+    /// Requests the stop once all workers together have received as many datagrams as the plan allows.
+    fn count(&mut self, reactor: &Reactor<Task>) {
+        let Some(limit) = self.plan.count else { return };
+        let received: u64 = self.endpoints.iter().map(Endpoint::received).sum();
+        let new = received - self.counted;
+        self.counted = received;
+        if self.plan.received.fetch_add(new, Ordering::Relaxed) + new >= limit {
+            reactor.shutdown().request();
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Poll(error)
+    }
+}
