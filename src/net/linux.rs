@@ -100,7 +100,7 @@ pub(super) fn datapath(socket: &std::net::UdpSocket) -> io::Result<Box<dyn Datap
         alone: 0,
         arranger: Arranger::default(),
         // A client's datagrams have one part.
-        plain: Portable::new(socket, if connected { 0 } else { LONGEST_SEGMENT }),
+        plain: Portable::new(socket).with_room(if connected { 0 } else { LONGEST_SEGMENT }),
     }))
 }
 

@@ -54,9 +54,15 @@ impl Datapath for Portable {
 }
 
 impl Portable {
-    /// The portable datapath for a socket, bound or connected, with memory for putting together `room` bytes.
-    pub fn new(socket: &std::net::UdpSocket, room: usize) -> Self {
-        Self { connected: socket.peer_addr().is_ok(), assembled: Vec::with_capacity(room) }
+    /// The portable datapath for a socket, bound or connected.
+    pub fn new(socket: &std::net::UdpSocket) -> Self {
+        Self { connected: socket.peer_addr().is_ok(), assembled: Vec::new() }
+    }
+
+    /// The same, with memory at hand for putting together up to so many bytes.
+    pub fn with_room(mut self, room: usize) -> Self {
+        self.assembled.reserve(room);
+        self
     }
 
     /// Sends one datagram, from whatever address the system chooses.

@@ -65,7 +65,7 @@ impl ReceiveBatch {
 
     /// What the messages took up in the kernel's receive buffer at the least, in bytes as the kernel charges them.
     pub fn charge(&self) -> usize {
-        SMALLEST_CHARGE * self.messages() + self.bytes
+        SMALLEST_CHARGE * self.messages.len() + self.bytes
     }
 
     /// Forgets what came before.
@@ -81,7 +81,7 @@ impl ReceiveBatch {
 
     /// How many more messages may come.
     pub(crate) fn room(&self) -> usize {
-        if self.bytes < FULL { self.arena.len() / STRIDE - self.messages() } else { 0 }
+        if self.bytes < FULL { self.arena.len() / STRIDE - self.messages.len() } else { 0 }
     }
 
     /// The slots that the next messages may be written to, as many as there is room for, of at least 65,535 bytes

@@ -37,10 +37,10 @@ impl Socket {
     /// [`io::ErrorKind::Unsupported`] for [`IoBackend::Segmented`] elsewhere than on Linux, or what getsockname(2) reports.
     pub fn new(socket: UdpSocket, io: IoBackend) -> io::Result<Self> {
         let datapath = match io {
-            IoBackend::Portable => Box::new(Portable::new(&socket, 0)),
+            IoBackend::Portable => Box::new(Portable::new(&socket)),
             IoBackend::Segmented => linux::datapath(&socket)?,
             IoBackend::Auto => match linux::datapath(&socket) {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => Box::new(Portable::new(&socket, 0)),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => Box::new(Portable::new(&socket)),
                 result => result?,
             },
         };
