@@ -72,10 +72,12 @@
 //! [`ReplyTemplate`]: server::ReplyTemplate
 //! [`ReplyQueue`]: server::reply_queue::ReplyQueue
 
+#![deny(unsafe_code)]
+
 pub mod client;
 mod guard;
 mod host_port;
 pub mod logging;
-mod net;
+pub mod net;
 pub mod reactor;
 pub mod server;

@@ -5,8 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::Error;
 use crate::host_port;
-use crate::net::bind::{BufferSizes, connect};
-use crate::net::{BUFFER_SIZE_FACTOR, IoBackend, Socket};
+use crate::net::{BufferSizes, IoBackend, Socket, connect};
 
 /// Who is meant when no host, or no port, is named: `serve hello` on this machine.
 const HOST: &str = "127.0.0.1";
@@ -63,7 +62,7 @@ pub fn open(target: SocketAddr, io: IoBackend) -> io::Result<Socket> {
 
 /// What the kernel's receive buffer of an [opened](open) socket holds at the most, in bytes as the kernel charges them.
 pub fn receive_buffer(socket: &Socket) -> usize {
-    socket.receive_buffer().unwrap_or(BUFFERS.receive * BUFFER_SIZE_FACTOR)
+    socket.receive_buffer().unwrap_or(2 * BUFFERS.receive)
 }
 
 /// Says why nothing can be sent to `target`.

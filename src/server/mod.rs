@@ -28,8 +28,7 @@ pub use service::{Service, ServiceError};
 pub use statistics::{Counts, EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
-use crate::net::Socket;
-use crate::net::bind::{BufferSizes, Port, bind};
+use crate::net::{BufferSizes, PortSharing, Socket, bind};
 use crate::reactor::shutdown::Shutdown;
 use endpoint::Endpoint;
 use event_loop::{EventLoop, Schedule};
@@ -332,8 +331,8 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
         receive: options.receive_buffer.unwrap_or(DEFAULT_BUFFER),
         send: options.send_buffer.unwrap_or(DEFAULT_BUFFER),
     };
-    let port = if options.workers == NonZeroUsize::MIN { Port::Own } else { Port::Shared };
-    let (socket, given) = bind(address, wanted, port)?;
+    let sharing = if options.workers == NonZeroUsize::MIN { PortSharing::Exclusive } else { PortSharing::Shared };
+    let (socket, given) = bind(address, wanted, sharing)?;
     let socket = Socket::new(socket, options.io)?;
     let address = socket.local_addr()?;
     for (name, asked, wanted, given) in [
