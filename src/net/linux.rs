@@ -38,6 +38,8 @@
 //!   waiting datagrams or both, even if a send has taken the error in between. Interruptions do not occur, because a
 //!   non-blocking receive does not sleep.
 //!
+//! Tests in `readiness.rs` race senders against the receiver and would wait forever if an event were missing.
+//!
 //! # Memory layout
 //!
 //! ```text

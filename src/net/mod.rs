@@ -71,6 +71,8 @@ mod socket;
 
 #[cfg(test)]
 mod contract;
+#[cfg(all(test, target_os = "linux"))]
+mod readiness;
 
 // The platform is chosen here and nowhere else in this module.
 #[cfg(target_os = "linux")]
