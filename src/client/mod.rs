@@ -8,6 +8,7 @@ pub mod ping;
 pub(crate) mod probe;
 pub(crate) mod report;
 pub mod send;
+#[cfg_attr(not(unix), path = "no_status_signal.rs")]
 pub(crate) mod status_signal;
 pub(crate) mod target;
 
