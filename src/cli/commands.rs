@@ -78,15 +78,16 @@ fn serve(asked: &Serve) -> Result<(), Failure> {
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|error| failed("wait for signals", error))?;
 
-    let server = Server::bind(&services, options(asked), shutdown.clone()).inspect_err(|_| {
-        log.flush(Instant::now() + LAST_WORDS);
+    // Before and after serving, the log may delay the program: there is a line for each of perhaps many services.
+    log.set_patience(LOG_PATIENCE);
+    let server = Server::bind(&services, options(asked), shutdown).inspect_err(|_| {
+        log.flush(Instant::now() + LOG_PATIENCE);
     })?;
+    log.set_patience(Duration::ZERO);
     let (report, result) = server.run();
 
-    let stopped = shutdown.requested_at().unwrap_or_else(Instant::now);
-    let deadline = stopped.checked_add(asked.grace).unwrap_or(stopped).max(Instant::now() + LAST_WORDS);
-    // First what waits, so that there is room for the statistics.
-    log.flush(deadline);
+    let deadline = Instant::now() + LOG_PATIENCE;
+    log.set_patience(LOG_PATIENCE);
     report.endpoints.iter().for_each(|endpoint| info!(target: "udpong", "{endpoint}"));
     log.flush(deadline);
     let printed = if asked.json { print(&report) } else { Ok(()) };
@@ -94,8 +95,8 @@ fn serve(asked: &Serve) -> Result<(), Failure> {
     printed.map_err(|error| failed("print the report", error))
 }
 
-/// How long the log may take for its last lines when the time for stopping is over.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long the log may delay the start, and the exit once nothing is left to answer.
+const LOG_PATIENCE: Duration = Duration::from_millis(500);
 
 fn options(asked: &Serve) -> Options {
     Options {

@@ -10,6 +10,7 @@
 //! | `reply_source` | `serve`: which address a reply leaves from |
 //! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
+//! | `availability` | `serve`: start and stop with many services, a stuck stderr, refused threads, ignored signals |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
@@ -24,6 +25,7 @@
 //! or the network to itself begins with `run_in_namespace!()`. Tests whose tools are missing are left out, and
 //! `tests/summary.rs` prints how many. What can be tested without the binary is a unit test next to the code.
 
+mod availability;
 mod backpressure;
 mod bench;
 mod compatibility;

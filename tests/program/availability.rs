@@ -1,0 +1,39 @@
+//! Start and stop under adverse conditions: many services, a stuck stderr, refused threads, ignored signals.
+
+use std::fs::{self, File};
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Server, connect, request, signal, udpong};
+
+#[test]
+fn every_service_logs_its_start_and_its_statistics_to_a_file() {
+    const SERVICES: usize = 900;
+    let path = tempfile::NamedTempFile::new().expect("a temporary file").into_temp_path();
+    let mut command = udpong(&["serve", "--for", "100ms"]);
+    command.args(["discard@127.0.0.1:0"; SERVICES]).stderr(File::create(&path).expect("a file"));
+    assert!(command.status().expect("a server").success());
+    let log = fs::read_to_string(path).expect("a log");
+    let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(count("Server is listening on 127.0.0.1:"), SERVICES);
+    assert_eq!(count("received 0 (0 bytes), answered 0 (0 bytes)"), SERVICES);
+    assert_eq!(count("skipped"), 0);
+}
+
+#[test]
+fn stuck_stderr_delays_the_exit_by_half_a_second_and_not_by_the_grace_time() {
+    let (reader, writer) = io::pipe().expect("a pipe");
+    let arguments = ["serve", "hello@127.0.0.1:0", "--json", "--grace=30s"];
+    let server = Server::spawn_without_log(udpong(&arguments).stderr(writer));
+    let client = connect(server.address());
+    for _ in 0..2_000 {
+        assert_eq!(request(&client, b"you"), b"Hello you");
+    }
+    let start = Instant::now();
+    signal("INT", server.pid());
+    let output = server.wait();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.endpoint().get("answered"), 2_000);
+    drop(reader);
+}
