@@ -55,25 +55,62 @@ impl Shutdown {
 
     /// Makes SIGINT, SIGTERM and SIGHUP request the stop; a second signal ends the process at once, with status 130.
     ///
-    /// The handler runs on a thread of its own, and neither logs nor waits, so it cannot hang.
+    /// A signal that is ignored stays ignored, since whoever started the program wanted that: nohup(1) ignores SIGHUP, and
+    /// a shell without job control SIGINT for a command with `&`. Elsewhere than on Linux this is not known, and all
+    /// three request the stop. On Windows, Ctrl+C and the closing of the console do.
+    ///
+    /// The handler runs on threads of its own, and neither logs nor waits, so it cannot hang.
     ///
     /// # Errors
     ///
-    /// Returns an error if the process has a handler already, or if the system refuses one.
+    /// Returns an error if the process has a handler already, or if the system refuses a handler or a thread.
     #[cfg(feature = "cli")]
     pub fn on_signals(&self) -> std::io::Result<()> {
         // Signals this close together are one request: timeout(1) sends one to the process and one to its process group.
         const SAME_REQUEST: std::time::Duration = std::time::Duration::from_millis(10);
-        let shutdown = self.clone();
-        let mut signalled = None;
-        ctrlc::set_handler(move || {
-            if signalled.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
+        let (shutdown, first) = (self.clone(), Arc::new(OnceLock::new()));
+        let handler = move || {
+            if first.get_or_init(Instant::now).elapsed() > SAME_REQUEST {
                 std::process::exit(130);
             }
             shutdown.request();
-        })
-        .map_err(std::io::Error::other)
+        };
+        let ignored = ignored_signals();
+        let is_ignored = |signal: libc::c_int| ignored >> (signal - 1) & 1 == 1;
+        #[cfg(unix)]
+        {
+            let signals = [libc::SIGTERM, libc::SIGHUP];
+            on_each(signals.into_iter().filter(|signal| !is_ignored(*signal)), handler.clone())?;
+        }
+        // Not with its feature `termination`, which would replace the handlers of all three signals regardless.
+        if is_ignored(libc::SIGINT) { Ok(()) } else { ctrlc::set_handler(handler).map_err(std::io::Error::other) }
     }
+}
+
+/// Returns the signals that the process ignores: bit N-1 stands for signal N (proc(5), `SigIgn`). None if not on Linux.
+#[cfg(feature = "cli")]
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Calls `handler` on a thread of its own for each arrival of one of `signals`.
+#[cfg(all(feature = "cli", unix))]
+fn on_each(signals: impl Iterator<Item = libc::c_int>, handler: impl Fn() + Send + 'static) -> std::io::Result<()> {
+    use std::io::Read;
+    // In a signal handler little more is allowed than to write a byte.
+    let (mut arrivals, sender) = std::os::unix::net::UnixStream::pair()?;
+    let wait = move || {
+        while arrivals.read_exact(&mut [0]).is_ok() {
+            handler();
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, connect, request, signal, udpong};
+use crate::harness::{Server, connect, needs, request, signal, udpong};
 
 #[test]
 fn every_service_logs_its_start_and_its_statistics_to_a_file() {
@@ -36,4 +38,25 @@ fn stuck_stderr_delays_the_exit_by_half_a_second_and_not_by_the_grace_time() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.endpoint().get("answered"), 2_000);
     drop(reader);
+}
+
+/// As `nohup udpong serve &` (SIGHUP) and `sh -c 'udpong serve &'` (SIGINT) start it.
+#[test]
+fn signal_that_is_ignored_at_the_start_stays_ignored() {
+    needs!("sh");
+    for (ignored, other) in [("HUP", "INT"), ("INT", "TERM"), ("TERM", "HUP"), ("INT", "HUP")] {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("trap '' {ignored}; exec \"$0\" serve hello@127.0.0.1:0 --json"));
+        let server = Server::spawn(1, command.arg(env!("CARGO_BIN_EXE_udpong")).env_remove("RUST_LOG"));
+        let client = connect(server.address());
+        for _ in 0..2 {
+            signal(ignored, server.pid());
+            thread::sleep(Duration::from_millis(50));
+            assert_eq!(request(&client, b"you"), b"Hello you");
+        }
+        signal(other, server.pid());
+        let output = server.wait();
+        assert_eq!(output.status.code(), Some(0), "{ignored} counted as a request to stop");
+        assert_eq!(output.endpoint().get("answered"), 2);
+    }
 }
