@@ -83,7 +83,13 @@ impl Shutdown {
             on_each(signals.into_iter().filter(|signal| !is_ignored(*signal)), handler.clone())?;
         }
         // Not with its feature `termination`, which would replace the handlers of all three signals regardless.
-        if is_ignored(libc::SIGINT) { Ok(()) } else { ctrlc::set_handler(handler).map_err(std::io::Error::other) }
+        if is_ignored(libc::SIGINT) {
+            return Ok(());
+        }
+        ctrlc::set_handler(handler).map_err(|error| match error {
+            ctrlc::Error::System(error) => error,
+            error => std::io::Error::other(error),
+        })
     }
 }
 

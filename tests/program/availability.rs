@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, connect, needs, request, signal, udpong};
+use crate::harness::{Server, connect, needs, request, run, signal, udpong};
 
 #[test]
 fn every_service_logs_its_start_and_its_statistics_to_a_file() {
@@ -59,4 +59,27 @@ fn signal_that_is_ignored_at_the_start_stays_ignored() {
         assert_eq!(output.status.code(), Some(0), "{ignored} counted as a request to stop");
         assert_eq!(output.endpoint().get("answered"), 2);
     }
+}
+
+/// Where the system allows fewer threads: RLIMIT_NPROC, `pids.max`, `TasksMax`.
+#[test]
+fn all_workers_start_or_no_socket_is_bound() {
+    needs!("strace");
+    const WORKERS: usize = 8;
+    // One for the log, two for signals; the first worker has the main thread.
+    const THREADS: usize = 3 + WORKERS - 1;
+    let serve = |refused: usize| {
+        let mut command = Command::new("strace");
+        let fault = format!("inject=/^clone3?$:error=EAGAIN:when={refused}+");
+        command.args(["-D", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e", &fault]);
+        command.arg(env!("CARGO_BIN_EXE_udpong")).args(["serve", "hello@127.0.0.1:0", "--for=10ms"]);
+        run(command.arg(format!("--workers={WORKERS}")).env_remove("RUST_LOG"), b"")
+    };
+    for refused in 1..=THREADS {
+        let output = serve(refused);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "thread {refused}: {said}");
+        assert!(said.starts_with("udpong: cannot ") && said.contains("Resource temporarily unavailable"), "{said}");
+    }
+    assert_eq!(serve(THREADS + 1).status.code(), Some(0));
 }
