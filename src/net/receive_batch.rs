@@ -34,6 +34,8 @@ pub struct ReceiveBatch {
     arena: Box<[u8]>,
     messages: Vec<Message>,
     bytes: usize,
+    /// The batch is full with this many bytes.
+    limit: usize,
 }
 
 /// What one receive from the system brought: one datagram, or several of one source that the kernel coalesced.
@@ -55,7 +57,14 @@ impl ReceiveBatch {
     /// An empty inbox for so many messages at the most: one at least, a whole batch at the most.
     pub fn with_slots(slots: usize) -> Self {
         let slots = slots.clamp(1, SLOTS);
-        Self { arena: vec![0; slots * STRIDE].into_boxed_slice(), messages: Vec::with_capacity(slots), bytes: 0 }
+        let arena = vec![0; slots * STRIDE].into_boxed_slice();
+        Self { arena, messages: Vec::with_capacity(slots), bytes: 0, limit: FULL }
+    }
+
+    /// Makes the batch full once it holds `limit` bytes: at least 1, and at most the 512 KiB that are the default. The
+    /// message that reaches the limit may exceed it.
+    pub fn with_limit(self, limit: usize) -> Self {
+        Self { limit: limit.clamp(1, FULL), ..self }
     }
 
     /// The datagrams in the order of their arrival.
@@ -81,7 +90,7 @@ impl ReceiveBatch {
 
     /// How many more messages may come.
     pub(crate) fn room(&self) -> usize {
-        if self.bytes < FULL { self.arena.len() / STRIDE - self.messages.len() } else { 0 }
+        if self.bytes < self.limit { self.arena.len() / STRIDE - self.messages.len() } else { 0 }
     }
 
     /// The slots that the next messages may be written to, as many as there is room for, of at least 65,535 bytes
@@ -177,6 +186,11 @@ mod tests {
         assert_eq!((inbox.room(), inbox.datagrams().count()), (SLOTS, 0));
         (0..SLOTS).for_each(|_| put(&mut inbox, b"", 0, peer(1)));
         assert_eq!((inbox.room(), inbox.slots().count()), (0, 0));
+        let mut inbox = ReceiveBatch::new().with_limit(1000);
+        put(&mut inbox, &[1; 999], 999, peer(1));
+        assert_eq!(inbox.room(), SLOTS - 1);
+        put(&mut inbox, &[2; 500], 500, peer(1));
+        assert_eq!(inbox.room(), 0, "full with 1,000 bytes");
         let mut inbox = ReceiveBatch::with_slots(1);
         put(&mut inbox, b"the only one", 12, peer(1));
         assert_eq!((inbox.room(), inbox.slots().count()), (0, 0));
