@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | readable event | note it; a turn is wanted | note it; nothing is read before the replies have left |
 //! | writable event | note it | note it; a turn is wanted |
-//! | a turn | receive, answer, send; queue what would block | send what waits; if all left, as on the left |
+//! | a turn | receive, answer, send; queue what would block, or exceed the turn | send what waits; if all left, as on the left |
 //! | receive: drained | not readable until the next event | (does not happen) |
 //! | send: would block | not writable until the next event; the rest waits | the same |
 //! | interest | READABLE | READABLE and WRITABLE |
@@ -37,6 +37,12 @@ use crate::reactor::{Readiness, Wants};
 /// Failed sends do not count: a stranger can cause any number of them, with spoofed sources that no route leads to.
 const ERRORS_IN_A_ROW: u32 = 100;
 
+/// A turn sends no further reply after this many bytes, about a millisecond's work; the rest is queued for the next turn.
+///
+/// Only replies much longer than their requests get there: a batch of requests, at most 576 KiB, can ask for 4,096 replies
+/// of 64 KB.
+pub(super) const TURN_BYTES: usize = 1 << 20;
+
 /// What the endpoints of one worker share, one turn at a time.
 #[derive(Debug)]
 pub struct Resources {
@@ -58,7 +64,7 @@ pub struct Resources {
 ///   buffer, which counts what it drops (invariant 3).
 /// - WRITABLE interest is registered exactly while replies wait, and no reply overtakes an earlier one to the same peer
 ///   (invariant 4).
-/// - A turn handles at most one batch (invariant 5).
+/// - A turn handles at most one batch, and sends little more than 2 MiB (invariant 5).
 ///
 /// All of these are defended by `server::simulation`.
 #[derive(Debug)]
@@ -173,6 +179,12 @@ impl<S: Transport> Endpoint<S> {
         &self.socket
     }
 
+    /// Returns the replies that wait.
+    #[cfg(test)]
+    pub fn queue(&self) -> &ReplyQueue {
+        &self.queue
+    }
+
     /// Returns the socket, for registering it.
     pub fn socket_mut(&mut self) -> &mut S {
         &mut self.socket
@@ -183,14 +195,16 @@ impl<S: Transport> Endpoint<S> {
     }
 
     fn flush(&mut self, now: Instant, batch: &mut SendBatch) {
-        // Taken out while the replies borrow it: `self` counts meanwhile.
+        // Taken out while the replies borrow them: `self` counts meanwhile.
+        let Some(template) = self.template.take() else { return };
         let mut queue = std::mem::take(&mut self.queue);
         let mut replies = batch.take();
-        replies.extend(queue.iter());
+        replies.extend(within_turn(queue.iter(&template)));
         let done = self.send(&replies, now);
         batch.put_back(replies);
         queue.pop(done);
         self.queue = queue;
+        self.template = Some(template);
     }
 
     fn answer(&mut self, now: Instant, resources: &mut Resources) {
@@ -208,8 +222,9 @@ impl<S: Transport> Endpoint<S> {
             }
         }
         self.socket.arrange(&mut replies);
-        let done = self.send(&replies, now);
-        replies[done..].iter().for_each(|reply| self.queue.push(reply));
+        let turn = within_turn(replies.iter().copied()).count();
+        let done = self.send(&replies[..turn], now);
+        self.queue.extend(&replies[done..]);
         self.statistics.waited += self.queue.len() as u64;
         self.statistics.waiting_peak = self.statistics.waiting_peak.max(self.queue.len() as u64);
         batch.put_back(replies);
@@ -310,6 +325,16 @@ fn reply_to<'a>(
     let reply = Outgoing { to: datagram.source, from: datagram.local, parts: template.reply(datagram.payload) };
     guard.check(datagram, &reply, now)?;
     Ok(reply)
+}
+
+/// Returns the first of the replies, as many as a turn may send.
+fn within_turn<'a>(replies: impl Iterator<Item = Outgoing<'a>>) -> impl Iterator<Item = Outgoing<'a>> {
+    let mut bytes = 0;
+    replies.take_while(move |reply| {
+        let has_room = bytes < TURN_BYTES;
+        bytes += reply.length();
+        has_room
+    })
 }
 
 /// Shows how often something happened, unless it was once.

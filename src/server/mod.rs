@@ -159,7 +159,9 @@ impl Server {
         } else {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
         };
-        let workers = sockets.into_iter().map(|sockets| worker(sockets, &options, &shutdown, guard.clone()));
+        let receive_limit = reply_queue::receive_limit(sockets.iter().map(Vec::len).sum());
+        let worker = |sockets| worker(sockets, &options, &shutdown, guard.clone(), receive_limit);
+        let workers = sockets.into_iter().map(worker);
         let workers = workers.collect::<io::Result<_>>().map_err(Error::Start)?;
         for (service, addresses) in &bound {
             addresses.iter().for_each(|address| info!("Server is listening on {address} ({})", service.name()));
@@ -199,14 +201,21 @@ impl Server {
     }
 }
 
-fn worker(sockets: Vec<Bound<'_>>, options: &Options, shutdown: &Shutdown, guard: Guard) -> io::Result<Worker> {
+fn worker(
+    sockets: Vec<Bound<'_>>,
+    options: &Options,
+    shutdown: &Shutdown,
+    guard: Guard,
+    receive_limit: usize,
+) -> io::Result<Worker> {
     let mut reactor = Reactor::new(shutdown)?;
     reactor.set_spin(options.spin);
     let endpoint = |(service, address, socket): Bound<'_>| {
         Endpoint::new(socket, address, service.name(), service.template().cloned())
     };
     let endpoints = sockets.into_iter().map(endpoint).collect();
-    let resources = Resources { received: ReceiveBatch::new(), replies: SendBatch::default(), guard };
+    let received = ReceiveBatch::new().with_limit(receive_limit);
+    let resources = Resources { received, replies: SendBatch::default(), guard };
     Ok(Worker::new(reactor, endpoints, resources))
 }
 

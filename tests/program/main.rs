@@ -12,6 +12,7 @@
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
 //! | `availability` | `serve`: start and stop with many services, a stuck stderr, refused threads, ignored signals |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
+//! | `memory` | `serve`: what replies that wait take, in how many endpoints, and giving it back |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
@@ -34,6 +35,7 @@ mod guard;
 mod harness;
 mod hostile_responders;
 mod log;
+mod memory;
 mod overload;
 mod pages;
 mod ping;

@@ -1,0 +1,80 @@
+//! Memory while replies wait: bounded for the process, and given back.
+
+use std::iter;
+use std::net::UdpSocket;
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Server, SlowLoopback, python, run_in_namespace, shell, wait_until};
+
+/// What waits in all endpoints together, and everything else that is not the binary's, in kB.
+const BOUND: u64 = (32 << 10) + (8 << 10);
+
+/// What is left once nothing waits any more, in kB.
+const AT_REST: u64 = 8 << 10;
+
+/// Makes sends block: one packet of each socket has room in the network, and none of them leaves.
+fn jam() -> SlowLoopback {
+    let jam = SlowLoopback::new("1kbit", 70_000);
+    shell("tc qdisc change dev lo root tbf rate 1kbit burst 70000 limit 40000000");
+    jam
+}
+
+/// Waits until the memory of a server has stopped growing; returns it in kB.
+fn settled_memory(server: &Server) -> u64 {
+    let mut before = 0;
+    wait_until("the memory has settled", || {
+        thread::sleep(Duration::from_millis(300));
+        let now = server.status("RssAnon");
+        (std::mem::replace(&mut before, now) == now).then_some(now)
+    })
+}
+
+fn assert_memory_is_given_back(server: &Server, jam: SlowLoopback) {
+    drop(jam);
+    wait_until("the memory is given back", || (server.status("RssAnon") < AT_REST).then_some(()));
+}
+
+#[test]
+fn jammed_endpoints_share_a_bound() {
+    run_in_namespace!("tc");
+    const ENDPOINTS: usize = 200;
+    let arguments: Vec<_> = iter::repeat_n("echo@127.0.0.1:0", ENDPOINTS).chain(["-q", "--send-buffer=16k"]).collect();
+    let server = Server::start_many(ENDPOINTS, &arguments);
+    server.pause();
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    for address in server.addresses() {
+        (0..20).for_each(|_| drop(client.send_to(&[b'x'; 60_000], address).expect("sent")));
+    }
+    let jam = jam();
+    server.resume();
+    let memory = settled_memory(&server);
+    assert!((1 << 10..BOUND).contains(&memory), "{memory} kB");
+    assert_memory_is_given_back(&server, jam);
+}
+
+/// A datagram of one byte can ask for 60 kB, and a packet holds 64 of them.
+#[test]
+fn long_replies_to_short_requests_wait_as_requests() {
+    run_in_namespace!("tc", "python3");
+    let service = format!("reply={}{{}}@127.0.0.1:0", "x".repeat(60_000));
+    let server = Server::start(&[&service, "-q", "--json", "--send-buffer=16k", "--grace=0"]);
+    server.pause();
+    python(
+        "
+import socket, struct, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(100):
+    # udp(7): SOL_UDP, UDP_SEGMENT
+    client.sendmsg([b'x' * 64], [(17, 103, struct.pack('H', 1))], 0, ('127.0.0.1', int(sys.argv[1])))
+",
+        &[&server.address().port().to_string()],
+    );
+    let jam = jam();
+    server.resume();
+    let memory = settled_memory(&server);
+    assert!(memory < AT_REST, "{memory} kB");
+    let endpoint = server.stop().endpoint();
+    assert!(endpoint.get("unsent") > 1_000, "{endpoint:?}");
+    drop(jam);
+}
