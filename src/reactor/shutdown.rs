@@ -79,8 +79,11 @@ impl Shutdown {
         let is_ignored = |signal: libc::c_int| ignored >> (signal - 1) & 1 == 1;
         #[cfg(unix)]
         {
-            let signals = [libc::SIGTERM, libc::SIGHUP];
-            on_each(signals.into_iter().filter(|signal| !is_ignored(*signal)), handler.clone())?;
+            let handled = [libc::SIGTERM, libc::SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+            let mut arrivals = signal_hook::iterator::Signals::new(handled)?;
+            let handler = handler.clone();
+            let wait = move || arrivals.forever().for_each(|_| handler());
+            std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
         }
         // Not with its feature `termination`, which would replace the handlers of all three signals regardless.
         if is_ignored(libc::SIGINT) {
@@ -99,24 +102,6 @@ fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-}
-
-/// Calls `handler` on a thread of its own for each arrival of one of `signals`.
-#[cfg(all(feature = "cli", unix))]
-fn on_each(signals: impl Iterator<Item = libc::c_int>, handler: impl Fn() + Send + 'static) -> std::io::Result<()> {
-    use std::io::Read;
-    // In a signal handler little more is allowed than to write a byte.
-    let (mut arrivals, sender) = std::os::unix::net::UnixStream::pair()?;
-    let wait = move || {
-        while arrivals.read_exact(&mut [0]).is_ok() {
-            handler();
-        }
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
-    for signal in signals {
-        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
