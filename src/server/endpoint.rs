@@ -72,6 +72,8 @@ pub struct Endpoint<S> {
     socket: S,
     address: SocketAddr,
     service: &'static str,
+    /// What lines about datagrams end with: the service, if there are several.
+    log_suffix: String,
     /// `None`: nothing is answered.
     template: Option<ReplyTemplate>,
     /// A receive may be tried.
@@ -96,6 +98,7 @@ impl<S: Transport> Endpoint<S> {
             socket,
             address,
             service,
+            log_suffix: String::new(),
             template,
             readable: false,
             writable: true,
@@ -106,6 +109,11 @@ impl<S: Transport> Endpoint<S> {
             statistics: Statistics::default(),
             throttle: Throttle::default(),
         }
+    }
+
+    /// Adds the service and the address to the log lines about datagrams.
+    pub fn named_in_log(self) -> Self {
+        Self { log_suffix: format!(" by {} on {}", self.service, self.address), ..self }
     }
 
     /// Records an event.
@@ -237,7 +245,8 @@ impl<S: Transport> Endpoint<S> {
         self.statistics.received_bytes += payload.len() as u64;
         if logged {
             let text = Escaped::line([payload, b"", b""]);
-            info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({} bytes)", payload.len());
+            let (bytes, suffix) = (Bytes(payload.len()), &self.log_suffix);
+            info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({bytes}){suffix}");
         }
     }
 
@@ -282,7 +291,8 @@ impl<S: Transport> Endpoint<S> {
                 self.statistics.answered_bytes += reply.length() as u64;
                 if logged {
                     let text = Escaped::line(reply.parts);
-                    info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({} bytes)", reply.to, reply.length());
+                    let (bytes, suffix) = (Bytes(reply.length()), &self.log_suffix);
+                    info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({bytes}){suffix}", reply.to);
                 }
             }
             done += sent.count;
@@ -310,7 +320,7 @@ impl<S: Transport> Endpoint<S> {
         let name = net::error_name(error);
         self.statistics.failed.increment(name);
         if let Some(times) = self.throttle.note(name, now) {
-            warn!("Cannot send {} bytes to {}: {error}{}", reply.length(), reply.to, Times(times));
+            warn!("Cannot send {} to {}: {error}{}", Bytes(reply.length()), reply.to, Times(times));
         }
     }
 }
@@ -337,6 +347,15 @@ fn within_turn<'a>(replies: impl Iterator<Item = Outgoing<'a>>) -> impl Iterator
     })
 }
 
+/// Shows a number of bytes with its unit.
+struct Bytes(usize);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, if self.0 == 1 { "byte" } else { "bytes" })
+    }
+}
+
 /// Shows how often something happened, unless it was once.
 struct Times(u64);
 
@@ -346,5 +365,17 @@ impl Display for Times {
             1 => Ok(()),
             times => write!(f, " ({times} times since this was last logged)"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_followed_by_what_they_count() {
+        assert_eq!([0, 1, 2].map(|bytes| Bytes(bytes).to_string()), ["0 bytes", "1 byte", "2 bytes"]);
+        assert_eq!(Times(1).to_string(), "");
+        assert_eq!(Times(2).to_string(), " (2 times since this was last logged)");
     }
 }

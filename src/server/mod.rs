@@ -160,7 +160,11 @@ impl Server {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
         };
         let receive_limit = reply_queue::receive_limit(sockets.iter().map(Vec::len).sum());
-        let worker = |sockets| worker(sockets, &options, &shutdown, guard.clone(), receive_limit);
+        let worker = |sockets| {
+            let received = ReceiveBatch::new().with_limit(receive_limit);
+            let resources = Resources { received, replies: SendBatch::default(), guard: guard.clone() };
+            worker(sockets, &options, &shutdown, resources, services.len() > 1)
+        };
         let workers = sockets.into_iter().map(worker);
         let workers = workers.collect::<io::Result<_>>().map_err(Error::Start)?;
         for (service, addresses) in &bound {
@@ -201,21 +205,21 @@ impl Server {
     }
 }
 
+/// Puts the sockets of one worker on a reactor.
 fn worker(
     sockets: Vec<Bound<'_>>,
     options: &Options,
     shutdown: &Shutdown,
-    guard: Guard,
-    receive_limit: usize,
+    resources: Resources,
+    has_several_services: bool,
 ) -> io::Result<Worker> {
     let mut reactor = Reactor::new(shutdown)?;
     reactor.set_spin(options.spin);
     let endpoint = |(service, address, socket): Bound<'_>| {
-        Endpoint::new(socket, address, service.name(), service.template().cloned())
+        let endpoint = Endpoint::new(socket, address, service.name(), service.template().cloned());
+        if has_several_services { endpoint.named_in_log() } else { endpoint }
     };
     let endpoints = sockets.into_iter().map(endpoint).collect();
-    let received = ReceiveBatch::new().with_limit(receive_limit);
-    let resources = Resources { received, replies: SendBatch::default(), guard };
     Ok(Worker::new(reactor, endpoints, resources))
 }
 

@@ -256,3 +256,30 @@ fn reduced_buffer_size_is_logged() {
         assert_eq!(count(&granted, "nothing", 0), 0, "{name}");
     }
 }
+
+#[test]
+fn datagram_lines_name_the_service_if_there_are_several() {
+    for several in [false, true] {
+        let services = ["hello@127.0.0.1:0", "reply=@127.0.0.1:0"];
+        let mut server = if several { Server::start_many(2, &services) } else { Server::start(&services[..1]) };
+        let suffix = |name: &str, i: usize| {
+            if several { format!(" by {name} on {}", server.addresses()[i]) } else { String::new() }
+        };
+        let mut expected =
+            vec!["y (1 byte)".to_owned() + &suffix("hello", 0), "Hello y (7 bytes)".to_owned() + &suffix("hello", 0)];
+        if several {
+            expected
+                .extend([" (0 bytes)".to_owned() + &suffix("reply", 1), " (0 bytes)".to_owned() + &suffix("reply", 1)]);
+        }
+        assert_eq!(request(&connect(server.address()), b"y"), b"Hello y");
+        if several {
+            assert_eq!(request(&connect(server.addresses()[1]), b""), b"");
+        }
+        server.wait_for_line("Sent response to ", usize::from(several));
+        let log = server.stop().log;
+        let lines =
+            log.iter().filter(|line| line.contains("Received message from ") || line.contains("Sent response to "));
+        let lines: Vec<_> = lines.map(|line| line.split_once(": ").expect("a message").1).collect();
+        assert_eq!(lines, expected);
+    }
+}
