@@ -74,7 +74,7 @@ fn serve(asked: &Serve) -> Result<(), Failure> {
     let services = asked.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
     let services = services.map_err(|error| Failure::usage(error.to_string()))?;
     let failed = |what: &str, error: io::Error| Failure::failed(format!("cannot {what}: {error}"));
-    let log = LogWriter::install(logger(asked)).map_err(|error| failed("start the log", error))?;
+    let log = LogWriter::install(logger(asked)?).map_err(|error| failed("start the log", error))?;
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|error| failed("wait for signals", error))?;
 
@@ -114,11 +114,22 @@ fn options(asked: &Serve) -> Options {
     }
 }
 
-fn logger(asked: &Serve) -> SimpleLogger {
-    let logger = SimpleLogger::new().with_level(LevelFilter::Info).env().with_utc_timestamps();
+fn logger(asked: &Serve) -> Result<SimpleLogger, Failure> {
+    let level = asked.log.map_or_else(level_from_environment, Ok)?;
+    let logger = SimpleLogger::new().with_level(level).with_utc_timestamps();
     let logger = logger.with_colors(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    let logger = if let Some(level) = asked.log { logger.with_level(level) } else { logger };
-    if asked.quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger }
+    Ok(if asked.quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger })
+}
+
+/// Returns the level that RUST_LOG names; without it, info.
+fn level_from_environment() -> Result<LevelFilter, Failure> {
+    let level = std::env::var_os("RUST_LOG").unwrap_or_default();
+    match level.to_str() {
+        Some("") => Ok(LevelFilter::Info),
+        text => text.and_then(|text| text.parse().ok()).ok_or_else(|| {
+            Failure::usage(format!("RUST_LOG is {level:?}: write off, error, warn, info, debug or trace"))
+        }),
+    }
 }
 
 fn print(report: &Report) -> io::Result<()> {

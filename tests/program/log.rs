@@ -151,7 +151,19 @@ fn log_option_overrides_rust_log() {
     for (level, arguments) in [(Some("warn"), &[][..]), (Some("off"), &[]), (Some("trace"), &["--log", "error"])] {
         assert_eq!(log(level, arguments), "", "{level:?} {arguments:?}");
     }
-    assert!(log(Some("nonsense"), &[]).contains(info));
+    for (level, arguments) in [(Some(""), &[][..]), (Some("nonsense"), &["--log", "info"]), (Some("INFO"), &[])] {
+        assert!(log(level, arguments).contains(info), "{level:?} {arguments:?}");
+    }
+}
+
+#[test]
+fn unknown_level_in_rust_log_is_a_usage_error() {
+    for level in ["nonsense", "udpong=debug", "5"] {
+        let output = run(udpong(&["serve", "hello@127.0.0.1:0", "--for", "1ms"]).env("RUST_LOG", level), b"");
+        let message = format!("udpong: RUST_LOG is {level:?}: write off, error, warn, info, debug or trace\n");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), message);
+        assert_eq!(output.status.code(), Some(2));
+    }
 }
 
 #[test]
