@@ -355,8 +355,15 @@ impl<T: Copy + Debug> Reactor<T> {
                 enqueue(&mut self.ready, key, slot);
             }
         }
+        // Not for each iteration that only spins.
+        if !events.is_empty() || !self.ready.is_empty() {
+            trace!(
+                "Iteration: timeout {timeout:?}, events {}, tasks ready {}",
+                events.iter().count(),
+                self.ready.len()
+            );
+        }
         if !self.ready.is_empty() {
-            trace!("{} tasks are ready", self.ready.len());
             self.last_turn = now;
         }
         for _ in 0..self.ready.len() {
@@ -364,7 +371,7 @@ impl<T: Copy + Debug> Reactor<T> {
             let Some(slot) = self.slots.get_mut(key) else { continue };
             slot.queued = false;
             let task = slot.task;
-            trace!("turn of {task:?}");
+            trace!("Turn of {task:?}");
             handler.take_turn(task, now, self)?;
             self.settle(key, handler)?;
             self.settle_touched(handler)?;

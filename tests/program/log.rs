@@ -295,3 +295,17 @@ fn datagram_lines_name_the_service_if_there_are_several() {
         assert_eq!(lines, expected);
     }
 }
+
+#[test]
+fn trace_has_a_line_for_each_iteration_and_turn() {
+    let server = Server::start(&["hello@127.0.0.1:0", "--log=trace"]);
+    assert_eq!(request(&connect(server.address()), b"you"), b"Hello you");
+    let log = server.stop().log;
+    let message = |line: &str| line.split_once("] ").map(|(_, message)| message.to_owned());
+    let messages: Vec<_> = log.iter().filter_map(|line| message(line)).collect();
+    let received = messages.iter().position(|line| line.starts_with("Received message from ")).expect("a line");
+    assert_eq!(
+        messages[received - 2..received],
+        ["Iteration: timeout None, events 1, tasks ready 1", "Turn of Endpoint(0)"]
+    );
+}
