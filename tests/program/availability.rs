@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, connect, needs, request, run, signal, udpong};
+use crate::harness::{
+    Server, SlowLoopback, connect, needs, receive, request, run, run_in_namespace, signal, udpong, wait_until,
+};
 
 #[test]
 fn every_service_logs_its_start_and_its_statistics_to_a_file() {
@@ -82,4 +84,61 @@ fn all_workers_start_or_no_socket_is_bound() {
         assert!(said.starts_with("udpong: cannot ") && said.contains("Resource temporarily unavailable"), "{said}");
     }
     assert_eq!(serve(THREADS + 1).status.code(), Some(0));
+}
+
+#[test]
+fn without_grace_owed_replies_do_not_delay_the_exit() {
+    run_in_namespace!("tc");
+    let exit = |_| {
+        let server = Server::start(&["echo@127.0.0.1:0", "-q", "--json", "--send-buffer=16k", "--grace=0"]);
+        let client = connect(server.address());
+        server.pause();
+        (0..50).for_each(|_| assert!(client.send(&[b'x'; 1_000]).is_ok()));
+        let _loopback = SlowLoopback::new("1kbit", 2_000);
+        server.resume();
+        // The first replies have filled the network.
+        receive(&client);
+        thread::sleep(Duration::from_millis(50));
+        let start = Instant::now();
+        let endpoint = server.stop().endpoint();
+        assert!(endpoint.get("unsent") > 0, "{endpoint:?}");
+        start.elapsed()
+    };
+    // On a busy machine one may take longer.
+    let shortest = (0..4).map(exit).min();
+    assert!(shortest < Some(Duration::from_millis(400)), "{shortest:?}");
+}
+
+#[test]
+fn spinning_uses_the_processor_until_its_time_is_over() {
+    let ticks = |spin: &str, at_least: u64| {
+        let server = Server::start(&["hello@127.0.0.1:0", "-q", spin]);
+        assert_eq!(request(&connect(server.address()), b"you"), b"Hello you");
+        let before = server.cpu_ticks();
+        if at_least > 0 {
+            wait_until("the server has spun", || (server.cpu_ticks() - before >= at_least).then_some(()));
+        }
+        // Whatever spins now has not stopped.
+        thread::sleep(Duration::from_millis(400));
+        let before = server.cpu_ticks();
+        thread::sleep(Duration::from_millis(400));
+        server.cpu_ticks() - before
+    };
+    // One tick is 10 ms.
+    assert!(ticks("--spin=0", 0) <= 5, "idle");
+    assert!(ticks("--spin=300ms", 5) <= 5, "over");
+    assert!(ticks("--spin=1h", 20) >= 1, "spinning");
+}
+
+#[test]
+fn reader_that_has_gone_is_exit_code_141_without_a_message() {
+    let server = Server::start(&["hello@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    for arguments in [&["send", &target, "you"][..], &["ping", &target, "-c1"], &["bench", &target, "-t", "50ms"]] {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        drop(reader);
+        let child = udpong(arguments).stdout(writer).stderr(Stdio::piped()).spawn().expect("a client");
+        let output = child.wait_with_output().expect("its output");
+        assert_eq!((output.status.code(), &*String::from_utf8_lossy(&output.stderr)), (Some(141), ""), "{arguments:?}");
+    }
 }
