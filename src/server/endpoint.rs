@@ -23,7 +23,7 @@ use log::{Level, info, log_enabled, warn};
 use mio::Interest;
 
 use super::reply::ReplyTemplate;
-use super::reply_queue::ReplyQueue;
+use super::reply_queue::{ReplyQueue, Share};
 use super::statistics::Statistics;
 use crate::guard::{Guard, Refusal};
 use crate::logging::DATAGRAM_LOG;
@@ -52,6 +52,8 @@ pub struct Resources {
     pub replies: SendBatch,
     /// Decides which datagrams are answered.
     pub guard: Guard,
+    /// How much may wait in each of them.
+    pub share: Share,
 }
 
 /// A socket, the service on it, and the replies that wait for it.
@@ -216,7 +218,7 @@ impl<S: Transport> Endpoint<S> {
     }
 
     fn answer(&mut self, now: Instant, resources: &mut Resources) {
-        let Resources { received, replies: batch, guard } = resources;
+        let Resources { received, replies: batch, guard, share } = resources;
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         // Taken out while the replies borrow it: `self` counts meanwhile.
         let template = self.template.take();
@@ -232,7 +234,10 @@ impl<S: Transport> Endpoint<S> {
         self.socket.arrange(&mut replies);
         let turn = within_turn(replies.iter().copied()).count();
         let done = self.send(&replies[..turn], now);
-        self.queue.extend(&replies[done..]);
+        let queued = self.queue.extend(&replies[done..], *share);
+        for reply in &replies[done + queued..] {
+            self.fail(reply, "queue_full", &"too many replies wait", now);
+        }
         self.statistics.waited += self.queue.len() as u64;
         self.statistics.waiting_peak = self.statistics.waiting_peak.max(self.queue.len() as u64);
         batch.put_back(replies);
@@ -308,7 +313,7 @@ impl<S: Transport> Endpoint<S> {
                 }
                 // ENOBUFS included: the socket stays writable, so no event would follow, and trying again would spin.
                 Some(error) => {
-                    self.fail(&replies[done], &error, now);
+                    self.fail(&replies[done], net::error_name(&error), &error, now);
                     done += 1;
                 }
             }
@@ -316,8 +321,7 @@ impl<S: Transport> Endpoint<S> {
         done
     }
 
-    fn fail(&mut self, reply: &Outgoing<'_>, error: &io::Error, now: Instant) {
-        let name = net::error_name(error);
+    fn fail(&mut self, reply: &Outgoing<'_>, name: &'static str, error: &dyn Display, now: Instant) {
         self.statistics.failed.increment(name);
         if let Some(times) = self.throttle.note(name, now) {
             warn!("Cannot send {} to {}: {error}{}", Bytes(reply.length()), reply.to, Times(times));

@@ -34,6 +34,7 @@ use crate::reactor::Reactor;
 use crate::reactor::shutdown::Shutdown;
 use bind::Bound;
 use endpoint::{Endpoint, Resources};
+use reply_queue::Share;
 use statistics::sum_of_workers;
 use statistics_log::StatisticsLog;
 use worker::{Plan, Worker, WorkerThread};
@@ -159,10 +160,10 @@ impl Server {
         } else {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
         };
-        let receive_limit = reply_queue::receive_limit(sockets.iter().map(Vec::len).sum());
+        let share = Share::of(sockets.iter().map(Vec::len).sum());
         let worker = |sockets| {
-            let received = ReceiveBatch::new().with_limit(receive_limit);
-            let resources = Resources { received, replies: SendBatch::default(), guard: guard.clone() };
+            let received = ReceiveBatch::new().with_limit(share.receive_limit());
+            let resources = Resources { received, replies: SendBatch::default(), guard: guard.clone(), share };
             worker(sockets, &options, &shutdown, resources, services.len() > 1)
         };
         let workers = sockets.into_iter().map(worker);

@@ -6,30 +6,53 @@ use std::net::SocketAddr;
 use super::reply::ReplyTemplate;
 use crate::net::Outgoing;
 
-/// The bound for what waits in all endpoints of a server together, in bytes, unless [`MIN_SHARE`] exceeds it.
+/// The bound for what waits in all endpoints of a server together, in bytes. More than 372 endpoints have [`MIN_SHARE`]
+/// each, whatever that adds up to.
 const MAX_QUEUED: usize = 32 << 20;
 
-/// What one receive can bring beyond the limit of its batch, in bytes: most of the last message, and the addresses of all.
-const EXCESS: usize = 72 << 10;
+/// The smallest share of an endpoint, in bytes: any message, and a batch of small ones.
+const MIN_SHARE: usize = 88 << 10;
 
-/// The smallest limit of a receive batch, in bytes. It keeps small datagrams together, at the price of a higher bound for
-/// more than 372 endpoints: 88 KiB for each.
-const MIN_SHARE: usize = 16 << 10;
+/// What a queue needs for addresses, in bytes.
+const ADDRESSES: usize = 8 << 10;
 
-/// Returns the limit of a receive batch, in bytes, with which the queues of `endpoints` endpoints stay within the bound.
+/// The longest message, in bytes.
+const LONGEST_MESSAGE: usize = 64 << 10;
+
+/// How much the queue of an endpoint may hold.
 ///
-/// Each endpoint has a fixed share. With one account for all, some jammed endpoints could keep the others from receiving,
-/// though their network may be fine.
-pub fn receive_limit(endpoints: usize) -> usize {
-    (MAX_QUEUED / endpoints.max(1)).saturating_sub(EXCESS).max(MIN_SHARE)
+/// Each endpoint has a fixed share of the bound. With one account for all, some jammed endpoints could keep the others from
+/// receiving, though their network may be fine.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Of memory, at least [`ADDRESSES`].
+    pub(super) bytes: usize,
+}
+
+impl Share {
+    /// Returns the share of one of `endpoints` endpoints.
+    pub fn of(endpoints: usize) -> Self {
+        Self { bytes: (MAX_QUEUED / endpoints.max(1)).max(MIN_SHARE) }
+    }
+
+    /// Returns the limit of a receive batch, in bytes, with which what it brings can wait: the last message may exceed
+    /// the limit. Several large ones may after many small ones, for which the batch was prepared; what is too much then
+    /// is [not queued](ReplyQueue::extend).
+    pub fn receive_limit(self) -> usize {
+        self.requests() - LONGEST_MESSAGE
+    }
+
+    /// Returns how many bytes of requests fit.
+    fn requests(self) -> usize {
+        self.bytes - ADDRESSES
+    }
 }
 
 /// A queue of replies, each kept as the request that it is the reply to. Requests are copied, because the buffers that
 /// they were received in are reused at once; what the template adds is not.
 ///
-/// The queue has no limit of its own. While it holds a reply its socket is not read, so it never holds more than one
-/// receive has brought, which [`receive_limit`] bounds for the process. Once it is empty, its memory is freed unless it is
-/// small (invariant 3, defended by `server::simulation` and `tests/program/memory.rs`).
+/// While it holds a reply its socket is not read, so it holds what one receive has brought, and at most the endpoint's
+/// [`Share`]. Once it is empty, its memory is freed unless it is small (invariant 3, defended by `server::simulation` and `tests/program/memory.rs`).
 #[derive(Debug, Default)]
 pub struct ReplyQueue {
     /// The requests, one after the other.
@@ -57,8 +80,15 @@ impl ReplyQueue {
     /// small blocks, and these would keep it from returning the large ones next to them to the system.
     const RUNS: usize = 64;
 
-    /// Appends replies, whose second part is the request, as [`ReplyTemplate::reply`] returns them.
-    pub fn extend(&mut self, replies: &[Outgoing<'_>]) {
+    /// Appends the first of `replies`, as many as fit the share; returns their number. The second part of each is the
+    /// request, as [`ReplyTemplate::reply`] returns them.
+    pub fn extend(&mut self, replies: &[Outgoing<'_>], share: Share) -> usize {
+        let mut bytes = self.requests.len();
+        let fits = |reply: &&Outgoing<'_>| {
+            bytes += reply.parts[1].len();
+            bytes <= share.requests()
+        };
+        let replies = &replies[..replies.iter().take_while(fits).count()];
         // Exactly, since growing by doubling would double the bound.
         self.requests.reserve_exact(replies.iter().map(|reply| reply.parts[1].len()).sum());
         self.runs.reserve(Self::RUNS);
@@ -70,6 +100,7 @@ impl ReplyQueue {
             }
         }
         self.length += replies.len();
+        replies.len()
     }
 
     /// Returns the queued replies, oldest first, made from the template that they were made from before.
@@ -155,7 +186,7 @@ mod tests {
             for (replies, count) in steps {
                 let number = expected.len();
                 let replies: Vec<_> = replies.iter().map(|(to, length)| reply(*to, &requests[number..][..*length], &template)).collect();
-                queue.extend(&replies);
+                prop_assert_eq!(queue.extend(&replies, Share::of(1)), replies.len());
                 expected.extend(replies);
                 prop_assert_eq!(queue.iter(&template).collect::<VecDeque<_>>(), expected.clone());
                 queue.pop(count);
@@ -171,13 +202,13 @@ mod tests {
         let template = ReplyTemplate::around([b'x'; 60_000], [b'y'; 1_000]);
         let mut queue = ReplyQueue::default();
         let replies = vec![reply(1, b"?", &template); 4096];
-        queue.extend(&replies);
+        queue.extend(&replies, Share::of(1));
         assert!(queue.allocated() < 10_000, "{}", queue.allocated());
         assert!(queue.iter(&template).eq(replies));
         queue.pop(4096);
 
         let request = [b'?'; 60_000];
-        queue.extend(&[reply(1, &request, &template); 9]);
+        queue.extend(&[reply(1, &request, &template); 9], Share::of(1));
         assert!((540_000..550_000).contains(&queue.allocated()), "{}", queue.allocated());
         queue.pop(9);
         assert_eq!(queue.allocated(), 0);
@@ -185,11 +216,16 @@ mod tests {
 
     #[test]
     fn shares_stay_within_the_bound() {
-        for endpoints in [1, 2, 50, 200, 372] {
-            assert!(endpoints * (receive_limit(endpoints) + EXCESS) <= MAX_QUEUED, "{endpoints}");
+        let template = ReplyTemplate::around("", "");
+        let request = [b'x'; LONGEST_MESSAGE];
+        for endpoints in [1, 2, 50, 200, 372, 1_000] {
+            let share = Share::of(endpoints);
+            let mut queue = ReplyQueue::default();
+            let queued = queue.extend(&vec![reply(1, &request, &template); 1_000], share);
+            assert_eq!(queued, (share.receive_limit() + LONGEST_MESSAGE) / LONGEST_MESSAGE);
+            assert!(queue.allocated() <= share.bytes && queued > 0, "{endpoints}");
+            assert!(endpoints > 372 || endpoints * share.bytes <= MAX_QUEUED, "{endpoints}");
+            assert!(share.receive_limit() >= 16 << 10);
         }
-        assert_eq!(receive_limit(373), MIN_SHARE);
-        assert_eq!(receive_limit(usize::MAX), MIN_SHARE);
-        assert!(receive_limit(0) > MIN_SHARE);
     }
 }

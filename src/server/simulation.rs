@@ -15,6 +15,7 @@ use proptest::prelude::*;
 
 use super::endpoint::{Endpoint, Resources, TURN_BYTES};
 use super::reply::ReplyTemplate;
+use super::reply_queue::Share;
 use crate::guard::Guard;
 use crate::net::{Outgoing, ReceiveBatch, Received, SendBatch, Sent, Transport};
 use crate::reactor::Readiness;
@@ -23,7 +24,7 @@ const READABLE: Readiness = Readiness { readable: true, writable: false };
 const WRITABLE: Readiness = Readiness { readable: false, writable: true };
 
 /// The longest request, in bytes.
-const LONGEST: usize = 400;
+const LONGEST: usize = 2_000;
 
 /// The limit of a receive batch, in bytes: more than 32 single datagrams have, and less than coalesced ones may have.
 const RECEIVE_LIMIT: usize = 32 * LONGEST + 1;
@@ -186,6 +187,7 @@ impl Simulation {
                 received: ReceiveBatch::new().with_limit(RECEIVE_LIMIT),
                 replies: SendBatch::default(),
                 guard: Guard::new(vec![5000], 0, Instant::now()),
+                share: Share::of(1),
             },
             now: Instant::now(),
             arrived: 0,
@@ -249,9 +251,8 @@ impl Simulation {
             assert!(endpoint.wants().turn, "nothing would bring the backlog back (invariant 1)");
         }
         assert_eq!(endpoint.wants().interest != Some(Interest::READABLE), waiting, "WRITABLE (invariant 4)");
-        // A receive may exceed its limit by one message, here of at most 100 datagrams; 8 KiB are kept.
-        let most = if waiting { RECEIVE_LIMIT + 100 * LONGEST } else { 0 };
-        assert!(endpoint.queue().allocated() <= most + (8 << 10), "memory (invariant 3)");
+        let most = if waiting { self.resources.share.bytes } else { 8 << 10 };
+        assert!(endpoint.queue().allocated() <= most, "memory (invariant 3)");
         if waiting {
             assert_eq!(endpoint.wants().turn, !script.blocked, "replies are sent when they can be (invariant 4)");
         }
@@ -296,9 +297,15 @@ fn number(reply: &[u8]) -> u64 {
 proptest! {
     /// Invariants 1 to 6.
     #[test]
-    fn no_network_breaks_an_invariant(room in 0..200_usize, is_long: bool, steps in vec(step(), 1..100)) {
+    fn no_network_breaks_an_invariant(
+        room in 0..200_usize,
+        is_long: bool,
+        share in prop_oneof![8_200..12_000_usize, Just(1 << 20)],
+        steps in vec(step(), 1..100),
+    ) {
         let after = if is_long { vec![b'!'; LONG] } else { Vec::new() };
         let mut simulation = Simulation::with_template(room, ReplyTemplate::around("Hello ", after));
+        simulation.resources.share = Share { bytes: share };
         for step in steps {
             simulation.take(step);
         }
