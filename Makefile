@@ -33,12 +33,14 @@ run: ## Build the program and serve hello on port 5000, until Ctrl+C
 	$(CARGO) run --release --locked -- serve
 
 test: ## Run all tests and report those left out (PROPTEST_CASES=256)
-	$(CARGO) test --locked
+	$(CARGO) test --locked --doc
+	$(CARGO) test --locked --no-fail-fast --tests
 
 lint: ## Check format, clippy and rustdoc; warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	$(CARGO) clippy --locked --no-default-features --lib -- --deny warnings
+	$(CARGO) clippy --locked --no-default-features --features client --lib -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
 check-portable: ## Check the code for macOS, FreeBSD and Windows (on Debian)

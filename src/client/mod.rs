@@ -1,4 +1,4 @@
-//! The other end: sends datagrams to any UDP responder, and reports what comes back.
+//! The client: sends datagrams to any UDP responder, and reports what comes back.
 //!
 //! What an answer means is decided in pure code, with time as an argument: [`probe`] and [`report`]. Only [`send`],
 //! [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks.

@@ -55,25 +55,53 @@ impl Shutdown {
 
     /// Makes SIGINT, SIGTERM and SIGHUP request the stop; a second signal ends the process at once, with status 130.
     ///
-    /// The handler runs on a thread of its own, and neither logs nor waits, so it cannot hang.
+    /// A signal that is ignored stays ignored, since whoever started the program wanted that: nohup(1) ignores SIGHUP, and
+    /// a shell without job control SIGINT for a command with `&`. Elsewhere than on Linux this is not known, and all
+    /// three request the stop. On Windows, Ctrl+C and the closing of the console do.
+    ///
+    /// The handler runs on threads of its own, and neither logs nor waits, so it cannot hang.
     ///
     /// # Errors
     ///
-    /// Returns an error if the process has a handler already, or if the system refuses one.
+    /// Returns an error if the process has a handler already, or if the system refuses a handler or a thread.
     #[cfg(feature = "cli")]
     pub fn on_signals(&self) -> std::io::Result<()> {
         // Signals this close together are one request: timeout(1) sends one to the process and one to its process group.
         const SAME_REQUEST: std::time::Duration = std::time::Duration::from_millis(10);
-        let shutdown = self.clone();
-        let mut signalled = None;
-        ctrlc::set_handler(move || {
-            if signalled.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
+        let (shutdown, first) = (self.clone(), Arc::new(OnceLock::new()));
+        let handler = move || {
+            if first.get_or_init(Instant::now).elapsed() > SAME_REQUEST {
                 std::process::exit(130);
             }
             shutdown.request();
+        };
+        let ignored = ignored_signals();
+        let is_ignored = |signal: libc::c_int| ignored >> (signal - 1) & 1 == 1;
+        #[cfg(unix)]
+        {
+            let handled = [libc::SIGTERM, libc::SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+            let mut arrivals = signal_hook::iterator::Signals::new(handled)?;
+            let handler = handler.clone();
+            let wait = move || arrivals.forever().for_each(|_| handler());
+            std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+        }
+        // Not with its feature `termination`, which would replace the handlers of all three signals regardless.
+        if is_ignored(libc::SIGINT) {
+            return Ok(());
+        }
+        ctrlc::set_handler(handler).map_err(|error| match error {
+            ctrlc::Error::System(error) => error,
+            error => std::io::Error::other(error),
         })
-        .map_err(std::io::Error::other)
     }
+}
+
+/// Returns the signals that the process ignores: bit N-1 stands for signal N (proc(5), `SigIgn`). None if not on Linux.
+#[cfg(feature = "cli")]
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

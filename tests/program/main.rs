@@ -10,7 +10,9 @@
 //! | `reply_source` | `serve`: which address a reply leaves from |
 //! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
+//! | `availability` | `serve`: start and stop with many services, a stuck stderr, refused threads, ignored signals |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
+//! | `memory` | `serve`: what replies that wait take, in how many endpoints, and giving it back |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
@@ -24,6 +26,7 @@
 //! or the network to itself begins with `run_in_namespace!()`. Tests whose tools are missing are left out, and
 //! `tests/summary.rs` prints how many. What can be tested without the binary is a unit test next to the code.
 
+mod availability;
 mod backpressure;
 mod bench;
 mod compatibility;
@@ -33,6 +36,7 @@ mod harness;
 mod hostile_responders;
 mod log;
 mod manual;
+mod memory;
 mod overload;
 mod ping;
 mod reply_source;
