@@ -146,7 +146,7 @@ impl Server {
     ///
     /// Returns [`Error::Conflict`], [`Error::LookUp`], [`Error::Worker`], [`Error::Listen`] or [`Error::Start`].
     pub fn bind(services: &[Service], options: Options, shutdown: Shutdown) -> Result<Self, Error> {
-        let places = bind::places(services)?;
+        let places = bind::places(services, &shutdown)?;
         let threads = (1..options.workers.get()).map(WorkerThread::start).collect::<Result<_, _>>()?;
         let mut sockets = vec![bind::bind_all(&places, &options)?];
         let bound: Vec<_> = sockets[0].iter().map(|(service, address, _)| (*service, vec![*address])).collect();

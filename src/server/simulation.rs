@@ -216,6 +216,8 @@ impl Simulation {
             let was_waiting = self.endpoint.statistics().unsent > 0;
             let (receives, sent_bytes) = (self.script().receives, self.script().sent_bytes);
             self.endpoint.take_turn(self.now, &mut self.resources).expect("no datagram ends the loop (invariant 2)");
+            // What exceeds the share was dropped and counted as failed.
+            self.script().owed = usize::try_from(self.endpoint.statistics().unsent).expect("a count");
             assert!(self.script().receives <= receives + 1, "a turn received twice (invariant 5)");
             // What waited, and one batch; each may exceed the limit by one reply.
             let most = (1 + usize::from(was_waiting)) * (TURN_BYTES + self.longest_reply);

@@ -18,6 +18,7 @@
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
+//! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
@@ -31,12 +32,14 @@ mod backpressure;
 mod bench;
 mod compatibility;
 mod faults;
+mod flows;
 mod guard;
 mod harness;
 mod hostile_responders;
 mod log;
 mod manual;
 mod memory;
+mod outcomes;
 mod overload;
 mod ping;
 mod reply_source;
