@@ -8,7 +8,8 @@
 //! | `services` | `serve`: what is replied, where it listens, several services and workers |
 //! | `compatibility` | `serve`: the five exercises byte for byte; foreign clients (socat, ncat, nping, check_udp) |
 //! | `reply_source` | `serve`: which address a reply leaves from |
-//! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
+//! | `guard` | `serve`: which requests are refused; spoofed sources, rate limit |
+//! | `loops` | `serve`: loops between two servers, over a wire with delay |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
 //! | `availability` | `serve`: start and stop with many services, a stuck stderr, refused threads, ignored signals |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
@@ -37,6 +38,7 @@ mod guard;
 mod harness;
 mod hostile_responders;
 mod log;
+mod loops;
 mod manual;
 mod memory;
 mod outcomes;
