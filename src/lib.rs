@@ -131,6 +131,7 @@ pub mod client;
 mod guard;
 mod host_port;
 pub mod logging;
+mod lookup;
 pub mod net;
 mod parse_error;
 pub mod reactor;

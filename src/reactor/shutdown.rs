@@ -1,5 +1,6 @@
-//! A request to stop, from a signal or another thread, that wakes the loops it concerns.
+//! A request to stop, from Ctrl+C, another signal or another thread, that wakes the loops it concerns.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -17,7 +18,8 @@ pub struct Shutdown {
 #[derive(Debug, Default)]
 struct State {
     requested: OnceLock<Instant>,
-    /// Of loops that may have ended in the meantime.
+    forced: AtomicBool,
+    /// Weak, because a loop may have ended.
     wakers: Mutex<Vec<Weak<Waker>>>,
 }
 
@@ -29,7 +31,24 @@ impl Shutdown {
 
     /// Requests the stop and wakes the loops. Only the first request counts.
     pub fn request(&self) {
+        if self.state.requested.set(Instant::now()).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// Requests a stop that waits for nothing, and wakes the loops.
+    pub fn force(&self) {
+        self.state.forced.store(true, Ordering::Release);
         let _ = self.state.requested.set(Instant::now());
+        self.wake();
+    }
+
+    /// Returns whether the stop should wait for nothing.
+    pub fn is_forced(&self) -> bool {
+        self.state.forced.load(Ordering::Acquire)
+    }
+
+    fn wake(&self) {
         for waker in self.state.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             // A failure is not fatal: without the event, the loop checks the flag after its next event or deadline.
             let _ = waker.upgrade().map(|waker| waker.wake());
@@ -46,7 +65,7 @@ impl Shutdown {
         self.state.requested.get().copied()
     }
 
-    /// Wakes one more loop at a request.
+    /// Registers another waker.
     pub(super) fn register_waker(&self, waker: &Arc<Waker>) {
         let mut wakers = self.state.wakers.lock().unwrap_or_else(PoisonError::into_inner);
         wakers.retain(|waker| waker.strong_count() > 0);
@@ -59,21 +78,43 @@ impl Shutdown {
     /// a shell without job control SIGINT for a command with `&`. Elsewhere than on Linux this is not known, and all
     /// three request the stop. On Windows, Ctrl+C and the closing of the console do.
     ///
-    /// The handler runs on threads of its own, and neither logs nor waits, so it cannot hang.
+    /// The handler runs on threads of its own. It does not log and waits only for a short lock, so it cannot hang. Signals within
+    /// 10 ms of each other count as one.
     ///
     /// # Errors
     ///
     /// Returns an error if the process has a handler already, or if the system refuses a handler or a thread.
     #[cfg(feature = "cli")]
     pub fn on_signals(&self) -> std::io::Result<()> {
+        self.handle_signals(false)
+    }
+
+    /// Does the same as [`on_signals`](Self::on_signals), except that a second signal [forces](Self::force) the stop, and
+    /// the third one ends the process.
+    ///
+    /// # Errors
+    ///
+    /// As [`on_signals`](Self::on_signals).
+    #[cfg(feature = "cli")]
+    pub fn on_signals_then_force(&self) -> std::io::Result<()> {
+        self.handle_signals(true)
+    }
+
+    #[cfg(feature = "cli")]
+    fn handle_signals(&self, second_forces: bool) -> std::io::Result<()> {
         // Signals this close together are one request: timeout(1) sends one to the process and one to its process group.
         const SAME_REQUEST: std::time::Duration = std::time::Duration::from_millis(10);
-        let (shutdown, first) = (self.clone(), Arc::new(OnceLock::new()));
+        let shutdown = self.clone();
+        let latest = Arc::new(Mutex::new(None::<Instant>));
         let handler = move || {
-            if first.get_or_init(Instant::now).elapsed() > SAME_REQUEST {
-                std::process::exit(130);
+            let now = Instant::now();
+            let previous = latest.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+            match previous {
+                None => shutdown.request(),
+                Some(previous) if now.saturating_duration_since(previous) <= SAME_REQUEST => {}
+                Some(_) if second_forces && !shutdown.is_forced() => shutdown.force(),
+                Some(_) => std::process::exit(130),
             }
-            shutdown.request();
         };
         let ignored = ignored_signals();
         let is_ignored = |signal: libc::c_int| ignored >> (signal - 1) & 1 == 1;
@@ -118,5 +159,15 @@ mod tests {
         assert!(requested_at.is_some());
         other.request();
         assert_eq!(shutdown.requested_at(), requested_at);
+    }
+
+    #[test]
+    fn forced_stop_is_a_request_too() {
+        let shutdown = Shutdown::new();
+        shutdown.request();
+        assert!(!shutdown.is_forced());
+        let other = Shutdown::new();
+        other.clone().force();
+        assert!(other.is_forced() && other.is_requested());
     }
 }

@@ -8,7 +8,8 @@
 //! | `services` | `serve`: what is replied, where it listens, several services and workers |
 //! | `compatibility` | `serve`: the five exercises byte for byte; foreign clients (socat, ncat, nping, check_udp) |
 //! | `reply_source` | `serve`: which address a reply leaves from |
-//! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
+//! | `guard` | `serve`: which requests are refused; spoofed sources, rate limit |
+//! | `loops` | `serve`: loops between two servers, over a wire with delay |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
 //! | `availability` | `serve`: start and stop with many services, a stuck stderr, refused threads, ignored signals |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
@@ -18,6 +19,7 @@
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
+//! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
@@ -31,12 +33,15 @@ mod backpressure;
 mod bench;
 mod compatibility;
 mod faults;
+mod flows;
 mod guard;
 mod harness;
 mod hostile_responders;
 mod log;
+mod loops;
 mod manual;
 mod memory;
+mod outcomes;
 mod overload;
 mod ping;
 mod reply_source;
