@@ -6,7 +6,9 @@
 //! └────────┴───────┴──────┴────────┴─────┘└────────┴──      pad: up to the next multiple of size_t
 //! ```
 
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+use super::Delivery;
 
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<i32>();
@@ -29,6 +31,10 @@ pub struct Ancillary {
     pub segment: Option<usize>,
     /// The address that the message was sent to, with port 0, if replies can leave from it.
     pub local: Option<SocketAddr>,
+    /// What kind of address the message was sent to.
+    pub delivery: Delivery,
+    /// The message arrived by IPv4 and has packet info.
+    pub is_ipv4: bool,
 }
 
 impl ControlMessages {
@@ -92,8 +98,9 @@ impl ControlMessages {
         while let Some((level, kind, data, next)) = split_message(rest) {
             match (level, kind) {
                 (libc::SOL_UDP, libc::UDP_GRO) => ancillary.segment = int(data).and_then(|size| size.try_into().ok()),
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => ancillary.local = local_v4(data),
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => ancillary.local = ancillary.local.or(local_v6(data)),
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => ancillary.read_v4(data),
+                // An IPv4 message on an IPv6 socket has both, and this one does not identify broadcast addresses.
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if !ancillary.is_ipv4 => ancillary.read_v6(data),
                 _ => {}
             }
             rest = next;
@@ -116,21 +123,34 @@ fn int(data: &[u8]) -> Option<i32> {
     Some(i32::from_ne_bytes(data.get(..4)?.try_into().ok()?))
 }
 
-/// Reads an `in_pktinfo`: the interface, the local address for a reply, and the destination in the IP header, which may
-/// be a broadcast address.
-fn local_v4(info: &[u8]) -> Option<SocketAddr> {
-    let ip: [u8; 4] = info.get(4..8)?.try_into().ok()?;
-    Some(SocketAddrV4::new(ip.into(), 0).into())
-}
+impl Ancillary {
+    /// Reads an `in_pktinfo`: the interface, the local address for a reply, and the destination in the IP header. They
+    /// differ for a broadcast or multicast destination. The former is unspecified if the message arrived before the
+    /// socket asked for packet info.
+    fn read_v4(&mut self, info: &[u8]) {
+        let Some(&[_, _, _, _, a, b, c, d, ref destination @ ..]) = info.first_chunk::<12>() else { return };
+        let local = Ipv4Addr::new(a, b, c, d);
+        self.is_ipv4 = true;
+        if local.is_unspecified() {
+            (self.local, self.delivery) = (None, Delivery::Unknown);
+        } else {
+            self.local = Some(SocketAddrV4::new(local, 0).into());
+            self.delivery = if local.octets() == *destination { Delivery::Unicast } else { Delivery::Group };
+        }
+    }
 
-/// Reads an `in6_pktinfo`: the destination in the IP header, and the interface. For an IPv4 datagram the destination
-/// may be a broadcast address, which looks like any other; the `in_pktinfo` next to it has the address for a reply.
-fn local_v6(info: &[u8]) -> Option<SocketAddr> {
-    let ip: [u8; 16] = info.get(..16)?.try_into().ok()?;
-    let ip = Ipv6Addr::from(ip);
-    let can_send = ip.to_ipv4_mapped().is_none() && !ip.is_multicast();
-    let scope = if ip.is_unicast_link_local() { int(info.get(16..)?)? } else { 0 };
-    can_send.then(|| SocketAddrV6::new(ip, 0, 0, scope.cast_unsigned()).into())
+    /// Reads an `in6_pktinfo`: the destination in the IP header, and the interface. The kernel does not send from an
+    /// IPv4-mapped address.
+    fn read_v6(&mut self, info: &[u8]) {
+        let Some((ip, &[a, b, c, d])) = info.first_chunk::<20>().and_then(|info| info.split_first_chunk::<16>()) else {
+            return;
+        };
+        let ip = Ipv6Addr::from(*ip);
+        let scope = if ip.is_unicast_link_local() { u32::from_ne_bytes([a, b, c, d]) } else { 0 };
+        let can_send = ip.to_ipv4_mapped().is_none() && !ip.is_multicast();
+        self.local = can_send.then(|| SocketAddrV6::new(ip, 0, 0, scope).into());
+        self.delivery = if ip.is_multicast() { Delivery::Group } else { Delivery::Unicast };
+    }
 }
 
 #[cfg(test)]
@@ -149,9 +169,33 @@ mod tests {
     fn received_control_messages_are_read() {
         assert_eq!(from_kernel(&[]), Ancillary::default());
         let segment = 1200_i32.to_ne_bytes();
-        let v4 = [7, 0, 0, 0, 127, 0, 0, 2, 255, 255, 255, 255];
+        let v4 = [7, 0, 0, 0, 127, 0, 0, 2, 127, 0, 0, 2];
         let both = from_kernel(&[(libc::SOL_UDP, libc::UDP_GRO, &segment), (0, libc::IP_PKTINFO, &v4)]);
-        assert_eq!(both, Ancillary { segment: Some(1200), local: Some(([127, 0, 0, 2], 0).into()) });
+        let local = Some(([127, 0, 0, 2], 0).into());
+        let expected = Ancillary { segment: Some(1200), local, delivery: Delivery::Unicast, is_ipv4: true };
+        assert_eq!(both, expected);
+    }
+
+    #[test]
+    fn packet_info_tells_group_addresses_from_unicast() {
+        let v4 = |local: [u8; 4], destination: [u8; 4]| {
+            let info = [&[7, 0, 0, 0], &local[..], &destination].concat();
+            let ancillary = from_kernel(&[(libc::IPPROTO_IP, libc::IP_PKTINFO, &info)]);
+            (ancillary.local.map(|local| local.ip().to_string()), ancillary.delivery)
+        };
+        let local = Some("192.0.2.1".to_owned());
+        assert_eq!(v4([192, 0, 2, 1], [192, 0, 2, 1]), (local.clone(), Delivery::Unicast));
+        for group in [[192, 0, 2, 255], [255; 4], [224, 0, 0, 1]] {
+            assert_eq!(v4([192, 0, 2, 1], group), (local.clone(), Delivery::Group));
+        }
+        assert_eq!(v4([0; 4], [192, 0, 2, 1]), (None, Delivery::Unknown), "arrived before packet info was asked for");
+        let v6 = |ip: &str| {
+            let ip: Ipv6Addr = ip.parse().expect("an address");
+            let info = [&ip.octets()[..], &3_u32.to_ne_bytes()].concat();
+            from_kernel(&[(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info)])
+        };
+        assert_eq!((v6("2001:db8::1").delivery, v6("ff02::1").delivery), (Delivery::Unicast, Delivery::Group));
+        assert!(!v6("::ffff:192.0.2.1").is_ipv4, "an IPv6 packet to an IPv4-mapped address");
     }
 
     #[test]
@@ -174,7 +218,8 @@ mod tests {
         let segment = (libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes()[..]);
         let local = Some(([192, 0, 2, 1], 0).into());
         for messages in [[v6, v4, segment], [segment, v4, v6]] {
-            assert_eq!(from_kernel(&messages), Ancillary { segment: Some(1200), local });
+            let expected = Ancillary { segment: Some(1200), local, delivery: Delivery::Group, is_ipv4: true };
+            assert_eq!(from_kernel(&messages), expected);
         }
         assert_eq!(from_kernel(&[v6]).local, None);
     }

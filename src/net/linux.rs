@@ -66,7 +66,7 @@ use super::gso::{LONGEST_SEGMENT, SegmentLimit, run_length};
 use super::portable::Portable;
 use super::receive_batch::SLOTS;
 use super::sockaddr::SockaddrBuf;
-use super::{Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
+use super::{Delivery, Envelope, Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
 
 /// Whether this implementation can be used.
 pub const IS_AVAILABLE: bool = true;
@@ -89,7 +89,7 @@ pub struct Linux {
     /// Received messages may be coalesced.
     has_gro: bool,
     has_gso: bool,
-    /// Received messages carry their local address.
+    /// Received messages carry the address that they were sent to.
     has_packet_info: bool,
     segment_limit: SegmentLimit,
     /// How many messages the next system call asks for: twice as many as the last one returned, as far as a batch takes
@@ -107,6 +107,8 @@ impl Linux {
         let has_packet_info = match socket.local_addr() {
             Ok(local) if !local.ip().is_unspecified() => false,
             Ok(local) if local.is_ipv6() => {
+                // Replies may leave from an address that no interface has: `ip -6 route add local PREFIX dev lo`.
+                let _ = enable(libc::IPPROTO_IPV6, libc::IPV6_FREEBIND);
                 enable(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) && enable(libc::IPPROTO_IP, libc::IP_PKTINFO)
             }
             _ => enable(libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -145,7 +147,9 @@ impl Linux {
         batch.clear();
         while batch.room() > 0 {
             let wanted = self.expected.min(batch.room());
-            match retry_interrupted(|| socket.try_io(|| receive_messages(socket.as_raw_fd(), batch, wanted))) {
+            match retry_interrupted(|| {
+                socket.try_io(|| receive_messages(socket.as_raw_fd(), self.portable.delivery, batch, wanted))
+            }) {
                 Ok(count) => {
                     self.expected = (2 * count).min(batch.capacity());
                     if count < wanted {
@@ -219,8 +223,9 @@ impl Linux {
     }
 }
 
-/// Receives at most `wanted` messages with one recvmmsg(2); returns how many.
-fn receive_messages(fd: RawFd, batch: &mut ReceiveBatch, wanted: usize) -> io::Result<usize> {
+/// Receives at most `wanted` messages with one recvmmsg(2); returns how many. `delivery` is that of messages without
+/// packet info.
+fn receive_messages(fd: RawFd, delivery: Delivery, batch: &mut ReceiveBatch, wanted: usize) -> io::Result<usize> {
     // Only the used entries are initialized: to clear all of them costs 4 % in batches of four datagrams.
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SLOTS];
     let mut names = [const { MaybeUninit::<SockaddrBuf>::uninit() }; SLOTS];
@@ -251,7 +256,13 @@ fn receive_messages(fd: RawFd, batch: &mut ReceiveBatch, wanted: usize) -> io::R
             unsafe { (headers[i].assume_init_ref(), names[i].assume_init_ref(), controls[i].assume_init_mut()) };
         control.set_length(header.msg_hdr.msg_controllen as _);
         let ancillary = control.read();
-        batch.push(header.msg_len as usize, ancillary.segment.unwrap_or(0), name.address(), ancillary.local);
+        let mut source = name.address();
+        if ancillary.is_ipv4 {
+            source.set_ip(source.ip().to_canonical());
+        }
+        let delivery = if delivery == Delivery::Unknown { ancillary.delivery } else { delivery };
+        let envelope = Envelope { source, local: ancillary.local, delivery };
+        batch.push(header.msg_len as usize, ancillary.segment.unwrap_or(0), envelope);
     }
     Ok(count)
 }

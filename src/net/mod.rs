@@ -108,7 +108,7 @@ use std::net::SocketAddr;
 
 pub use bind::{BufferSizes, PortSharing, bind, connect};
 pub use error::{BrokenSocket, error_name, is_broken};
-pub use receive_batch::ReceiveBatch;
+pub use receive_batch::{Envelope, ReceiveBatch};
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};
 
@@ -119,12 +119,31 @@ pub const LONGEST_PAYLOAD: usize = 65_507;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
     /// The sender. It can be spoofed: nothing in UDP verifies it.
+    ///
+    /// An IPv6 socket on the unspecified address receives from IPv4 peers too. Their sources are IPv4, so that one that
+    /// is IPv4-mapped was spoofed in an IPv6 packet. Only where [`delivery`](Self::delivery) is
+    /// [unknown](Delivery::Unknown), an IPv4-mapped source can also be an IPv4 peer.
     pub source: SocketAddr,
     /// The local address that the datagram was sent to, with port 0, if the socket learns it; see
     /// [`Socket::knows_local_address`]. A reply should leave [from](Outgoing::from) there.
     pub local: Option<SocketAddr>,
+    /// What kind of address the datagram was sent to.
+    pub delivery: Delivery,
     /// The payload: 0 to 65,535 arbitrary bytes.
     pub payload: &'a [u8],
+}
+
+/// What kind of address a datagram was sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// The socket does not learn it.
+    #[default]
+    Unknown,
+    /// One host's.
+    Unicast,
+    /// A broadcast or multicast address: every socket on the port, here and on other hosts, receives a copy, also where
+    /// a port is [shared](PortSharing::Shared).
+    Group,
 }
 
 /// A datagram to send. Its payload is borrowed in up to three parts, so that a reply which quotes its request copies
