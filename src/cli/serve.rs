@@ -97,7 +97,7 @@ pub struct ServeArgs {
 
     /// Answer every source that can be answered
     ///
-    /// Lifts all refusals except "unanswerable" and "discard".
+    /// Lifts all refusals except "unanswerable", "group_copy" and "discard".
     #[arg(long, hide_short_help = true, help_heading = "Safety")]
     no_guard: bool,
 }
@@ -134,7 +134,10 @@ A refused request gets no reply. Refusals are counted by reason and logged at
 most once a minute per reason. The reasons are:
 
   unanswerable   the source has port 0, or an unspecified, multicast,
-                 broadcast or reserved (240.0.0.0/4) address
+                 broadcast or reserved (240.0.0.0/4) address, or is an
+                 IPv4 address in an IPv6 packet (::ffff:192.0.2.1)
+  group_copy     sent to a broadcast or multicast address, and answered by
+                 another of the --workers: each receives a copy
   own_port       the source port is one that this server has bound
   service_port   the source port belongs to a UDP service that might answer
                  the reply: 7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137,

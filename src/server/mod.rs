@@ -155,7 +155,7 @@ impl Server {
         } else {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
         };
-        let workers = sockets.into_iter().map(|sockets| worker(sockets, &options, &shutdown, guard.clone()));
+        let workers = (0..).zip(sockets).map(|(i, sockets)| worker(sockets, &options, &shutdown, guard.of_worker(i)));
         let workers = workers.collect::<io::Result<_>>().map_err(Error::Start)?;
         for (service, addresses) in &bound {
             addresses.iter().for_each(|address| info!("Server is listening on {address} ({})", service.name()));

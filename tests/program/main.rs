@@ -8,6 +8,7 @@
 //! | `services` | `serve`: what is replied, where it listens, several services and workers |
 //! | `compatibility` | `serve`: the five exercises byte for byte; foreign clients (socat, ncat, nping, check_udp) |
 //! | `reply_source` | `serve`: which address a reply leaves from |
+//! | `packet_info` | `serve`: IPv4-mapped sources, broadcast and multicast, addresses of no interface |
 //! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
@@ -34,6 +35,7 @@ mod hostile_responders;
 mod log;
 mod manual;
 mod overload;
+mod packet_info;
 mod ping;
 mod reply_source;
 mod send;
