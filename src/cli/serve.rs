@@ -164,10 +164,21 @@ JSON:
     waited            replies that waited because a send would have blocked
     waiting_peak      the most replies that waited at the same time
     unsent            replies that still waited at the end
-    kernel_dropped    datagrams dropped because the receive buffer was
-                      full; null if the system does not report it
+    kernel_dropped    socket buffers that the kernel dropped, because the
+                      receive buffer was full or a checksum wrong; each
+                      holds up to 128 datagrams if they were coalesced;
+                      null if the system does not report it
+  rcvbuf_errors       socket buffers dropped because a receive buffer was
+                      full; this and the next field count all UDP sockets
+                      of the system since the start, and are null elsewhere
+                      than on Linux
+  in_csum_errors      socket buffers dropped because a checksum was wrong
 
-The sum of answered, refused, failed and unsent is received.
+The sum of answered, refused, failed and unsent is received. The sum of
+received and kernel_dropped is the number of datagrams that reached the
+socket if the kernel coalesced none of those it dropped, which it does for
+a sender that segments (UDP_SEGMENT) and for what a network device
+receives. With --io portable it coalesces nothing.
 
 Exit status:
   0    stopped by a signal, --for or --count

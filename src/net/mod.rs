@@ -24,6 +24,7 @@
 //! | [`gso`] | which datagrams one segmented send can carry |
 //! | `cmsg`, `sockaddr` | control messages and addresses as the kernel lays them out |
 //! | `receive_batch`, `send_batch` | reusable buffers |
+//! | `udp_errors` | what the system dropped |
 //! | `error` | the names of errors, and which of them break a socket |
 //!
 //! # Examples
@@ -68,6 +69,7 @@ pub(crate) mod portable;
 mod receive_batch;
 mod send_batch;
 mod socket;
+mod udp_errors;
 
 #[cfg(test)]
 mod contract;
@@ -111,6 +113,7 @@ pub use error::{BrokenSocket, error_name, is_broken};
 pub use receive_batch::{Envelope, ReceiveBatch};
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};
+pub use udp_errors::UdpErrors;
 
 /// The longest payload that a UDP datagram over IPv4 can carry, in bytes: 65,535 less 20 of IP and 8 of UDP header.
 pub const LONGEST_PAYLOAD: usize = 65_507;

@@ -86,8 +86,12 @@ impl Socket {
         }
     }
 
-    /// Returns how many messages the kernel has dropped since the socket was made, most often because the receive
-    /// buffer was full; `None` where the system does not report it. A coalesced message counts once.
+    /// Returns how many messages the kernel has dropped at this socket since it was made, because the receive buffer was
+    /// full or a checksum wrong; `None` where the system does not report it.
+    ///
+    /// It counts messages: one that was coalesced from up to 128 datagrams counts once. The kernel does not report how
+    /// many datagrams those were. It does not count datagrams of at most 68 bytes with a wrong checksum, which it drops
+    /// before it looks for the socket.
     pub fn kernel_drops(&self) -> Option<u64> {
         linux::kernel_drops(&self.socket)
     }

@@ -29,7 +29,7 @@ pub use service::Service;
 pub use statistics::{CountsByName, EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
-use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
+use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket, UdpErrors};
 use crate::reactor::Reactor;
 use crate::reactor::shutdown::Shutdown;
 use bind::Bound;
@@ -132,6 +132,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     shutdown: Shutdown,
     started: Instant,
+    errors_before: Option<UdpErrors>,
 }
 
 impl Server {
@@ -144,6 +145,7 @@ impl Server {
     /// Returns [`Error::Conflict`], [`Error::LookUp`], [`Error::Listen`] or [`Error::Start`].
     pub fn bind(services: &[Service], options: Options, shutdown: Shutdown) -> Result<Self, Error> {
         let places = bind::places(services)?;
+        let errors_before = UdpErrors::read();
         let mut sockets = vec![bind::bind_all(&places, &options)?];
         let bound: Vec<_> = sockets[0].iter().map(|(service, address, _)| (*service, vec![*address])).collect();
         for _ in 1..options.workers.get() {
@@ -160,7 +162,7 @@ impl Server {
         for (service, addresses) in &bound {
             addresses.iter().for_each(|address| info!("Server is listening on {address} ({})", service.name()));
         }
-        Ok(Self { workers, options, addresses, shutdown, started: Instant::now() })
+        Ok(Self { workers, options, addresses, shutdown, started: Instant::now(), errors_before })
     }
 
     /// Returns the addresses that it listens on, in the order of the services, with their real ports.
@@ -187,7 +189,15 @@ impl Server {
         let result = run_all(&mut self.workers, &plan, &self.shutdown);
         let seconds = self.started.elapsed().as_millis() as f64 / 1000.0;
         let endpoints = sum_of_workers(self.workers.iter().map(Worker::reports));
-        (Report { schema: 1, seconds, endpoints }, result)
+        let errors = UdpErrors::read().zip(self.errors_before).map(|(after, before)| after.since(before));
+        let report = Report {
+            schema: 1,
+            seconds,
+            rcvbuf_errors: errors.map(|errors| errors.rcvbuf_errors),
+            in_csum_errors: errors.map(|errors| errors.in_csum_errors),
+            endpoints,
+        };
+        (report, result)
     }
 }
 
