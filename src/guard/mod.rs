@@ -159,7 +159,8 @@ mod tests {
     fn check_with(guard: &Guard, source: &str, request: usize, reply: usize) -> Result<(), Refusal> {
         let bytes = [0; 2_000];
         let source: SocketAddr = source.parse().expect("an address");
-        let datagram = Datagram { source, local: None, delivery: Delivery::Unknown, payload: &bytes[..request] };
+        let payload = &bytes[..request];
+        let datagram = Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, payload };
         let reply = Outgoing { to: source, from: None, parts: [&bytes[..reply], b"", b""] };
         guard.check(&datagram, &reply, Instant::now())
     }
@@ -195,7 +196,8 @@ mod tests {
     fn check_delivery(guard: &Guard, source: &str, delivery: Delivery) -> Result<(), Refusal> {
         let source: SocketAddr = source.parse().expect("an address");
         let reply = Outgoing { to: source, from: None, parts: [b"reply", b"", b""] };
-        guard.check(&Datagram { source, local: None, delivery, payload: b"request" }, &reply, Instant::now())
+        let datagram = Datagram { source, local: None, delivery, arrival: None, payload: b"request" };
+        guard.check(&datagram, &reply, Instant::now())
     }
 
     #[test]

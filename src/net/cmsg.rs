@@ -6,15 +6,20 @@
 //! └────────┴───────┴──────┴────────┴─────┘└────────┴──      pad: up to the next multiple of size_t
 //! ```
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::time::Duration;
 
-use super::Delivery;
+use super::sockaddr::SockaddrBuf;
+use super::{Delivery, IcmpError};
 
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<i32>();
 
 /// The space that the most control messages of one message need: a segment length, and packet info of IPv6 and of IPv4.
+/// A connected socket has neither of these last two, which is as much as a timestamp and an error need.
 const SPACE: usize = 3 * HEADER + 8 + 24 + 16;
+const _: () =
+    assert!(SPACE >= 2 * HEADER + size_of::<libc::timespec>() + (16 + SockaddrBuf::SPACE).next_multiple_of(8));
 
 /// A buffer for the control messages of one message, aligned as the kernel requires.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,10 @@ pub struct Ancillary {
     pub delivery: Delivery,
     /// The message arrived by IPv4 and has packet info.
     pub is_ipv4: bool,
+    /// When the message arrived, as the time since 1970.
+    pub timestamp: Option<Duration>,
+    /// Why a datagram that was sent came back: this message is of the error queue.
+    pub error: Option<(IcmpError, Option<IpAddr>)>,
 }
 
 impl ControlMessages {
@@ -101,6 +110,11 @@ impl ControlMessages {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => ancillary.read_v4(data),
                 // An IPv4 message on an IPv6 socket has both, and this one does not identify broadcast addresses.
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if !ancillary.is_ipv4 => ancillary.read_v6(data),
+                // IPV6_RECVERR has another value.
+                (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+                    ancillary.error = extended_error(data);
+                }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => ancillary.timestamp = timestamp(data),
                 _ => {}
             }
             rest = next;
@@ -121,6 +135,35 @@ fn split_message(bytes: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
 
 fn int(data: &[u8]) -> Option<i32> {
     Some(i32::from_ne_bytes(data.get(..4)?.try_into().ok()?))
+}
+
+/// Reads a `timespec`, whose fields are 32 or 64 bits long.
+fn timestamp(data: &[u8]) -> Option<Duration> {
+    let (seconds, nanos) = data.split_at_checked(data.len() / 2)?;
+    let number = |bytes: &[u8]| match bytes.len() {
+        4 => u64::try_from(int(bytes)?).ok(),
+        _ => u64::try_from(i64::from_ne_bytes(bytes.try_into().ok()?)).ok(),
+    };
+    let nanos = u32::try_from(number(nanos)?).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(number(seconds)?, nanos))
+}
+
+/// Reads a `sock_extended_err` (ip(7)) and the address of the offender behind it.
+///
+/// ```text
+/// │ errno 4 │ origin 1 │ type 1 │ code 1 │ pad 1 │ info 4 │ data 4 │ sockaddr of the offender … │
+/// ```
+fn extended_error(data: &[u8]) -> Option<(IcmpError, Option<IpAddr>)> {
+    let (&[_, _, _, _, origin, kind, code, _, a, b, c, d, _, _, _, _], offender) = data.split_first_chunk::<16>()?;
+    let info = u32::from_ne_bytes([a, b, c, d]);
+    let error = match origin {
+        libc::SO_EE_ORIGIN_ICMP => IcmpError::from_v4(kind, code, info),
+        libc::SO_EE_ORIGIN_ICMP6 => IcmpError::from_v6(kind, code, info),
+        _ if int(data)? == libc::EMSGSIZE => IcmpError::FragmentationNeeded { mtu: info },
+        _ => IcmpError::Other { kind, code },
+    };
+    let offender = SockaddrBuf::from_bytes(offender).address().ip();
+    Some((error, (!offender.is_unspecified()).then_some(offender)))
 }
 
 impl Ancillary {
@@ -172,8 +215,8 @@ mod tests {
         let v4 = [7, 0, 0, 0, 127, 0, 0, 2, 127, 0, 0, 2];
         let both = from_kernel(&[(libc::SOL_UDP, libc::UDP_GRO, &segment), (0, libc::IP_PKTINFO, &v4)]);
         let local = Some(([127, 0, 0, 2], 0).into());
-        let expected = Ancillary { segment: Some(1200), local, delivery: Delivery::Unicast, is_ipv4: true };
-        assert_eq!(both, expected);
+        let (segment, delivery) = (Some(1200), Delivery::Unicast);
+        assert_eq!(both, Ancillary { segment, local, delivery, is_ipv4: true, ..Ancillary::default() });
     }
 
     #[test]
@@ -218,10 +261,38 @@ mod tests {
         let segment = (libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes()[..]);
         let local = Some(([192, 0, 2, 1], 0).into());
         for messages in [[v6, v4, segment], [segment, v4, v6]] {
-            let expected = Ancillary { segment: Some(1200), local, delivery: Delivery::Group, is_ipv4: true };
+            let (segment, delivery) = (Some(1200), Delivery::Group);
+            let expected = Ancillary { segment, local, delivery, is_ipv4: true, ..Ancillary::default() };
             assert_eq!(from_kernel(&messages), expected);
         }
         assert_eq!(from_kernel(&[v6]).local, None);
+    }
+
+    #[test]
+    fn timestamps_of_both_widths_are_read() {
+        let read = |data: &[u8]| from_kernel(&[(libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, data)]).timestamp;
+        let expected = Some(Duration::new(1_700_000_000, 999_999_999));
+        assert_eq!(read(&[1_700_000_000_i64.to_ne_bytes(), 999_999_999_i64.to_ne_bytes()].concat()), expected);
+        assert_eq!(read(&[1_700_000_000_i32.to_ne_bytes(), 999_999_999_i32.to_ne_bytes()].concat()), expected);
+        assert_eq!(read(&[0_i64.to_ne_bytes(), 1_000_000_000_i64.to_ne_bytes()].concat()), None);
+        assert_eq!(read(&[(-1_i64).to_ne_bytes(), 0_i64.to_ne_bytes()].concat()), None);
+    }
+
+    #[test]
+    fn errors_are_read_with_their_offender() {
+        let error = |errno: i32, [origin, kind, code]: [u8; 3], info: u32, offender: &[u8]| {
+            let [a, b, c, d] = info.to_ne_bytes();
+            let data = [&errno.to_ne_bytes()[..], &[origin, kind, code, 0, a, b, c, d, 0, 0, 0, 0], offender].concat();
+            from_kernel(&[(libc::IPPROTO_IP, libc::IP_RECVERR, &data)]).error.expect("an error")
+        };
+        let v4 = SockaddrBuf::from(SocketAddr::from(([192, 0, 2, 1], 0)));
+        let v6 = SockaddrBuf::from(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+        let unreachable = error(libc::EHOSTUNREACH, [libc::SO_EE_ORIGIN_ICMP, 3, 1], 0, &v4.as_bytes()[..16]);
+        assert_eq!(unreachable, (IcmpError::HostUnreachable, Some([192, 0, 2, 1].into())));
+        let exceeded = error(libc::EHOSTUNREACH, [libc::SO_EE_ORIGIN_ICMP6, 3, 0], 0, v6.as_bytes());
+        assert_eq!(exceeded, (IcmpError::TtlExceeded, Some(Ipv6Addr::LOCALHOST.into())));
+        let local = error(libc::EMSGSIZE, [libc::SO_EE_ORIGIN_LOCAL, 0, 0], 1400, &[]);
+        assert_eq!(local, (IcmpError::FragmentationNeeded { mtu: 1400 }, None));
     }
 
     #[test]

@@ -26,6 +26,7 @@
 //! | `receive_batch`, `send_batch` | reusable buffers |
 //! | `udp_errors` | what the system dropped |
 //! | `error` | the names of errors, and which of them break a socket |
+//! | `error_report` | what ICMP errors mean |
 //!
 //! # Examples
 //!
@@ -65,6 +66,7 @@
 
 mod bind;
 mod error;
+mod error_report;
 pub(crate) mod portable;
 mod receive_batch;
 mod send_batch;
@@ -107,9 +109,11 @@ mod linux {
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 pub use bind::{BufferSizes, PortSharing, bind, connect};
 pub use error::{BrokenSocket, error_name, is_broken};
+pub use error_report::{ErrorReport, IcmpError};
 pub use receive_batch::{Envelope, ReceiveBatch};
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};
@@ -132,6 +136,9 @@ pub struct Datagram<'a> {
     pub local: Option<SocketAddr>,
     /// What kind of address the datagram was sent to.
     pub delivery: Delivery,
+    /// When the datagram arrived, by the kernel's clock; `None` unless [`Socket::enable_timestamps`] was called, and where
+    /// the system's time was set meanwhile. A coalesced message has one time, that of its first datagram.
+    pub arrival: Option<Instant>,
     /// The payload: 0 to 65,535 arbitrary bytes.
     pub payload: &'a [u8],
 }
@@ -190,7 +197,8 @@ pub struct Sent {
     ///
     /// - [`WouldBlock`](io::ErrorKind::WouldBlock): it can be sent when the socket is writable.
     /// - [`ConnectionRefused`](io::ErrorKind::ConnectionRefused): an ICMP error that an earlier datagram caused,
-    ///   reported by the first call after it. The datagram can be sent at once.
+    ///   reported by the first call after it. The datagram can be sent at once. With
+    ///   [error reports](Socket::enable_error_reports), many other errors can belong to an earlier datagram, too.
     /// - Any other error: this datagram cannot be sent. The one after it can be tried at once, unless the error
     ///   [breaks](is_broken) the socket.
     pub error: Option<io::Error>,

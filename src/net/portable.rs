@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use mio::net::UdpSocket;
 
-use super::{Delivery, Envelope, Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
+use super::{Delivery, Envelope, ErrorReport, Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
 
 /// Receives and sends one datagram per system call.
 #[derive(Debug)]
@@ -38,6 +38,21 @@ impl Portable {
         false
     }
 
+    /// See [`Socket::enable_timestamps`](super::Socket::enable_timestamps).
+    pub fn enable_timestamps(&mut self, _: &UdpSocket) -> bool {
+        false
+    }
+
+    /// See [`Socket::enable_error_reports`](super::Socket::enable_error_reports).
+    pub fn enable_error_reports(&mut self, _: &UdpSocket) -> bool {
+        false
+    }
+
+    /// See [`Socket::take_error_report`](super::Socket::take_error_report).
+    pub fn take_error_report(&mut self, _: &UdpSocket) -> Option<ErrorReport> {
+        None
+    }
+
     /// See [`Socket::describe`](super::Socket::describe).
     pub fn describe(&self) -> String {
         "one datagram per system call".to_owned()
@@ -50,7 +65,7 @@ impl Portable {
             match retry_interrupted(|| socket.recv_from(slot)) {
                 // A length of 0 is an empty datagram, not the end of a stream.
                 Ok((length, source)) => {
-                    let envelope = Envelope { source, local: None, delivery: self.delivery };
+                    let envelope = Envelope { delivery: self.delivery, ..source.into() };
                     batch.push(length, length, envelope);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Received::Drained,

@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 
 use super::linux::{self, Linux};
 use super::portable::Portable;
-use super::{Outgoing, ReceiveBatch, Received, Sent, Transport};
+use super::{ErrorReport, Outgoing, ReceiveBatch, Received, Sent, Transport};
 
 /// The implementation that moves the datagrams of a [`Socket`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +76,40 @@ impl Socket {
                 Implementation::Portable(portable) => portable.has_packet_info(),
                 Implementation::Linux(linux) => linux.has_packet_info(),
             }
+    }
+
+    /// Asks the kernel to note when each datagram arrives ([`Datagram::arrival`](super::Datagram::arrival)); returns whether
+    /// it does, which only Linux can.
+    ///
+    /// Datagrams are not coalesced any more, so that each has a time of its own. The kernel begins to note times a moment
+    /// later; until then, a datagram arrives when it is received.
+    pub fn enable_timestamps(&mut self) -> bool {
+        match &mut self.implementation {
+            Implementation::Portable(portable) => portable.enable_timestamps(&self.socket),
+            Implementation::Linux(linux) => linux.enable_timestamps(&self.socket),
+        }
+    }
+
+    /// Asks the kernel to keep ICMP errors for [`take_error_report`](Self::take_error_report); returns whether it does,
+    /// which only Linux can.
+    ///
+    /// Each of them, also those that would be ignored otherwise, is returned by one of the next calls as well, be it a
+    /// receive or a send, and raises an event. So this is for connected sockets only: on another one, an error would be
+    /// returned to a call that has nothing to do with it.
+    pub fn enable_error_reports(&mut self) -> bool {
+        match &mut self.implementation {
+            Implementation::Portable(portable) => portable.enable_error_reports(&self.socket),
+            Implementation::Linux(linux) => linux.enable_error_reports(&self.socket),
+        }
+    }
+
+    /// Returns the oldest ICMP error that was not taken yet, if there is one. When all have been taken, none of them is
+    /// returned by a call any more.
+    pub fn take_error_report(&mut self) -> Option<ErrorReport> {
+        match &mut self.implementation {
+            Implementation::Portable(portable) => portable.take_error_report(&self.socket),
+            Implementation::Linux(linux) => linux.take_error_report(&self.socket),
+        }
     }
 
     /// Describes in a few words how datagrams are moved, for the log.
