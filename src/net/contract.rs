@@ -129,6 +129,22 @@ fn datagrams_to_each_peer_leave_in_order() {
     });
 }
 
+/// As many pieces of memory as several system calls take, in the longest runs.
+#[test]
+fn many_datagrams_of_three_parts_to_one_peer_leave_in_order() {
+    with_each(|io| {
+        let mut socket = bind_socket("127.0.0.1:0", io);
+        let peer = peer(&socket, "127.0.0.1");
+        socket2::SockRef::from(&peer).set_recv_buffer_size(1 << 20).expect("room for all");
+        let to = peer.local_addr().expect("an address");
+        let numbers: Vec<_> = (0..300_u32).map(u32::to_be_bytes).collect();
+        let replies: Vec<_> =
+            numbers.iter().map(|number| Outgoing { to, from: None, parts: [b"<", number, b">"] }).collect();
+        send_all(&mut socket, &replies);
+        numbers.iter().for_each(|number| assert_eq!(next(&peer), [b"<", &number[..], b">"].concat()));
+    });
+}
+
 #[test]
 fn error_costs_only_its_datagram() {
     with_each(|io| {

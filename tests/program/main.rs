@@ -8,6 +8,7 @@
 //! | `services` | `serve`: what is replied, where it listens, several services and workers |
 //! | `compatibility` | `serve`: the five exercises byte for byte; foreign clients (socat, ncat, nping, check_udp) |
 //! | `reply_source` | `serve`: which address a reply leaves from |
+//! | `batches` | `serve`: how many replies leave per system call and message |
 //! | `packet_info` | `serve`: IPv4-mapped sources, broadcast and multicast, addresses of no interface |
 //! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
@@ -26,6 +27,7 @@
 //! `tests/summary.rs` prints how many. What can be tested without the binary is a unit test next to the code.
 
 mod backpressure;
+mod batches;
 mod bench;
 mod compatibility;
 mod faults;

@@ -120,7 +120,8 @@ impl Server {
         signal("STOP", self.pid());
         wait_until("the server has stopped", || {
             let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a process");
-            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")).then_some(())
+            // T, or t if it is traced.
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't'])).then_some(())
         });
     }
 
