@@ -10,14 +10,18 @@
 //! | `reply_source` | `serve`: which address a reply leaves from |
 //! | `batches` | `serve`: how many replies leave per system call and message |
 //! | `packet_info` | `serve`: IPv4-mapped sources, broadcast and multicast, addresses of no interface |
-//! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
+//! | `guard` | `serve`: which requests are refused; spoofed sources, rate limit |
+//! | `loops` | `serve`: loops between two servers, over a wire with delay |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
+//! | `availability` | `serve`: start and stop with many services, a stuck stderr, refused threads, ignored signals |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
+//! | `memory` | `serve`: what replies that wait take, in how many endpoints, and giving it back |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
+//! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
@@ -26,16 +30,21 @@
 //! or the network to itself begins with `run_in_namespace!()`. Tests whose tools are missing are left out, and
 //! `tests/summary.rs` prints how many. What can be tested without the binary is a unit test next to the code.
 
+mod availability;
 mod backpressure;
 mod batches;
 mod bench;
 mod compatibility;
 mod faults;
+mod flows;
 mod guard;
 mod harness;
 mod hostile_responders;
 mod log;
+mod loops;
 mod manual;
+mod memory;
+mod outcomes;
 mod overload;
 mod packet_info;
 mod ping;
