@@ -1,6 +1,7 @@
 //! Errors that routers and hosts report by ICMP: what, by whom, for which datagram. Pure.
 
 use std::fmt::{self, Display, Formatter};
+use std::io;
 use std::net::IpAddr;
 
 /// An ICMP error that a datagram of a connected socket has caused.
@@ -21,6 +22,29 @@ impl Display for ErrorReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)?;
         self.offender.map_or(Ok(()), |offender| write!(f, " from {offender}"))
+    }
+}
+
+impl std::error::Error for ErrorReport {}
+
+impl ErrorReport {
+    /// Returns the report that an error was made from, if it was.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<ErrorReport> for io::Error {
+    /// Keeps the report, and has the kind of the error that the system returns for it.
+    fn from(report: ErrorReport) -> Self {
+        let kind = match report.error {
+            IcmpError::PortUnreachable | IcmpError::ProtocolUnreachable => io::ErrorKind::ConnectionRefused,
+            IcmpError::NetworkUnreachable => io::ErrorKind::NetworkUnreachable,
+            IcmpError::Prohibited => io::ErrorKind::PermissionDenied,
+            IcmpError::HostUnreachable | IcmpError::TtlExceeded => io::ErrorKind::HostUnreachable,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, report)
     }
 }
 

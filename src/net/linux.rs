@@ -144,20 +144,6 @@ impl Linux {
         self.has_timestamps
     }
 
-    /// See [`Socket::enable_error_reports`](super::Socket::enable_error_reports).
-    pub fn enable_error_reports(&mut self, socket: &UdpSocket) -> bool {
-        let (level, name) = match socket.local_addr() {
-            Ok(local) if local.is_ipv6() => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-            _ => (libc::IPPROTO_IP, libc::IP_RECVERR),
-        };
-        set_option(socket.as_raw_fd(), level, name, 1).is_ok()
-    }
-
-    /// See [`Socket::take_error_report`](super::Socket::take_error_report).
-    pub fn take_error_report(&mut self, socket: &UdpSocket) -> Option<ErrorReport> {
-        retry_interrupted(|| receive_error(socket.as_raw_fd())).ok()
-    }
-
     /// See [`Socket::describe`](super::Socket::describe).
     pub fn describe(&self) -> String {
         let features = [
@@ -392,6 +378,20 @@ impl Clocks {
     }
 }
 
+/// See [`Socket::enable_error_reports`](super::Socket::enable_error_reports).
+pub fn enable_error_reports(socket: &UdpSocket) -> bool {
+    let (level, name) = match socket.local_addr() {
+        Ok(local) if local.is_ipv6() => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        _ => (libc::IPPROTO_IP, libc::IP_RECVERR),
+    };
+    set_option(socket.as_raw_fd(), level, name, 1).is_ok()
+}
+
+/// See [`Socket::take_error_report`](super::Socket::take_error_report).
+pub fn take_error_report(socket: &UdpSocket) -> Option<ErrorReport> {
+    retry_interrupted(|| receive_error(socket.as_raw_fd())).ok()
+}
+
 /// Takes the next error off the error queue of a socket (`MSG_ERRQUEUE`, recvmsg(2)).
 fn receive_error(fd: RawFd) -> io::Result<ErrorReport> {
     // The message is what the ICMP packet repeats of the payload; the whole packet has at most 1,280 bytes.
@@ -561,13 +561,13 @@ mod tests {
             let closed = std::net::UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr()).expect("a port");
             let socket = UdpSocket::from_std(connect(closed, SIZES).expect("connected"));
             let mut linux = Linux::new(&socket);
-            assert!(linux.enable_error_reports(&socket));
-            assert_eq!(linux.take_error_report(&socket), None);
+            assert!(enable_error_reports(&socket));
+            assert_eq!(take_error_report(&socket), None);
             let outgoing = |payload| [Outgoing { to: closed, from: None, parts: [payload, b"", b""] }];
             assert_eq!(linux.send(&socket, &outgoing(b"first")).count, 1);
             let start = Instant::now();
             let report = loop {
-                match linux.take_error_report(&socket) {
+                match take_error_report(&socket) {
                     Some(report) => break report,
                     None => assert!(start.elapsed() < Duration::from_secs(60)),
                 }

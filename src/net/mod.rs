@@ -105,6 +105,14 @@ mod linux {
     pub fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
         None
     }
+
+    pub fn enable_error_reports(_: &mio::net::UdpSocket) -> bool {
+        false
+    }
+
+    pub fn take_error_report(_: &mio::net::UdpSocket) -> Option<super::ErrorReport> {
+        None
+    }
 }
 
 use std::io;

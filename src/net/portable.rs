@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use mio::net::UdpSocket;
 
-use super::{Delivery, Envelope, ErrorReport, Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
+use super::{Delivery, Envelope, Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
 
 /// Receives and sends one datagram per system call.
 #[derive(Debug)]
@@ -41,16 +41,6 @@ impl Portable {
     /// See [`Socket::enable_timestamps`](super::Socket::enable_timestamps).
     pub fn enable_timestamps(&mut self, _: &UdpSocket) -> bool {
         false
-    }
-
-    /// See [`Socket::enable_error_reports`](super::Socket::enable_error_reports).
-    pub fn enable_error_reports(&mut self, _: &UdpSocket) -> bool {
-        false
-    }
-
-    /// See [`Socket::take_error_report`](super::Socket::take_error_report).
-    pub fn take_error_report(&mut self, _: &UdpSocket) -> Option<ErrorReport> {
-        None
     }
 
     /// See [`Socket::describe`](super::Socket::describe).

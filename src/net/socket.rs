@@ -79,7 +79,7 @@ impl Socket {
     }
 
     /// Asks the kernel to note when each datagram arrives ([`Datagram::arrival`](super::Datagram::arrival)); returns whether
-    /// it does, which only Linux can.
+    /// it does, which only [`IoBackend::Segmented`] can.
     ///
     /// Datagrams are not coalesced any more, so that each has a time of its own. The kernel begins to note times a moment
     /// later; until then, a datagram arrives when it is received.
@@ -97,19 +97,13 @@ impl Socket {
     /// receive or a send, and raises an event. So this is for connected sockets only: on another one, an error would be
     /// returned to a call that has nothing to do with it.
     pub fn enable_error_reports(&mut self) -> bool {
-        match &mut self.implementation {
-            Implementation::Portable(portable) => portable.enable_error_reports(&self.socket),
-            Implementation::Linux(linux) => linux.enable_error_reports(&self.socket),
-        }
+        linux::enable_error_reports(&self.socket)
     }
 
     /// Returns the oldest ICMP error that was not taken yet, if there is one. When all have been taken, none of them is
     /// returned by a call any more.
     pub fn take_error_report(&mut self) -> Option<ErrorReport> {
-        match &mut self.implementation {
-            Implementation::Portable(portable) => portable.take_error_report(&self.socket),
-            Implementation::Linux(linux) => linux.take_error_report(&self.socket),
-        }
+        linux::take_error_report(&self.socket)
     }
 
     /// Describes in a few words how datagrams are moved, for the log.

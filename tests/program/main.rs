@@ -22,6 +22,7 @@
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
+//! | `router` | `ping` and `send`: what routers and hosts report by ICMP |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
@@ -49,6 +50,7 @@ mod overload;
 mod packet_info;
 mod ping;
 mod reply_source;
+mod router;
 mod send;
 mod services;
 mod shutdown;
