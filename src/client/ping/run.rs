@@ -236,7 +236,9 @@ impl Handler for Run<'_> {
             }
             Task::Schedule => {
                 let deadline = match self.end {
-                    End::NotYet => self.next_probe(),
+                    End::NotYet => {
+                        [self.next_probe(), self.schedule.end().filter(|_| !self.stopped)].into_iter().flatten().min()
+                    }
                     End::At(end) => end,
                     End::Receiving(_) => None,
                 };
@@ -253,7 +255,10 @@ impl Handler for Run<'_> {
                 self.receive_rest(end, now, reactor);
                 Ok(())
             }
-            (Task::Schedule, _) => self.send_due(reactor),
+            (Task::Schedule, _) => {
+                self.schedule.expire(now);
+                self.send_due(reactor)
+            }
             (Task::Status, _) => {
                 self.status_pending = false;
                 self.status.clear();
