@@ -348,9 +348,9 @@ mod tests {
     }
 
     /// Checks `count` requests from one source that are all alike; returns how many are refused.
-    fn refused(guard: &Guard, source: &str, template: &ReplyTemplate, count: usize) -> usize {
+    fn refused(guard: &Guard, source: &str, template: &ReplyTemplate, count: usize, now: Instant) -> usize {
         let source = source.parse().expect("an address");
-        let (payload, now) = (&b"again"[..], Instant::now());
+        let payload = &b"again"[..];
         let datagram = Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, payload };
         let reply = Outgoing { to: source, from: None, parts: template.reply(payload) };
         (0..count).filter(|_| guard.check(&datagram, &reply, now) == Err(Refusal::Loop)).count()
@@ -358,13 +358,14 @@ mod tests {
 
     #[test]
     fn ends_loops_and_on_loopback_500_times_later() {
-        let guard = Guard::new(vec![], 0, Instant::now());
+        let now = Instant::now();
+        let guard = Guard::new(vec![], 0, now);
         let fixed = ReplyTemplate::fixed("again");
-        assert_eq!(refused(&guard, "192.0.2.1:4000", &fixed, 3_000), 3);
-        assert_eq!(refused(&guard.clone(), "192.0.2.1:4000", &fixed, 1_000), 1, "clones share the detector");
-        assert_eq!(refused(&Guard::disabled(), "192.0.2.1:4000", &fixed, 3_000), 0);
-        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 502_000), 0);
-        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 1_000), 1);
+        assert_eq!(refused(&guard, "192.0.2.1:4000", &fixed, 3_000, now), 3);
+        assert_eq!(refused(&guard.clone(), "192.0.2.1:4000", &fixed, 1_000, now), 1, "clones share the detector");
+        assert_eq!(refused(&Guard::disabled(), "192.0.2.1:4000", &fixed, 3_000, now), 0);
+        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 502_000, now), 0);
+        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 1_000, now), 1);
     }
 
     #[test]
