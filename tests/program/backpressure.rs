@@ -1,5 +1,6 @@
 //! A network that is stuck: replies wait, further requests stay in the kernel, and the server stays small and idle.
 
+use std::net::UdpSocket;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,29 +19,39 @@ fn number_after(line: &str, name: &str) -> u64 {
     rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).expect("a number")
 }
 
-/// While they wait, the socket is not read and the loop does not spin.
-#[test]
-fn queued_replies_leave_in_order() {
-    run_in_namespace!("tc");
-    let mut server = Server::start(&["hello@127.0.0.1:0", "-q", "--json", "--send-buffer=16k", "--stats=200ms"]);
-    let client = connect(server.address());
+/// Has `MESSAGES` requests wait for a server when it resumes, on a network that is stuck by then.
+fn send_into_a_stuck_network(server: &Server, client: &UdpSocket) -> SlowLoopback {
     server.pause();
     for i in 0..MESSAGES {
         client.send(&message(i)).expect("sent");
     }
     let loopback = SlowLoopback::new("1kbit", 2000);
     server.resume();
+    loopback
+}
+
+/// A loop that spins would use 50 ticks in this time.
+fn assert_idle(server: &Server) {
+    let before = server.cpu_ticks();
+    thread::sleep(Duration::from_millis(500));
+    let used = server.cpu_ticks() - before;
+    assert!(used < 15, "{used} ticks");
+}
+
+/// While they wait, the socket is not read and the loop does not spin.
+#[test]
+fn queued_replies_leave_in_order() {
+    run_in_namespace!("tc");
+    let mut server = Server::start(&["hello@127.0.0.1:0", "-q", "--json", "--send-buffer=16k", "--stats=200ms"]);
+    let client = connect(server.address());
+    let loopback = send_into_a_stuck_network(&server, &client);
 
     // What one turn could not send waits; the other requests remain in the receive buffer.
     let line = server.wait_for_line(", waited ", 0);
     let [received, waited, unsent] = ["received ", "waited ", "unsent "].map(|name| number_after(&line, name));
     assert!(received < MESSAGES && waited > 0 && (1..=32).contains(&unsent), "{line}");
 
-    // A loop that spins would use 50 ticks in this time.
-    let before = server.cpu_ticks();
-    thread::sleep(Duration::from_millis(500));
-    let used = server.cpu_ticks() - before;
-    assert!(used < 15, "{used} ticks");
+    assert_idle(&server);
     assert_memory_is_small(&server);
 
     loopback.speed_up();
@@ -59,19 +70,9 @@ fn grace_period_after_count_is_idle() {
     run_in_namespace!("tc");
     let server = Server::start(&["hello@127.0.0.1:0", "-q", "--send-buffer=16k", "--count=10", "--grace=1h"]);
     let client = connect(server.address());
-    server.pause();
-    for i in 0..MESSAGES {
-        client.send(&message(i)).expect("sent");
-    }
-    let loopback = SlowLoopback::new("1kbit", 2000);
-    server.resume();
+    let loopback = send_into_a_stuck_network(&server, &client);
     receive(&client);
-
-    let before = server.cpu_ticks();
-    thread::sleep(Duration::from_millis(500));
-    let used = server.cpu_ticks() - before;
-    assert!(used < 15, "{used} ticks");
-
+    assert_idle(&server);
     loopback.speed_up();
     assert_eq!(server.wait().status.code(), Some(0));
 }

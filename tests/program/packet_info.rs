@@ -19,6 +19,12 @@ fn add_wire() {
          ip addr add 2001:db8::1/64 dev near nodad
          ip addr add fe80::1/64 dev near nodad",
     );
+    wait_for_route("2001:db8::1");
+}
+
+/// Waits for the route to a new IPv6 address of this host, which the kernel adds a moment after the address.
+fn wait_for_route(address: &str) {
+    shell(&format!("until ip -6 route show table local | grep -q '^local {address} '; do sleep 0.01; done"));
 }
 
 /// Sends an IPv6 frame from `far` to `near`: source address and port, destination address and port.
@@ -146,6 +152,7 @@ fn address_that_no_interface_has_is_answered() {
         "ip addr add 2001:db8::1/64 dev lo nodad
          ip -6 route add local 2001:db8:1::/48 dev lo; ip route add local 10.0.0.0/8 dev lo",
     );
+    wait_for_route("2001:db8::1");
     let server = Server::start(&["hello@[::]:4001", "--json"]);
     for (ip, asked) in
         [("2001:db8::1", "2001:db8:1::77"), ("2001:db8::1", "2001:db8:1:2::1"), ("127.0.0.1", "10.1.2.3")]

@@ -1,7 +1,9 @@
 //! `ping`: the outcome of every probe, against udpong and against other responders.
 
+use std::net::UdpSocket;
 use std::process::{Child, Output, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -301,4 +303,26 @@ fn signals_print_the_summary() {
     let lines = lines.all();
     assert_eq!(lines.iter().filter(|line| line.contains("udp ping statistics")).count(), 2, "{lines:#?}");
     assert!(lines.iter().any(|line| line.contains(", 0 lost (0.0%)")), "{lines:#?}");
+}
+
+/// A round trip ends when the kernel receives the answer, not when ping does.
+#[test]
+fn round_trip_does_not_include_the_wake_up() {
+    let responder = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    responder.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    let target = responder.local_addr().expect("an address").to_string();
+    let mut command = udpong(&["ping", &target, "-c", "1", "-W", "20s", "--json"]);
+    let ping = command.stdout(Stdio::piped()).spawn().expect("udpong");
+    let mut probe = [0; 100];
+    let (length, from) = responder.recv_from(&mut probe).expect("a probe");
+    signal("STOP", ping.id());
+    // The kernel begins to note times a moment after the socket was opened.
+    thread::sleep(Duration::from_millis(50));
+    responder.send_to(&probe[..length], from).expect("sent");
+    // The kernel's time counts if it is at most a second old.
+    thread::sleep(Duration::from_millis(600));
+    signal("CONT", ping.id());
+    let report = report(&ping.wait_with_output().expect("an exit"));
+    assert_eq!(report["clock"], "kernel", "{report}");
+    assert!(report["rtt_ms"]["max"].as_f64().is_some_and(|max| max < 600.0), "{report}");
 }
