@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 use mio::event::Source;
 
+use super::flow::check_socket;
 use super::target::{self, Family};
 use super::{Error, cannot_write, notify};
 use crate::logging::escape::Escaped;
 use crate::net::{
-    self, ErrorReport, IcmpError, IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport,
+    ErrorReport, IcmpError, IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport,
 };
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Reactor, Readiness, Wants};
@@ -216,8 +217,8 @@ impl Conversation {
         if error.kind() == io::ErrorKind::ConnectionRefused && !is_elsewhere {
             return Error::Unmet(format!("nobody listens on {target} (port unreachable)"));
         }
-        if net::is_broken(error) {
-            return Error::Failed(format!("the socket became unusable: {error}"));
+        if let Err(error) = check_socket(error) {
+            return error;
         }
         let is_too_long = matches!(report, Some(ErrorReport { error: IcmpError::FragmentationNeeded { .. }, .. }));
         if is_too_long || error.raw_os_error() == Some(libc::EMSGSIZE) {

@@ -5,6 +5,9 @@
 //!
 #![doc = include_str!("endpoint_states.svg")]
 //!
+//! A turn that has sent too many bytes, or in which too many sends have failed, queues the rest too and asks for another
+//! turn: from *readable* to *flushing*.
+//!
 //! | | no reply waits | replies wait |
 //! |---|---|---|
 //! | readable event | note it; a turn is wanted | note it; nothing is read before the replies have left |

@@ -123,13 +123,13 @@ impl Transport for Script {
 enum Step {
     /// Datagrams arrive, from these ports and with so much padding.
     Arrive(Vec<(u16, usize)>),
-    /// The network takes so many datagrams more.
+    /// The network takes this many more datagrams.
     Drain(usize),
     /// The loop polls, and the endpoint hears of the edges.
     Poll,
     /// The endpoint gets a turn, if it wants one.
     Turn,
-    /// Receives bring so many messages from now on, coalesced or not.
+    /// From now on a receive returns at most this many messages, coalesced or not.
     Batch(usize, bool),
     ReceiveErrors(Vec<i32>),
     SendErrors(Vec<i32>),

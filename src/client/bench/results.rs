@@ -62,7 +62,7 @@ impl Results {
         }
     }
 
-    /// Records an answer of so many bytes.
+    /// Records an answer with its length in bytes.
     pub fn record_answer(&mut self, bytes: usize, now: Instant, in_window: bool) {
         self.heard = true;
         if in_window {

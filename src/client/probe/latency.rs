@@ -19,7 +19,7 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 /// Records any number of times in constant memory.
 ///
 /// Minimum, maximum, mean and standard deviation are exact. A percentile is by nearest rank, the lowest recorded time that
-/// at least so many percent of the times do not exceed, to three significant digits.
+/// at least that percentage of the times do not exceed, to three significant digits.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     histogram: Histogram<u64>,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// The size of a tag in bytes: `IIIIIIII-SSSSSSSS`, an identifier, a separator and a sequence number.
 ///
-/// As in an ICMP echo request, the identifier tells the probes of one ping or bench from those of any other. Both
+/// As in an ICMP echo request, the identifier distinguishes the probes of one ping or bench from those of any other. Both
 /// numbers are decimal digits, because these survive a responder that changes the case of what it repeats.
 const TAG_SIZE: usize = 17;
 const IDENTIFIER: Range<usize> = 0..8;
