@@ -12,7 +12,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::probe::limits::Limits;
-use super::report::{BenchReport, Measurement};
+use super::report::{BenchReport, Measurement, Terminal};
 use super::target::{self, Family};
 use super::{Error, cannot_write, print_json};
 use crate::net::LONGEST_PAYLOAD;
@@ -126,8 +126,9 @@ fn check(shape: &Shape) -> Result<(), Error> {
 fn run(generator: &mut Generator, what: &'static str, time: Duration) -> Result<Duration, Error> {
     let length = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:40} {msg}") {
-        bar.set_style(style);
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {msg}") {
+        let unicode = Terminal::of_stderr().is_some_and(|terminal| terminal.unicode);
+        bar.set_style(style.progress_chars(if unicode { "█░" } else { "#-" }));
     }
     bar.set_prefix(what);
     let result = generator.run(time, |sent_for, answers| {

@@ -92,6 +92,11 @@ impl Latencies {
         (self.last, self.consecutive_differences) = (None, 0.0);
     }
 
+    /// Returns the shortest time; that of no clock when there is none.
+    pub fn min(&self) -> Duration {
+        Duration::from_nanos(self.min)
+    }
+
     /// Returns the longest time; zero when there is none.
     pub fn max(&self) -> Duration {
         Duration::from_nanos(self.max)

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::format::{millis, percent, percentiles, range};
 use super::histogram::BarChart;
+use super::terminal::Terminal;
 use super::{SCHEMA, check};
 use crate::client::Error;
 use crate::client::probe::latency::{Latencies, Summary};
@@ -134,8 +135,8 @@ impl Display for BenchReport<'_> {
             return Ok(());
         }
         writeln!(f, "latency {}", range(&self.latency_ms))?;
-        writeln!(f, "{}\n", percentiles(&self.latency_ms))?;
-        BarChart(self.latencies.histogram()).fmt(f)
+        writeln!(f, "{}", percentiles(&self.latency_ms))?;
+        BarChart { latencies: self.latencies, terminal: Terminal::of_stdout() }.fmt(f)
     }
 }
 
@@ -179,7 +180,7 @@ mod tests {
              1000 sent, 990 answered, 10 lost (1.0%), 2 duplicate\n\
              495 answers/s   4.000 Mbit/s out, 2.000 Mbit/s in\n\
              latency min/avg/max/stddev = 0.100/0.100/0.100/0.000 ms\n\
-             p50 0.100   p90 0.100   p99 0.100   p99.9 0.100 ms\n\n"
+             p50 0.100   p90 0.100   p99 0.100   p99.9 0.100 ms\n"
         ));
         assert_eq!(
             serde_json::to_value(&report).expect("JSON"),

@@ -7,9 +7,11 @@ mod bench;
 mod format;
 mod histogram;
 mod ping;
+mod terminal;
 
 pub use bench::{BenchReport, Measurement};
 pub use ping::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
+pub use terminal::Terminal;
 
 use std::net::SocketAddr;
 
