@@ -79,7 +79,7 @@
 //! | (none) | | [`reactor`], [`net`], [`server`] | mio, slab, log, libc, socket2; nix on Linux |
 //! | `serde` | | reports implement `serde::Serialize` | serde |
 //! | `client` | | [`client`]: send, ping, bench; implies `serde` | hdrhistogram, humantime, indicatif, serde_json; signal-hook on Unix |
-//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` | clap, clap_complete, clap_mangen, ctrlc, simple_logger |
+//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` | clap, clap_complete, ctrlc, roff, simple_logger |
 //!
 //! # As a library
 //!
