@@ -6,11 +6,14 @@
 mod bench;
 mod manual;
 mod ping;
+mod report;
 mod send;
 mod serve;
 mod units;
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
@@ -23,6 +26,7 @@ use udpong::{client, server};
 use bench::BenchArgs;
 use manual::{CompletionsArgs, ManArgs};
 use ping::PingArgs;
+use report::ReportArgs;
 use send::SendArgs;
 use serve::ServeArgs;
 
@@ -73,6 +77,7 @@ enum Command {
     Send(SendArgs),
     Ping(PingArgs),
     Bench(BenchArgs),
+    Report(ReportArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -101,6 +106,7 @@ fn parse_and_run() -> Result<(), Failure> {
         Command::Send(args) => send::run(&args),
         Command::Ping(args) => ping::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Completions(args) => manual::print_completions(&args),
         Command::Man(args) => manual::print_man_page(&args),
     }
@@ -171,6 +177,37 @@ fn shutdown_on_signals(code: u8) -> Result<Shutdown, Failure> {
         .on_signals()
         .map_err(|error| Failure::new(code, format!("cannot install the signal handlers: {error}")))?;
     Ok(shutdown)
+}
+
+/// Prints text to stdout.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout();
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    printed.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure { message: None, code: Failure::BROKEN_PIPE },
+        _ => Failure::new(Failure::USAGE, format!("cannot write the results: {error}")),
+    })
+}
+
+/// The file of a picture, created before there is anything to draw: a wrong name should not cost a measurement.
+#[derive(Debug)]
+struct PlotFile<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> PlotFile<'a> {
+    fn create(path: &'a Path) -> Result<Self, Failure> {
+        File::create(path).map(|file| Self { path, file }).map_err(|error| Self::cannot_write(path, &error))
+    }
+
+    fn write(mut self, picture: &str) -> Result<(), Failure> {
+        self.file.write_all(picture.as_bytes()).map_err(|error| Self::cannot_write(self.path, &error))
+    }
+
+    fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+        Failure::new(Failure::USAGE, format!("cannot write {}: {error}", path.display()))
+    }
 }
 
 /// The address family of the target.

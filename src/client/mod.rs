@@ -14,6 +14,7 @@ pub(crate) mod target;
 pub use crate::net::LONGEST_PAYLOAD;
 pub use bench::{Generator, Load, Shape};
 pub use probe::limits::Limits;
+pub use report::{Merge, MergedReport, Terminal};
 pub use target::Family;
 
 use std::fmt::{self, Display, Formatter};

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The highest time that the histogram can represent, in nanoseconds: 73 minutes. Percentiles treat longer times as
 /// this one.
-const HIGHEST_TRACKABLE: u64 = 1 << 42;
+pub const HIGHEST_TRACKABLE: u64 = 1 << 42;
 
 /// The precision of percentiles. Each further digit would take about ten times the memory.
 const SIGNIFICANT_DIGITS: u8 = 3;
@@ -32,7 +32,7 @@ pub struct Latencies {
 }
 
 /// A summary of times, in milliseconds. Every field is `None` when no time was recorded; none is ever NaN.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Summary {
     /// The minimum.
     pub min: Option<f64>,
@@ -72,16 +72,27 @@ impl Latencies {
     /// Records a time. Does not allocate.
     pub fn record(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.histogram.saturating_record(nanos.max(1));
-        self.count += 1;
-        self.min = self.min.min(nanos);
-        self.max = self.max.max(nanos);
-        let difference = nanos as f64 - self.mean;
-        self.mean += difference / self.count as f64;
-        self.squared_differences += difference * (nanos as f64 - self.mean);
+        self.record_times(nanos, 1);
         if let Some(last) = self.last.replace(nanos) {
             self.consecutive_differences += nanos.abs_diff(last) as f64;
         }
+    }
+
+    /// Adds the times of a histogram, in nanoseconds, as far as it distinguishes them.
+    pub fn add(&mut self, histogram: &Histogram<u64>) {
+        for recorded in histogram.iter_recorded() {
+            self.record_times(histogram.median_equivalent(recorded.value_iterated_to()), recorded.count_at_value());
+        }
+    }
+
+    fn record_times(&mut self, nanos: u64, times: u64) {
+        self.histogram.saturating_record_n(nanos.max(1), times);
+        self.count += times;
+        self.min = self.min.min(nanos);
+        self.max = self.max.max(nanos);
+        let difference = nanos as f64 - self.mean;
+        self.mean += difference * times as f64 / self.count as f64;
+        self.squared_differences += difference * (nanos as f64 - self.mean) * times as f64;
     }
 
     /// Removes all times and keeps the allocated memory.

@@ -5,11 +5,18 @@
 
 mod bench;
 mod format;
+mod hdr_log;
 mod histogram;
+mod merge;
 mod ping;
+mod plot;
+mod strip;
+mod table;
 mod terminal;
 
 pub use bench::{BenchReport, Measurement};
+pub use hdr_log::HdrLog;
+pub use merge::{Merge, MergedReport};
 pub use ping::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
 pub use terminal::Terminal;
 
