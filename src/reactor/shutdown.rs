@@ -1,6 +1,7 @@
 //! A request to stop, from a signal or another thread, that wakes the loops it concerns.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ pub struct Shutdown {
 #[derive(Debug, Default)]
 struct State {
     requested: OnceLock<Instant>,
+    forced: AtomicBool,
     /// Of loops that may have ended in the meantime.
     wakers: Mutex<Vec<Weak<Waker>>>,
 }
@@ -34,6 +36,21 @@ impl Shutdown {
     /// Requests the stop and wakes the loops. Only the first request counts.
     pub fn request(&self) {
         let _ = self.state.requested.set(Instant::now());
+        self.wake();
+    }
+
+    /// Requests a stop that waits for nothing, and wakes the loops.
+    pub fn force(&self) {
+        self.state.forced.store(true, Ordering::Release);
+        self.request();
+    }
+
+    /// Returns whether the stop should wait for nothing.
+    pub fn is_forced(&self) -> bool {
+        self.state.forced.load(Ordering::Acquire)
+    }
+
+    fn wake(&self) {
         for waker in self.state.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             // A failure is not fatal: without the event, the loop checks the flag after its next event or deadline.
             let _ = waker.upgrade().map(|waker| waker.wake());
@@ -65,13 +82,34 @@ impl Shutdown {
     ///
     /// Returns an error if the process has a handler already, or if the system refuses one.
     pub fn on_signals(&self) -> io::Result<()> {
+        self.handle_signals(false)
+    }
+
+    /// Does the same as [`on_signals`](Self::on_signals), except that a second signal [forces](Self::force) the stop, and
+    /// the third one ends the process.
+    ///
+    /// # Errors
+    ///
+    /// As [`on_signals`](Self::on_signals).
+    pub fn on_signals_then_force(&self) -> io::Result<()> {
+        self.handle_signals(true)
+    }
+
+    fn handle_signals(&self, second_forces: bool) -> io::Result<()> {
         let shutdown = self.clone();
-        let mut signalled = None;
+        let mut latest: Option<Instant> = None;
         ctrlc::set_handler(move || {
-            if signalled.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
+            let is_repeated = latest.is_some_and(|latest| latest.elapsed() <= SAME_REQUEST);
+            if is_repeated {
+                return;
+            }
+            if latest.replace(Instant::now()).is_none() {
+                shutdown.request();
+            } else if second_forces && !shutdown.is_forced() {
+                shutdown.force();
+            } else {
                 std::process::exit(130);
             }
-            shutdown.request();
         })
         .map_err(io::Error::other)
     }
@@ -91,5 +129,15 @@ mod tests {
         assert!(requested_at.is_some());
         other.request();
         assert_eq!(shutdown.requested_at(), requested_at);
+    }
+
+    #[test]
+    fn forced_stop_is_a_request_too() {
+        let shutdown = Shutdown::new();
+        shutdown.request();
+        assert!(!shutdown.is_forced());
+        let other = Shutdown::new();
+        other.clone().force();
+        assert!(other.is_forced() && other.is_requested());
     }
 }
