@@ -77,6 +77,7 @@ pub mod client;
 mod guard;
 mod host_port;
 pub mod logging;
+mod lookup;
 mod net;
 pub mod reactor;
 pub mod server;

@@ -4,8 +4,9 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, info};
+use serde::Serialize;
 use simple_logger::SimpleLogger;
-use udpong::client::bench::{self, Bench};
+use udpong::client::bench;
 use udpong::client::ping::{self, Format};
 use udpong::client::send::{self, Conversation};
 use udpong::client::{self, Family, Limits, Load, Shape};
@@ -65,6 +66,7 @@ impl From<client::Error> for Failure {
             client::Error::Unmet(message) => Self { message: Some(message), code: 1 },
             // As a shell tells SIGPIPE.
             client::Error::Unread => Self { message: None, code: 141 },
+            client::Error::Interrupted => Self { message: None, code: 130 },
         }
     }
 }
@@ -131,7 +133,7 @@ fn send(asked: &Send) -> Result<(), Failure> {
     let options = send::Options { timeout, retries, raw, family: family(asked.family) };
     let mut out = io::stdout();
     let result = Conversation::with(&asked.target, options).and_then(|mut conversation| match &asked.message {
-        Some(message) => conversation.say(message.as_encoded_bytes(), &mut out),
+        Some(message) => conversation.say(message.as_encoded_bytes(), &mut out, &mut io::stderr()),
         None => {
             let input = io::stdin();
             conversation.converse(input.lock(), input.is_terminal(), &mut out, &mut io::stderr())
@@ -151,6 +153,7 @@ fn ping(asked: &Ping) -> Result<(), Failure> {
         size: asked.size,
         timeout: asked.timeout,
         deadline: asked.deadline,
+        flows: None,
         family: family(asked.family),
         format: match asked {
             Ping { json: true, .. } => Format::Json,
@@ -160,7 +163,14 @@ fn ping(asked: &Ping) -> Result<(), Failure> {
         },
         limits: limits(asked.limits),
     };
-    Ok(ping::ping(&asked.target, &options, &stop_on_signals()?, &mut io::stdout())?)
+    let shutdown = stop_on_signals()?;
+    let mut out = io::stdout();
+    let report = ping::ping(&asked.target, &options, &shutdown, &mut out, &mut io::stderr())?;
+    match options.format {
+        Format::Text | Format::Summary => write_all(&mut out, &format!("\n{report}"))?,
+        Format::Json | Format::JsonStream => write_all(&mut out, &json(&report)?)?,
+    }
+    if_forced(&shutdown).map_or_else(|| Ok(report.check(&options.limits)?), Err)
 }
 
 fn bench(asked: &cli::Bench) -> Result<(), Failure> {
@@ -183,8 +193,32 @@ fn bench(asked: &cli::Bench) -> Result<(), Failure> {
         json: asked.json,
         limits: limits(asked.limits),
     };
-    let mut bench = Bench::new(&asked.target, options, &stop_on_signals()?)?;
-    Ok(bench.run(&mut io::stdout(), &mut io::stderr())?)
+    let shutdown = stop_on_signals()?;
+    let mut out = io::stdout();
+    let report = bench::bench(&asked.target, &options, &shutdown, &mut out, &mut io::stderr())?;
+    write_all(&mut out, &if options.json { json(&report)? } else { report.to_string() })?;
+    for warning in report.warnings() {
+        let _ = writeln!(io::stderr(), "udpong: {warning}");
+    }
+    if_forced(&shutdown).map_or_else(|| Ok(report.check(&options.limits)?), Err)
+}
+
+/// One JSON object and a line feed.
+fn json(report: &impl Serialize) -> Result<String, Failure> {
+    let failed = |error| Failure { message: Some(format!("cannot write the results: {error}")), code: 2 };
+    Ok(serde_json::to_string(report).map_err(failed)? + "\n")
+}
+
+fn write_all(out: &mut impl Write, text: &str) -> Result<(), client::Error> {
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => client::Error::Unread,
+        _ => client::Error::Failed(format!("cannot write the results: {error}")),
+    })
+}
+
+/// The exit code after a second Ctrl+C.
+fn if_forced(shutdown: &Shutdown) -> Option<Failure> {
+    shutdown.is_forced().then_some(Failure { message: None, code: 130 })
 }
 
 fn page(page: io::Result<Vec<u8>>) -> Result<(), Failure> {
@@ -196,7 +230,7 @@ fn page(page: io::Result<Vec<u8>>) -> Result<(), Failure> {
 fn stop_on_signals() -> Result<Shutdown, Failure> {
     let shutdown = Shutdown::new();
     let told = |error| Failure { message: Some(format!("cannot wait for signals: {error}")), code: 2 };
-    shutdown.on_signals().map_err(told)?;
+    shutdown.on_signals_then_force().map_err(told)?;
     Ok(shutdown)
 }
 
