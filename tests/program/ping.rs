@@ -59,7 +59,8 @@ fn every_service_of_ours_is_pinged_without_a_loss() {
         let output = ping(&address.to_string(), &["-c", "20", "-i", "2ms", "-W", "10s", "--json"]);
         let report = report(&output);
         assert_counts(&report, &[("sent", 20), ("answered", 20)]);
-        assert_eq!(report["matched_in_order"], service.starts_with("fixed"), "{service}");
+        let attribution = if service.starts_with("fixed") { "port" } else { "content" };
+        assert_eq!(report["attribution"], attribution, "{service}");
         assert!(report["rtt_ms"]["p99"].as_f64() >= report["rtt_ms"]["min"].as_f64());
         assert_eq!(output.status.code(), Some(0));
     }
@@ -72,7 +73,8 @@ fn probes_of_every_size_are_matched() {
         let arguments = ["-s", size, "-c", "3", "-i", "10ms", "-W", "10s", "--json"];
         let report = report(&ping(&server.address().to_string(), &arguments));
         assert_counts(&report, &[("sent", 3), ("answered", 3)]);
-        assert_eq!(report["matched_in_order"], size.parse::<u32>().expect("a number") < 17, "{size}");
+        let attribution = if size.parse::<u32>().expect("a number") < 17 { "port" } else { "content" };
+        assert_eq!(report["attribution"], attribution, "{size}");
     }
 }
 
@@ -107,8 +109,8 @@ fn a_responder_with_a_small_buffer_truncates() {
         let output = ping(&peer.target(), &["-s", "20000", "-c", "3", "-i", "300ms", "-W", "10s"]);
         let said = text(&output.stdout);
         assert!(said.contains("8192 bytes from"), "{said}");
-        assert!(said.contains("3 sent, 0 answered, 0.0% lost, 0 duplicate, 0 reordered, 3 truncated\n"), "{said}");
-        assert_eq!(output.status.code(), Some(0));
+        assert!(said.contains("3 sent, 0 answered, 0 lost (0.0%), 0 duplicate, 0 reordered, 3 truncated\n"), "{said}");
+        assert_eq!(output.status.code(), Some(1));
     }
 }
 
@@ -144,9 +146,9 @@ def answer(n, data, to):
     );
     let output = ping(&peer.target(), &["-c", "5", "-i", "100ms", "-W", "10s"]);
     let said = text(&output.stdout);
-    let notice = "the answers do not repeat the probes: they are matched in order\n";
+    let notice = "the answers do not repeat the probes: they are matched by source port\n";
     assert_eq!(said.matches(notice).count(), 2, "{said}");
-    assert!(said.contains("5 sent, 5 answered, 0.0% lost, "), "{said}");
+    assert!(said.contains("5 sent, 5 answered, 0 lost (0.0%), "), "{said}");
 }
 
 #[test]
@@ -182,9 +184,8 @@ def answer(n, data, to):
     assert!(report["rtt_ms"]["min"].as_f64().is_some_and(|min| min > 1000.0), "{report}");
     let probes: Vec<Value> =
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!(probes.len(), 5);
-    let fates = probes.iter().map(|probe| probe["fate"].as_str().unwrap_or("-")).collect::<Vec<_>>();
-    assert_eq!(fates, ["late", "late", "lost", "lost", "-"]);
+    let outcomes = probes.iter().map(|probe| probe["outcome"].as_str().unwrap_or("-")).collect::<Vec<_>>();
+    assert_eq!(outcomes, ["timeout", "timeout", "late", "timeout", "late", "timeout", "-"]);
     assert_eq!(probes[0]["seq"], 1);
 }
 
@@ -196,7 +197,7 @@ fn a_closed_port_is_refused_and_not_silent() {
     assert!(start.elapsed() < LIMIT, "waited for answers that cannot come");
     let said = text(&output.stdout);
     assert!(said.contains("seq=1 refused: nobody listens on "), "{said}");
-    assert!(said.contains("3 sent, 0 answered, 100.0% lost, 0 duplicate, 0 reordered, 3 refused\n"), "{said}");
+    assert!(said.contains("3 sent, 0 answered, 3 lost (100.0%; 3 refused), 0 duplicate, 0 reordered\n"), "{said}");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("does anybody listen there"), "{}", text(&output.stderr));
 }
@@ -282,7 +283,7 @@ fn signals_ask_for_the_summary() {
     assert_eq!(status.code(), Some(0));
     let lines = log.all();
     assert_eq!(lines.iter().filter(|line| line.contains("udp ping statistics")).count(), 2, "{lines:#?}");
-    assert!(lines.iter().any(|line| line.contains(", 0.0% lost")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains(", 0 lost (0.0%)")), "{lines:#?}");
 }
 
 #[test]
