@@ -153,7 +153,7 @@ fn ping(asked: &Ping) -> Result<(), Failure> {
         size: asked.size,
         timeout: asked.timeout,
         deadline: asked.deadline,
-        flows: None,
+        flows: asked.flows.map(usize::from),
         family: family(asked.family),
         format: match asked {
             Ping { json: true, .. } => Format::Json,

@@ -264,6 +264,14 @@ pub struct Ping {
     #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size, default_value = "56", help_heading = "What to send")]
     pub size: usize,
 
+    /// Rotate over N source ports, 1 to 1024, and report each
+    ///
+    /// Finds the broken one of several paths or backends. Otherwise one port, or as few as it takes to attribute answers
+    /// that do not repeat the probe.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "What to send")]
+    #[arg(hide_short_help = true)]
+    pub flows: Option<u16>,
+
     #[command(flatten)]
     pub family: Family,
 
