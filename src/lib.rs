@@ -128,6 +128,8 @@ pub mod client;
 mod guard;
 mod host_port;
 pub mod logging;
+#[cfg(feature = "client")]
+mod lookup;
 pub mod net;
 mod parse_error;
 pub mod reactor;

@@ -4,10 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use clap::Args;
-use udpong::client::bench::{Bench, Options};
-use udpong::client::{Load, Shape};
+use udpong::client::bench::{self, Options};
+use udpong::client::{Load, Shape, Terminal};
 
-use super::{Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, shutdown_on_signals, units};
+use super::{
+    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, forced, forced_shutdown_on_signals, json, print,
+    print_error, units,
+};
 
 /// Load a UDP responder and measure throughput and latency.
 ///
@@ -39,7 +42,7 @@ pub struct BenchArgs {
 
     /// Payload of a datagram, 0 to 65507 bytes
     ///
-    /// Answers to datagrams under 17 bytes are matched in order: such a datagram has no room for its number.
+    /// Answers to datagrams under 17 bytes are matched by source port: such a datagram has no room for its number.
     #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size, default_value = "56")]
     #[arg(help_heading = "Load")]
     size: usize,
@@ -88,14 +91,18 @@ Examples:
 
 const JSON: &str = "\
 JSON:
-  schema              version of this format: 1
+  schema              version of this format: 2
   target              address of the target
   seconds             time measured
   clients             number of sockets
-  sent, answered      datagrams sent, and those that were answered
-  lost                datagrams that were not answered
+  sent                datagrams sent
+  answered, late, lost, refused, truncated, altered
+                      datagrams by outcome, as in ping; their sum is sent
   duplicate           further answers to the same datagram
-  answers_per_second  answered / seconds
+  unmatched           answers that belong to no datagram
+  loss_percent        late, lost and refused datagrams in percent
+  silent_s            how long before the end the last answer came
+  answers_per_second  answered within the time measured
   mbit_per_second     payloads in Mbit/s: sent and answered
   latency_ms          latency in milliseconds: min, mean, max, stddev, p50,
                       p90, p99 and p99_9; null without an answer
@@ -130,8 +137,12 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         family: args.family.into(),
         json: args.json,
         limits: args.limits.into(),
+        terminal: Terminal::of_stdout(),
     };
-    let shutdown = shutdown_on_signals(Failure::USAGE)?;
-    let mut bench = Bench::new(&args.target, options, &shutdown)?;
-    Ok(bench.run(&mut io::stdout(), &mut io::stderr())?)
+    let shutdown = forced_shutdown_on_signals()?;
+    let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    print(&if args.json { json(&report)? } else { report.text(options.terminal) })?;
+    report.warnings().iter().for_each(|warning| print_error(warning));
+    forced(&shutdown)?;
+    Ok(report.check(&options.limits)?)
 }

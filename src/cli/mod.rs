@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 use udpong::reactor::shutdown::Shutdown;
 use udpong::{client, server};
 
@@ -123,6 +124,8 @@ struct Failure {
 impl Failure {
     const FAILED: u8 = 1;
     const USAGE: u8 = 2;
+    /// The exit code with which a shell reports SIGINT.
+    const INTERRUPTED: u8 = 130;
     /// The exit code with which a shell reports SIGPIPE.
     const BROKEN_PIPE: u8 = 141;
 
@@ -147,6 +150,7 @@ impl From<client::Error> for Failure {
             client::Error::Usage(message) | client::Error::Failed(message) => Self::new(Self::USAGE, message),
             client::Error::Unmet(message) => Self::new(Self::FAILED, message),
             client::Error::Unread => Self { message: None, code: Self::BROKEN_PIPE },
+            client::Error::Interrupted => Self { message: None, code: Self::INTERRUPTED },
         }
     }
 }
@@ -177,6 +181,29 @@ fn shutdown_on_signals(code: u8) -> Result<Shutdown, Failure> {
         .on_signals()
         .map_err(|error| Failure::new(code, format!("cannot install the signal handlers: {error}")))?;
     Ok(shutdown)
+}
+
+/// Returns a shutdown that SIGINT, SIGTERM and SIGHUP request, and that a second one forces.
+fn forced_shutdown_on_signals() -> Result<Shutdown, Failure> {
+    let shutdown = Shutdown::new();
+    shutdown
+        .on_signals_then_force()
+        .map_err(|error| Failure::new(Failure::USAGE, format!("cannot install the signal handlers: {error}")))?;
+    Ok(shutdown)
+}
+
+/// Returns the exit code of a measurement whose end was forced.
+fn forced(shutdown: &Shutdown) -> Result<(), Failure> {
+    match shutdown.is_forced() {
+        true => Err(Failure { message: None, code: Failure::INTERRUPTED }),
+        false => Ok(()),
+    }
+}
+
+/// Returns one JSON object and a line feed.
+fn json(report: &impl Serialize) -> Result<String, Failure> {
+    let failed = |error| Failure::new(Failure::USAGE, format!("cannot write the results: {error}"));
+    Ok(serde_json::to_string(report).map_err(failed)? + "\n")
 }
 
 /// Prints text to stdout.

@@ -4,15 +4,18 @@ use std::io;
 use std::time::Duration;
 
 use clap::Args;
+use udpong::client::Terminal;
 use udpong::client::ping::{self, Format, Options};
 
-use super::{Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, shutdown_on_signals, units};
+use super::{
+    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, forced, forced_shutdown_on_signals, json, print, units,
+};
 
 /// Send a probe every second and report how each one ends.
 ///
 /// The target can be any UDP responder. If it returns the probe, with or without other text around it, the answer is
-/// matched to that probe. Answers that do not contain a probe are matched in order, which the summary states. Probes
-/// leave on a schedule, so a lost answer does not delay the next probe. The loss is the share of lost and refused
+/// matched to that probe. Answers that do not contain a probe are matched by source port, which the summary states. Probes
+/// leave on a schedule, so a lost answer does not delay the next probe. The loss is the share of late, lost and refused
 /// probes.
 #[derive(Args, Debug)]
 #[command(help_template = TEMPLATE, before_long_help = EXAMPLES)]
@@ -29,10 +32,18 @@ pub struct PingArgs {
 
     /// Payload of a probe, 0 to 65507 bytes
     ///
-    /// Answers to probes under 17 bytes are matched in order: such a probe has no room for its number.
+    /// Answers to probes under 17 bytes are matched by source port: such a probe has no room for its number.
     #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size, default_value = "56")]
     #[arg(help_heading = "Probes")]
     size: usize,
+
+    /// Rotate over N source ports, 1 to 1024, and report each
+    ///
+    /// This finds the broken one of several paths or backends. By default there is one port, or as few as it takes to
+    /// attribute answers that do not repeat the probe.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(hide_short_help = true, help_heading = "Probes")]
+    flows: Option<u16>,
 
     #[command(flatten)]
     family: FamilyArgs,
@@ -91,22 +102,33 @@ Outcomes:
 Each probe has one outcome. Further answers to it are duplicates.
 
 JSON:
-  schema            version of this format: 1
+  schema            version of this format: 2
   target            address of the target
+  interval_ms, size, duration_s
+                    time between probes, their payload in bytes, and how
+                    long the run took
   sent              probes sent
   answered, late, lost, refused, truncated, altered
                     probes by outcome; their sum is sent
   duplicate         answers to a probe that had an outcome already
   reordered         answers that arrived after the answer to a later probe
   unmatched         answers that belong to no probe
-  matched_in_order  whether answers were matched in order
+  loss_percent      late, lost and refused probes in percent
+  clock             what says when an answer arrived: user
+  attribution       how answers were matched to probes: content, port or
+                    order (round trips are upper bounds); null without one
   rtt_ms            round trips in milliseconds: min, mean, max, stddev,
                     jitter, p50, p90, p99 and p99_9; null without an answer
+  flows             with --flows, one object per source port: port, sent,
+                    lost, p50_ms; else null
 
 With --json-stream, for each probe:
 
   seq               number of the probe, from 1
-  fate              its outcome
+  target            where it was sent
+  time              when this was reported (RFC 3339)
+  outcome           its outcome, or timeout, after which late, truncated or
+                    altered may follow, or duplicate
   rtt_ms            round trip in milliseconds, or null
   bytes             length of the answer, or null
   reordered         whether the answer arrived after that to a later probe
@@ -130,6 +152,7 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         size: args.size,
         timeout: args.timeout,
         deadline: args.deadline,
+        flows: args.flows.map(usize::from),
         family: args.family.into(),
         format: match args {
             PingArgs { json: true, .. } => Format::Json,
@@ -138,7 +161,14 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
             _ => Format::Text,
         },
         limits: args.limits.into(),
+        terminal: Terminal::of_stdout(),
     };
-    let shutdown = shutdown_on_signals(Failure::USAGE)?;
-    Ok(ping::ping(&args.target, &options, &shutdown, &mut io::stdout())?)
+    let shutdown = forced_shutdown_on_signals()?;
+    let report = ping::ping(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    match options.format {
+        Format::Text | Format::Summary => print(&format!("\n{}", report.text(options.terminal)))?,
+        Format::Json | Format::JsonStream => print(&json(&report)?)?,
+    }
+    forced(&shutdown)?;
+    Ok(report.check(&options.limits)?)
 }

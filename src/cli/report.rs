@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use udpong::client::{Merge, Terminal};
 
-use super::{Failure, PlotFile, TEMPLATE, print, print_error};
+use super::{Failure, PlotFile, TEMPLATE, json, print, print_error};
 
 /// Merge the results of ping and bench, from one host or many.
 ///
@@ -74,7 +74,7 @@ pub fn run(args: &ReportArgs) -> Result<(), Failure> {
         PlotFile::create(file)?.write(&report.svg()?)?;
     }
     let text = match args.json {
-        true => serde_json::to_string(&report).map(|json| json + "\n").unwrap_or_default(),
+        true => json(&report)?,
         false => report.text(Terminal::of_stdout()),
     };
     print(&text)

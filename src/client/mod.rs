@@ -4,17 +4,19 @@
 //! [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks.
 
 pub mod bench;
+mod flow;
 pub mod ping;
-pub(crate) mod probe;
-pub(crate) mod report;
+mod probe;
+mod report;
 pub mod send;
-pub(crate) mod status_signal;
-pub(crate) mod target;
+mod status_signal;
+mod target;
 
 pub use crate::net::LONGEST_PAYLOAD;
 pub use bench::{Generator, Load, Shape};
 pub use probe::limits::Limits;
-pub use report::{Merge, MergedReport, Terminal};
+pub use probe::outcome::OutcomeCounts;
+pub use report::{BenchReport, Merge, MergedReport, PingReport, Terminal};
 pub use target::Family;
 
 use std::fmt::{self, Display, Formatter};
@@ -36,6 +38,8 @@ pub enum Error {
     Unmet(String),
     /// The reader of the output has gone, as in `| head`.
     Unread,
+    /// A shutdown was requested before there was anything to report.
+    Interrupted,
 }
 
 impl Display for Error {
@@ -43,6 +47,7 @@ impl Display for Error {
         match self {
             Self::Usage(message) | Self::Failed(message) | Self::Unmet(message) => f.write_str(message),
             Self::Unread => f.write_str("the reader of the output has gone"),
+            Self::Interrupted => f.write_str("interrupted"),
         }
     }
 }
@@ -54,6 +59,18 @@ impl std::error::Error for Error {}
 fn linger(latencies: &Latencies, timeout: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(50);
     latencies.max().saturating_mul(2).max(LEAST).min(timeout)
+}
+
+/// Writes a line for the user to stderr; if that is not possible, it is lost.
+fn notify(errors: &mut dyn Write, message: &dyn Display) {
+    let _ = writeln!(errors, "udpong: {message}").and_then(|()| errors.flush());
+}
+
+/// Returns the notice that a shutdown waits for what is in flight, `what`.
+fn wait_notice(left: Duration, what: &str) -> String {
+    // Rounded up: it is an upper bound.
+    let seconds = left.as_millis().div_ceil(1000);
+    format!("waiting up to {seconds} s for {what}; Ctrl+C again to stop now")
 }
 
 /// Converts the error of writing results.

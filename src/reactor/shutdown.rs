@@ -1,5 +1,6 @@
 //! A request to stop, from a signal or another thread, that wakes the loops it concerns.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ pub struct Shutdown {
 #[derive(Debug, Default)]
 struct State {
     requested: OnceLock<Instant>,
+    forced: AtomicBool,
     /// Of loops that may have ended in the meantime.
     wakers: Mutex<Vec<Weak<Waker>>>,
 }
@@ -30,6 +32,21 @@ impl Shutdown {
     /// Requests the stop and wakes the loops. Only the first request counts.
     pub fn request(&self) {
         let _ = self.state.requested.set(Instant::now());
+        self.wake();
+    }
+
+    /// Requests a stop that waits for nothing, and wakes the loops.
+    pub fn force(&self) {
+        self.state.forced.store(true, Ordering::Release);
+        self.request();
+    }
+
+    /// Returns whether the stop should wait for nothing.
+    pub fn is_forced(&self) -> bool {
+        self.state.forced.load(Ordering::Acquire)
+    }
+
+    fn wake(&self) {
         for waker in self.state.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             // A failure is not fatal: without the event, the loop checks the flag after its next event or deadline.
             let _ = waker.upgrade().map(|waker| waker.wake());
@@ -62,15 +79,38 @@ impl Shutdown {
     /// Returns an error if the process has a handler already, or if the system refuses one.
     #[cfg(feature = "cli")]
     pub fn on_signals(&self) -> std::io::Result<()> {
+        self.handle_signals(false)
+    }
+
+    /// Does the same as [`on_signals`](Self::on_signals), except that a second signal [forces](Self::force) the stop, and
+    /// the third one ends the process.
+    ///
+    /// # Errors
+    ///
+    /// As [`on_signals`](Self::on_signals).
+    #[cfg(feature = "cli")]
+    pub fn on_signals_then_force(&self) -> std::io::Result<()> {
+        self.handle_signals(true)
+    }
+
+    #[cfg(feature = "cli")]
+    fn handle_signals(&self, second_forces: bool) -> std::io::Result<()> {
         // Signals this close together are one request: timeout(1) sends one to the process and one to its process group.
         const SAME_REQUEST: std::time::Duration = std::time::Duration::from_millis(10);
         let shutdown = self.clone();
-        let mut signalled = None;
+        let mut latest: Option<Instant> = None;
         ctrlc::set_handler(move || {
-            if signalled.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
+            let is_repeated = latest.is_some_and(|latest| latest.elapsed() <= SAME_REQUEST);
+            if is_repeated {
+                return;
+            }
+            if latest.replace(Instant::now()).is_none() {
+                shutdown.request();
+            } else if second_forces && !shutdown.is_forced() {
+                shutdown.force();
+            } else {
                 std::process::exit(130);
             }
-            shutdown.request();
         })
         .map_err(std::io::Error::other)
     }

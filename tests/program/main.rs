@@ -16,6 +16,7 @@
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
+//! | `flows`, `outcomes` | `ping`, `bench`: which probe an answer belongs to, and how each ends |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
@@ -28,11 +29,13 @@ mod backpressure;
 mod bench;
 mod compatibility;
 mod faults;
+mod flows;
 mod guard;
 mod harness;
 mod hostile_responders;
 mod log;
 mod manual;
+mod outcomes;
 mod overload;
 mod ping;
 mod reply_source;

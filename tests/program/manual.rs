@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Server, needs, run, shell, udpong};
 
-const COMMANDS: [&str; 6] = ["serve", "send", "ping", "bench", "completions", "man"];
+const COMMANDS: [&str; 7] = ["serve", "send", "ping", "bench", "report", "completions", "man"];
 
 const SERVICES: [&str; 6] = ["hello", "echo", "fixed", "ack", "discard", "reply="];
 
