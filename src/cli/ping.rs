@@ -1,6 +1,7 @@
 //! `udpong ping`: one probe after the other, and how each ends.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,7 +9,8 @@ use udpong::client::Terminal;
 use udpong::client::ping::{self, Format, Options};
 
 use super::{
-    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, forced, forced_shutdown_on_signals, json, print, units,
+    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PlotFile, TEMPLATE, forced, forced_shutdown_on_signals, json,
+    print, units,
 };
 
 /// Send a probe every second and report how each one ends.
@@ -77,6 +79,16 @@ pub struct PingArgs {
     /// Print one JSON object per probe when it has ended, then the summary's
     #[arg(long, hide_short_help = true, help_heading = "Output")]
     json_stream: bool,
+
+    /// Draw the round trips over time and their distribution, as SVG
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    plot: Option<PathBuf>,
+
+    /// Log the round trips for "udpong report" and other tools
+    ///
+    /// The file is an HdrHistogram log (V2) in nanoseconds, with an interval a second and the target as tag.
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    hdr: Option<PathBuf>,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -162,9 +174,15 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         },
         limits: args.limits.into(),
         terminal: Terminal::of_stdout(),
+        live: Terminal::of_stderr().filter(|_| !args.quiet),
+        hdr: args.hdr.clone(),
     };
+    let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
     let shutdown = forced_shutdown_on_signals()?;
     let report = ping::ping(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    if let Some(plot) = plot {
+        plot.write(&report.svg()?)?;
+    }
     match options.format {
         Format::Text | Format::Summary => print(&format!("\n{}", report.text(options.terminal)))?,
         Format::Json | Format::JsonStream => print(&json(&report)?)?,

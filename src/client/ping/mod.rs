@@ -4,6 +4,7 @@ mod record;
 mod run;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::report::{PingReport, Terminal};
@@ -39,6 +40,10 @@ pub struct Options {
     pub limits: Limits,
     /// What text is fitted to.
     pub terminal: Terminal,
+    /// A terminal that notices are written to, on which a line shows how the run is doing.
+    pub live: Option<Terminal>,
+    /// The file of a log of the round trips.
+    pub hdr: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -55,6 +60,8 @@ impl Default for Options {
             format: Format::default(),
             limits: Limits::default(),
             terminal: Terminal::default(),
+            live: None,
+            hdr: None,
         }
     }
 }
@@ -99,11 +106,11 @@ pub fn ping(
         record.expect_refusal();
         let record = Run::new(record, options, &mut status, shutdown)?.run()?;
         if !record.is_refused() {
-            return Ok(record.into_report());
+            return record.into_report();
         }
         notify(errors, &format_args!("nobody listens on {address} (port unreachable); trying {next}"));
     }
     let mut record = Record::new(*last, options, out, errors);
     record.begin(target)?;
-    Ok(Run::new(record, options, &mut status, shutdown)?.run()?.into_report())
+    Run::new(record, options, &mut status, shutdown)?.run()?.into_report()
 }

@@ -9,8 +9,11 @@ use super::{Format, Options};
 use crate::client::probe::flows::{Flows, MOST_FLOWS};
 use crate::client::probe::latency::{Latencies, Median};
 use crate::client::probe::payload::Payload;
+use crate::client::probe::timeline::Timeline;
 use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
-use crate::client::report::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome, attribution_note};
+use crate::client::report::{
+    AnswerLine, FlowReport, HdrLog, PingReport, ProbeObject, StatusLine, StreamOutcome, attribution_note,
+};
 use crate::client::{Error, cannot_write, linger, notify, print_json, wait_notice};
 use crate::net;
 
@@ -22,6 +25,9 @@ pub(super) struct Record<'a> {
     options: Options,
     start: Instant,
     latencies: Latencies,
+    timeline: Timeline,
+    hdr: Option<HdrLog>,
+    status_line: Option<StatusLine>,
     /// The port and the round trips of each flow, if they are to be reported.
     flows: Vec<(u16, Median)>,
     /// How answers were matched when that was last printed.
@@ -51,14 +57,18 @@ impl<'a> Record<'a> {
         out: &'a mut dyn Write,
         errors: &'a mut dyn Write,
     ) -> Self {
+        let start = Instant::now();
         let flows = Flows::new(options.flows.unwrap_or(MOST_FLOWS), options.flows.is_some());
         Self {
             target,
             payload: Payload::new(options.size),
             tracker: Tracker::new(options.timeout, flows, MOST_REMEMBERED),
             options: options.clone(),
-            start: Instant::now(),
+            start,
             latencies: Latencies::new(),
+            timeline: Timeline::new(start, options.interval),
+            hdr: None,
+            status_line: options.live.map(|terminal| StatusLine::new(terminal, start)),
             flows: Vec::new(),
             printed: None,
             heard: false,
@@ -73,8 +83,11 @@ impl<'a> Record<'a> {
         self.options.flows
     }
 
-    /// Prints the first line. `written` is the target as the user wrote it.
+    /// Creates the log, if there is one, and prints the first line. `written` is the target as the user wrote it.
     pub(super) fn begin(&mut self, written: &str) -> Result<(), Error> {
+        if let Some(path) = &self.options.hdr {
+            self.hdr = Some(HdrLog::create(path, vec![self.target.to_string()], self.start)?);
+        }
         if !matches!(self.options.format, Format::Text | Format::Summary) {
             return Ok(());
         }
@@ -110,6 +123,11 @@ impl<'a> Record<'a> {
         self.tracker.record_sent(flow, now, now);
     }
 
+    /// Records that a probe got no answer in time.
+    fn lost(&mut self, sequence: u64, now: Instant) {
+        self.timeline.lose(self.tracker.sent_at(sequence).unwrap_or(now));
+    }
+
     /// Matches an answer with its probe.
     pub(super) fn answer(&mut self, flow: usize, bytes: &[u8], now: Instant) -> Result<(), Error> {
         self.heard = true;
@@ -125,6 +143,8 @@ impl<'a> Record<'a> {
         match answer {
             Answer::First { sequence, outcome, round_trip, reordered } => {
                 self.latencies.record(round_trip);
+                self.timeline.record(now.checked_sub(round_trip).unwrap_or(now), round_trip);
+                self.hdr.as_mut().map_or(Ok(()), |hdr| hdr.record(0, round_trip, now))?;
                 if let Some((_, median)) = self.flows.get_mut(flow) {
                     median.record(round_trip);
                 }
@@ -153,20 +173,21 @@ impl<'a> Record<'a> {
         }
         check_socket(error)?;
         let sequence = self.tracker.refuse_oldest(flow, now);
-        self.refuse(sequence, error)
+        self.refuse(sequence, error, now)
     }
 
     /// Records that the last probe could not be sent.
     pub(super) fn refused_to_send(&mut self, error: &io::Error, now: Instant) -> Result<(), Error> {
         check_socket(error)?;
         let sequence = self.tracker.refuse_last(now);
-        self.refuse(sequence, error)
+        self.refuse(sequence, error, now)
     }
 
-    fn refuse(&mut self, sequence: Option<u64>, error: &io::Error) -> Result<(), Error> {
+    fn refuse(&mut self, sequence: Option<u64>, error: &io::Error, now: Instant) -> Result<(), Error> {
         let Some(sequence) = sequence else {
             return Ok(());
         };
+        self.lost(sequence, now);
         let (seq, target) = (sequence + 1, self.target);
         match error.kind() {
             io::ErrorKind::ConnectionRefused => {
@@ -180,16 +201,18 @@ impl<'a> Record<'a> {
     /// Ends the probes of a flow that are past their timeout; everything that had arrived on it by `now` was received.
     pub(super) fn time_out(&mut self, flow: usize, now: Instant) -> Result<(), Error> {
         while let Some(sequence) = self.tracker.time_out(flow, now) {
+            self.lost(sequence, now);
             let timeout = humantime::format_duration(self.options.timeout);
             self.line(&format_args!("seq={} no answer within {timeout}", sequence + 1))?;
             self.object(Some(sequence), StreamOutcome::Timeout, |object| object)?;
         }
         self.tracker.forget(now);
-        Ok(())
+        self.hdr.as_mut().map_or(Ok(()), |hdr| hdr.advance(now))
     }
 
     /// Prints that a shutdown leads to a wait, if it does.
     pub(super) fn stopping(&mut self) {
+        self.clear_status_line();
         let until = self.tracker.last_sent().and_then(|sent| sent.checked_add(self.options.timeout));
         let left = until.map_or(self.options.timeout, |until| until.saturating_duration_since(Instant::now()));
         match self.tracker.in_flight() {
@@ -206,7 +229,8 @@ impl<'a> Record<'a> {
 
     /// Prints the report so far: to stdout, or to stderr if stdout is for JSON only.
     pub(super) fn status(&mut self) -> Result<(), Error> {
-        let report = self.report(self.latencies.clone()).text(self.options.terminal);
+        self.clear_status_line();
+        let report = self.report(self.latencies.clone(), self.timeline.clone()).text(self.options.terminal);
         if matches!(self.options.format, Format::Json | Format::JsonStream) {
             let _ = write!(self.errors, "{report}");
             return Ok(());
@@ -215,24 +239,48 @@ impl<'a> Record<'a> {
     }
 
     /// Returns the report.
-    pub(super) fn into_report(mut self) -> PingReport {
-        let latencies = std::mem::replace(&mut self.latencies, Latencies::new());
-        self.report(latencies)
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the log cannot be written.
+    pub(super) fn into_report(mut self) -> Result<PingReport, Error> {
+        self.hdr.take().map_or(Ok(()), |hdr| hdr.finish(Instant::now()))?;
+        Ok(self.report(self.latencies.clone(), self.timeline.clone()))
     }
 
-    fn report(&self, latencies: Latencies) -> PingReport {
+    /// Returns when the status line should be drawn.
+    pub(super) fn next_status_line(&self) -> Option<Instant> {
+        self.status_line.as_ref().map(StatusLine::next)
+    }
+
+    pub(super) fn draw_status_line(&mut self, now: Instant) {
+        if let Some(line) = &mut self.status_line {
+            line.draw(self.errors, self.tracker.counts(), &self.latencies, &self.timeline, now);
+        }
+    }
+
+    pub(super) fn clear_status_line(&mut self) {
+        if let Some(line) = &mut self.status_line {
+            line.clear(self.errors);
+        }
+    }
+
+    fn report(&self, latencies: Latencies, timeline: Timeline) -> PingReport {
         let flow = |(index, (port, median)): (usize, &(u16, Median))| {
             FlowReport::new(*port, self.tracker.flow_counts(index), median.millis())
         };
         let flows = self.options.flows.map(|_| self.flows.iter().enumerate().map(flow).collect());
-        PingReport::new(self.target, &self.options, self.start.elapsed(), &self.tracker, latencies, flows)
+        PingReport::new(self.target, &self.options, self.start.elapsed(), &self.tracker, latencies, timeline, flows)
     }
 
     fn line(&mut self, line: &dyn Display) -> Result<(), Error> {
         if self.options.format != Format::Text {
             return Ok(());
         }
-        writeln!(self.out, "{line}").and_then(|()| self.out.flush()).map_err(cannot_write)
+        self.clear_status_line();
+        writeln!(self.out, "{line}").and_then(|()| self.out.flush()).map_err(cannot_write)?;
+        self.draw_status_line(Instant::now());
+        Ok(())
     }
 
     fn object(
@@ -245,7 +293,10 @@ impl<'a> Record<'a> {
             return Ok(());
         }
         let object = complete(ProbeObject::new(sequence, self.target, outcome));
-        print_json(self.out, &object)
+        self.clear_status_line();
+        print_json(self.out, &object)?;
+        self.draw_status_line(Instant::now());
+        Ok(())
     }
 }
 

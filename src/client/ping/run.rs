@@ -96,6 +96,7 @@ impl<'a> Run<'a> {
         let status_key = reactor.insert(Task::Status, &mut self)?;
         let result = reactor.run(&mut self);
         reactor.remove(status_key, self.status.source());
+        self.record.clear_status_line();
         result.map(|()| self.record)
     }
 
@@ -251,7 +252,11 @@ impl Handler for Run<'_> {
                 };
                 Wants { deadline, ..Wants::default() }
             }
-            Task::Status => Wants { turn: self.status_pending, interest: Some(Interest::READABLE), ..Wants::default() },
+            Task::Status => Wants {
+                turn: self.status_pending,
+                interest: Some(Interest::READABLE),
+                deadline: self.record.next_status_line(),
+            },
         }
     }
 
@@ -263,6 +268,10 @@ impl Handler for Run<'_> {
                 Ok(())
             }
             (Task::Schedule, _) => self.send_due(reactor),
+            (Task::Status, _) if !self.status_pending => {
+                self.record.draw_status_line(now);
+                Ok(())
+            }
             (Task::Status, _) => {
                 self.status_pending = false;
                 self.status.clear();

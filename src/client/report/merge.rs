@@ -313,7 +313,8 @@ mod tests {
     fn log(target: &str, micros: &[u64]) -> Vec<u8> {
         let mut out = Vec::new();
         let start = Instant::now();
-        let mut log = HdrLog::new(&mut out, vec![target.to_owned()], start, SystemTime::now()).expect("a log");
+        let mut log =
+            HdrLog::new(&mut out, String::new(), vec![target.to_owned()], start, SystemTime::now()).expect("a log");
         for (number, micros) in (0..).zip(micros) {
             let now = start + Duration::from_millis(100 * number);
             log.record(0, Duration::from_micros(*micros), now).expect("written");

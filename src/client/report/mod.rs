@@ -10,6 +10,7 @@ mod histogram;
 mod merge;
 mod ping;
 mod plot;
+mod status_line;
 mod strip;
 mod table;
 mod terminal;
@@ -18,6 +19,7 @@ pub use bench::{BenchReport, Measurement, Silence};
 pub use hdr_log::HdrLog;
 pub use merge::{Merge, MergedReport};
 pub use ping::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome};
+pub use status_line::StatusLine;
 pub use terminal::Terminal;
 
 use std::net::SocketAddr;

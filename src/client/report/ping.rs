@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use super::format::{counts, millis, percentiles, range};
 use super::histogram::BarChart;
+use super::plot::{Plot, Series};
+use super::strip::Strip;
 use super::terminal::Terminal;
 use super::{Clock, SCHEMA, attribution_note, check, loss_percent};
 use crate::client::Error;
@@ -15,6 +17,7 @@ use crate::client::ping::Options;
 use crate::client::probe::latency::{Latencies, Summary};
 use crate::client::probe::limits::Limits;
 use crate::client::probe::outcome::{Outcome, OutcomeCounts};
+use crate::client::probe::timeline::Timeline;
 use crate::client::probe::tracker::{Answer, Attribution, FlowCounts, Tracker};
 
 /// The line for an answer.
@@ -136,6 +139,8 @@ pub struct PingReport {
     in_flight: usize,
     #[serde(skip)]
     latencies: Latencies,
+    #[serde(skip)]
+    timeline: Timeline,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -183,6 +188,7 @@ impl PingReport {
         duration: Duration,
         tracker: &Tracker,
         latencies: Latencies,
+        timeline: Timeline,
         flows: Option<Vec<FlowReport>>,
     ) -> Self {
         let counts = OutcomeCounts { sent: tracker.counts().ended(), ..*tracker.counts() };
@@ -200,6 +206,7 @@ impl PingReport {
             flows,
             in_flight: tracker.in_flight(),
             latencies,
+            timeline,
         }
     }
 
@@ -219,6 +226,19 @@ impl PingReport {
 }
 
 impl PingReport {
+    /// Draws the round trips over time and their distribution, as SVG.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the picture cannot be laid out.
+    pub fn svg(&self) -> Result<String, Error> {
+        let name = self.target.to_string();
+        let timeline = Some(&self.timeline);
+        let series = vec![Series { name, timeline, histogram: self.latencies.histogram() }];
+        let title = format!("udpong ping {}", self.target);
+        Plot { title, summary: counts(&self.counts), quantity: "round trip", series }.svg()
+    }
+
     /// Returns the text, which ends with a line break.
     pub fn text(&self, terminal: Terminal) -> String {
         // Writing into a string does not fail.
@@ -254,6 +274,10 @@ impl PingReport {
             None => writeln!(f)?,
         }
         writeln!(f, "{}", percentiles(summary))?;
+        let strip = Strip::new(&self.timeline, terminal);
+        if let Some(legend) = strip.legend() {
+            writeln!(f, "{legend}\n{strip}")?;
+        }
         write!(f, "{}", BarChart { latencies: &self.latencies, terminal })
     }
 }
@@ -285,7 +309,16 @@ mod tests {
         }
         while tracker.time_out(0, start + timeout).is_some() {}
         let latencies = Latencies::from_micros(answered);
-        PingReport::new(target(), &Options::default(), Duration::from_millis(2500), &tracker, latencies, flows)
+        let timeline = Timeline::new(start, timeout);
+        PingReport::new(
+            target(),
+            &Options::default(),
+            Duration::from_millis(2500),
+            &tracker,
+            latencies,
+            timeline,
+            flows,
+        )
     }
 
     #[test]
