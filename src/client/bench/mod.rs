@@ -3,6 +3,7 @@
 mod client;
 mod generator;
 mod results;
+mod run;
 
 pub use generator::{Generator, Load, Progress, Shape};
 
