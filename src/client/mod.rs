@@ -1,7 +1,29 @@
 //! The other end: sends datagrams to any UDP responder, and reports what comes back.
 //!
 //! What an answer means is decided in pure code, with time as an argument: [`probe`] and [`report`]. Only [`send`],
-//! [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks.
+//! [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks. The latter two return their results as values:
+//!
+//! ```
+//! use std::{io, net::UdpSocket, thread, time::Duration};
+//! use udpong::client::{Limits, ping::{Options, ping}};
+//! use udpong::reactor::shutdown::Shutdown;
+//!
+//! let responder = UdpSocket::bind("127.0.0.1:0")?;
+//! let target = responder.local_addr()?.to_string();
+//! thread::spawn(move || {
+//!     let mut datagram = [0; 100];
+//!     while let Ok((length, from)) = responder.recv_from(&mut datagram) {
+//!         let _ = responder.send_to(&datagram[..length], from);
+//!     }
+//! });
+//!
+//! let options = Options { count: Some(3), interval: Duration::from_millis(10), ..Options::default() };
+//! let report = ping(&target, &options, &Shutdown::new(), &mut io::sink(), &mut io::stderr())?;
+//! assert_eq!(report.counts().answered, 3);
+//! report.check(&Limits { loss: Some(0.0), ..Limits::default() })?;
+//! println!("{report}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod bench;
 mod flow;

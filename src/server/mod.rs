@@ -144,7 +144,7 @@ impl Server {
     ///
     /// Returns [`Error::Conflict`], [`Error::LookUp`], [`Error::Listen`] or [`Error::Start`].
     pub fn bind(services: &[Service], options: Options, shutdown: Shutdown) -> Result<Self, Error> {
-        let places = bind::places(services)?;
+        let places = bind::places(services, &shutdown)?;
         let mut sockets = vec![bind::bind_all(&places, &options)?];
         let bound: Vec<_> = sockets[0].iter().map(|(service, address, _)| (*service, vec![*address])).collect();
         for _ in 1..options.workers.get() {

@@ -3,6 +3,7 @@
 mod client;
 mod generator;
 mod results;
+mod run;
 
 pub use generator::{Generator, Load, Progress, Shape};
 
@@ -54,8 +55,9 @@ impl Default for Options {
 
 /// Measures until the time is over or a shutdown is requested; returns the report, which it does not print.
 ///
-/// A report that is asked for by a signal is written to `out` or, if that is for JSON only, to `errors`, as are notices.
-/// Progress is drawn on stderr if it is a terminal.
+/// The process's SIGQUIT is made to print the report so far: to `out` or, if that is for JSON only, to `errors`, to which
+/// notices go too. Progress is drawn on stderr if it is a terminal. If the target's name has several addresses and the port
+/// of one is closed, the next one is tried as long as nothing was heard.
 ///
 /// # Errors
 ///

@@ -83,7 +83,9 @@ pub enum Format {
 /// Sends probes until the count, the deadline or `shutdown` is reached, then waits for those in flight unless `shutdown` is
 /// forced; returns the summary, which it does not print.
 ///
-/// What [`Options::format`] wants for each probe is written to `out`, notices to `errors`.
+/// What [`Options::format`] wants for each probe is written to `out`, notices to `errors`. The process's SIGQUIT is made to
+/// print the report so far. If the target's name has several addresses and the port of one is closed, the next one is tried
+/// as long as nothing was heard.
 ///
 /// # Errors
 ///

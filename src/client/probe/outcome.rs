@@ -45,7 +45,7 @@ pub struct OutcomeCounts {
     pub altered: u64,
     /// Answers to probes that had ended before.
     pub duplicate: u64,
-    /// First answers that came after an answer to a later probe.
+    /// First answers that came after an answer to a later probe of the same flow.
     pub reordered: u64,
     /// Answers that belong to no probe.
     pub unmatched: u64,

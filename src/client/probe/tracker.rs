@@ -51,8 +51,6 @@ pub struct Tracker {
     /// By flow.
     queues: Vec<Queue>,
     in_flight: usize,
-    /// The highest sequence number with an answer, to detect reordering.
-    latest_answered: Option<u64>,
     /// When the latest probe was sent.
     last_sent: Option<Instant>,
     attribution: Option<Attribution>,
@@ -74,6 +72,8 @@ struct Probe {
 struct Queue {
     in_flight: VecDeque<u64>,
     lost: VecDeque<u64>,
+    /// The highest sequence number with an answer, to detect reordering.
+    latest_answered: Option<u64>,
     counts: FlowCounts,
 }
 
@@ -110,7 +110,7 @@ pub enum Answer {
         outcome: Outcome,
         /// The time since the probe was due.
         round_trip: Duration,
-        /// Whether a later probe was answered before.
+        /// Whether a later probe of the same flow was answered before; flows may well overtake each other.
         reordered: bool,
     },
     /// There was an answer before. The sequence number of the probe, if it is known.
@@ -132,7 +132,6 @@ impl Tracker {
             flows,
             queues: Vec::new(),
             in_flight: 0,
-            latest_answered: None,
             last_sent: None,
             attribution: None,
             counts: OutcomeCounts::default(),
@@ -156,10 +155,8 @@ impl Tracker {
             self.queues.resize_with(flow + 1, Queue::default);
         }
         // The socket that it replaces takes its late answers with it.
-        let Queue { in_flight, lost, counts } = &mut self.queues[flow];
-        debug_assert!(in_flight.is_empty());
-        lost.clear();
-        *counts = FlowCounts::default();
+        debug_assert!(self.queues[flow].in_flight.is_empty());
+        self.queues[flow] = Queue::default();
     }
 
     /// Records that no further socket can be opened.
@@ -189,7 +186,8 @@ impl Tracker {
         match answer {
             Answer::First { sequence, outcome, reordered, .. } => {
                 self.set_outcome(sequence, outcome, now);
-                self.latest_answered = self.latest_answered.max(Some(sequence));
+                let latest = &mut self.queues[flow].latest_answered;
+                *latest = (*latest).max(Some(sequence));
                 self.counts.reordered += u64::from(reordered);
             }
             Answer::Duplicate(Some(sequence)) if sequence < self.counted_from => {}
@@ -331,7 +329,7 @@ impl Tracker {
             Some(Integrity::Intact) | None => Outcome::Answered,
         };
         let round_trip = now.saturating_duration_since(probe.due);
-        let reordered = self.latest_answered.is_some_and(|latest| sequence < latest);
+        let reordered = self.queues[flow].latest_answered.is_some_and(|latest| sequence < latest);
         Answer::First { sequence, outcome, round_trip, reordered }
     }
 

@@ -1,6 +1,6 @@
 //! The results of ping and bench, as text and as JSON. Pure.
 //!
-//! The text of a report is its [`Display`](std::fmt::Display), the JSON its [`Serialize`](serde::Serialize). [`ping`]
+//! The text of a report is its [`Display`](std::fmt::Display), the JSON its [`Serialize`]. [`ping`]
 //! and [`mod@bench`] have one each, and share the numbers of [`mod@format`] and the bar chart of [`histogram`].
 
 mod bench;

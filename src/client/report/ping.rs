@@ -103,7 +103,7 @@ pub struct ProbeObject {
     pub rtt_ms: Option<f64>,
     /// The length of its answer in bytes.
     pub bytes: Option<usize>,
-    /// Whether a later probe was answered before.
+    /// Whether a later probe of the same flow was answered before.
     pub reordered: bool,
 }
 

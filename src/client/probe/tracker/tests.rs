@@ -226,6 +226,18 @@ fn fixed_answers_on_a_shared_flow_match_in_order_which_is_reported() {
 }
 
 #[test]
+fn answer_is_reordered_within_its_flow_only() {
+    let mut scenario = Scenario::with(Flows::new(2, true));
+    for _ in 0..4 {
+        scenario.send(0);
+    }
+    assert_eq!(scenario.answer(3, Intact, 1), first(3, Outcome::Answered, 1, false));
+    assert_eq!(scenario.answer(0, Intact, 2), first(0, Outcome::Answered, 2, false));
+    assert_eq!(scenario.answer(1, Intact, 3), first(1, Outcome::Answered, 3, true));
+    assert_eq!(scenario.end().reordered, 1);
+}
+
+#[test]
 fn foreign_answer_of_repeating_responder_is_unmatched() {
     let mut scenario = Scenario::new();
     scenario.send(0);
@@ -285,7 +297,7 @@ proptest! {
     fn reordered_duplicated_and_lost_answers_are_counted_exactly(
         probes in proptest::collection::vec(answers(), 0..40)
     ) {
-        let mut scenario = Scenario::new();
+        let mut scenario = Scenario::in_order();
         let mut expected = OutcomeCounts { sent: probes.len() as u64, ..OutcomeCounts::default() };
         // One probe is sent every millisecond; its answers arrive after their delays.
         let mut arrivals = Vec::new();
