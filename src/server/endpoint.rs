@@ -207,7 +207,7 @@ impl<S: Transport> Endpoint<S> {
                 Err(refusal) => self.refuse(&datagram, refusal, now),
             }
         }
-        self.socket.arrange(&mut replies);
+        batch.group_by_peer(&mut replies);
         let done = self.send(&replies, now);
         replies[done..].iter().for_each(|reply| self.queue.push(reply));
         self.statistics.waited += self.queue.len() as u64;

@@ -29,7 +29,7 @@ pub use service::Service;
 pub use statistics::{CountsByName, EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
-use crate::net::{ReceiveBatch, SendBatch, Socket};
+use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
 use crate::reactor::Reactor;
 use crate::reactor::shutdown::Shutdown;
 use bind::Bound;
@@ -102,8 +102,8 @@ pub enum Error {
     Start(io::Error),
     /// The event loop cannot wait for events.
     Poll(io::Error),
-    /// A socket became unusable; the message names its service and address.
-    Socket(String),
+    /// A socket became unusable.
+    Socket(BrokenSocket),
     /// A worker has no thread.
     Worker(String),
 }
@@ -111,13 +111,12 @@ pub enum Error {
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Conflict(message)
-            | Self::LookUp(message)
-            | Self::Listen(message)
-            | Self::Socket(message)
-            | Self::Worker(message) => f.write_str(message),
+            Self::Conflict(message) | Self::LookUp(message) | Self::Listen(message) | Self::Worker(message) => {
+                f.write_str(message)
+            }
             Self::Start(error) => write!(f, "cannot start the event loop: {error}"),
             Self::Poll(error) => write!(f, "cannot poll: {error}"),
+            Self::Socket(error) => error.fmt(f),
         }
     }
 }
@@ -254,8 +253,7 @@ impl Endpoint<Socket> {
     }
 
     /// Names the endpoint whose socket became unusable.
-    fn unusable(&self, error: &io::Error) -> Error {
-        let (service, address) = (self.service(), self.address());
-        Error::Socket(format!("the socket of {service} on {address} became unusable: {error}"))
+    fn unusable(&self, error: io::Error) -> Error {
+        Error::Socket(BrokenSocket::new(format!("{} on {}", self.service(), self.address()), error))
     }
 }
