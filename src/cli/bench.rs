@@ -1,6 +1,7 @@
 //! `udpong bench`: a load, and how many answers it gets how fast.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,8 +9,8 @@ use udpong::client::bench::{self, Options};
 use udpong::client::{Load, Shape, Terminal};
 
 use super::{
-    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, forced, forced_shutdown_on_signals, json, print,
-    print_error, units,
+    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PlotFile, TEMPLATE, forced, forced_shutdown_on_signals, json,
+    print, print_error, units,
 };
 
 /// Load a UDP responder and measure throughput and latency.
@@ -78,6 +79,16 @@ pub struct BenchArgs {
     #[arg(long, hide_short_help = true, help_heading = "Output")]
     json: bool,
 
+    /// Draw the latencies over time and their distribution, as SVG
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    plot: Option<PathBuf>,
+
+    /// Log the latencies for "udpong report" and other tools
+    ///
+    /// The file is an HdrHistogram log (V2) in nanoseconds, with an interval a second and the target as tag.
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    hdr: Option<PathBuf>,
+
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -138,9 +149,15 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         json: args.json,
         limits: args.limits.into(),
         terminal: Terminal::of_stdout(),
+        plot: args.plot.is_some(),
+        hdr: args.hdr.clone(),
     };
+    let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
     let shutdown = forced_shutdown_on_signals()?;
     let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    if let Some(plot) = plot {
+        plot.write(&report.svg()?)?;
+    }
     print(&if args.json { json(&report)? } else { report.text(options.terminal) })?;
     report.warnings().iter().for_each(|warning| print_error(warning));
     forced(&shutdown)?;

@@ -156,7 +156,9 @@ impl Client {
             self.receive(flow, now, sending, traffic, results)?;
         }
         if let Some(time) = self.flows[flow].received_by() {
-            while self.tracker.time_out(flow, time).is_some() {}
+            while let Some(sequence) = self.tracker.time_out(flow, time) {
+                results.record_loss(self.tracker.sent_at(sequence));
+            }
             self.tracker.forget(time);
         }
         let mut left = BURST;
@@ -296,7 +298,7 @@ impl Client {
                     results.note_error(&error)?;
                     let refused =
                         if failed { self.tracker.refuse_last(now) } else { self.tracker.refuse_oldest(flow, now) };
-                    self.hold(refused, now);
+                    self.hold(refused, now, results);
                 }
                 None => {}
             }
@@ -320,21 +322,23 @@ impl Client {
             let answer = self.tracker.match_answer(flow, found, time);
             results.record_answer(datagram.payload.len(), time, sending);
             if let Answer::First { outcome, round_trip, .. } = answer {
-                results.latencies.record(round_trip);
+                results.record_latency(round_trip, time)?;
                 results.answered_in_window += u64::from(sending && outcome == Outcome::Answered);
             }
         }
         if let Some(error) = error {
             results.note_error(&error)?;
             let refused = self.tracker.refuse_oldest(flow, now);
-            self.hold(refused, now);
+            self.hold(refused, now, results);
         }
         Ok(())
     }
 
     /// Keeps the place of a refused datagram in the window.
-    fn hold(&mut self, refused: Option<u64>, now: Instant) {
-        if self.setup.window > 0 && refused.is_some() {
+    fn hold(&mut self, refused: Option<u64>, now: Instant, results: &mut Results) {
+        let Some(sequence) = refused else { return };
+        results.record_loss(self.tracker.sent_at(sequence));
+        if self.setup.window > 0 {
             self.held += 1;
             self.held_until = now.checked_add(self.setup.timeout);
         }

@@ -1,16 +1,18 @@
 //! The load of a bench: clients in a closed loop, or a schedule over them in an open one.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Setup, Traffic};
-use super::results::Results;
+use super::results::{Results, SHORTEST_SLICE};
 use super::run::{Run, State, Task};
 use crate::client::Error;
 use crate::client::probe::flows::MOST_FLOWS;
 use crate::client::probe::outcome::OutcomeCounts;
+use crate::client::probe::timeline::Timeline;
 use crate::client::probe::tracker::MOST_REMEMBERED;
-use crate::client::report::{BenchReport, Silence};
+use crate::client::report::{BenchReport, HdrLog, Silence};
 use crate::client::status_signal::StatusSignal;
 use crate::net::{IoBackend, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
@@ -113,6 +115,28 @@ impl Generator {
         Ok(())
     }
 
+    /// Makes the next run record what a picture shows, and write a log.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the log cannot be written.
+    pub(super) fn record(&mut self, plot: bool, hdr: Option<&Path>) -> Result<(), Error> {
+        let now = Instant::now();
+        let State { target, results, .. } = &mut self.state;
+        results.timeline = plot.then(|| Timeline::new(now, SHORTEST_SLICE));
+        results.hdr = hdr.map(|path| HdrLog::create(path, vec![target.to_string()], now)).transpose()?;
+        Ok(())
+    }
+
+    /// Writes the rest of the log.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the log cannot be written.
+    pub(super) fn finish_log(&mut self) -> Result<(), Error> {
+        self.state.results.hdr.take().map_or(Ok(()), |hdr| hdr.finish(Instant::now()))
+    }
+
     /// Sends for `time`, then waits for what is in flight unless the shutdown is forced. Counts begin at zero.
     ///
     /// A shutdown ends the sending.
@@ -123,7 +147,7 @@ impl Generator {
     pub fn run(&mut self, time: Duration, progress: impl FnMut(Progress)) -> Result<(), Error> {
         let Self { reactor, state, window } = self;
         let start = Instant::now();
-        state.results.clear();
+        state.results.start_over(start);
         state.clients.iter_mut().for_each(|client| client.start_over(start));
         *window = (Duration::ZERO, Silence::default());
         if time.is_zero() || reactor.shutdown().is_requested() || state.results.nobody_listens() {

@@ -8,6 +8,7 @@ mod run;
 pub use generator::{Generator, Load, Progress, Shape};
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -36,6 +37,10 @@ pub struct Options {
     pub limits: Limits,
     /// What text is fitted to.
     pub terminal: Terminal,
+    /// Whether the report can draw when latencies were how long.
+    pub plot: bool,
+    /// The file of a log of the latencies.
+    pub hdr: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -49,6 +54,8 @@ impl Default for Options {
             json: false,
             limits: Limits::default(),
             terminal: Terminal::default(),
+            plot: false,
+            hdr: None,
         }
     }
 }
@@ -105,7 +112,9 @@ fn measure(
             return Ok(());
         }
     }
-    run(generator, "measuring", options.time, options, out, errors)
+    generator.record(options.plot, options.hdr.as_deref())?;
+    run(generator, "measuring", options.time, options, out, errors)?;
+    generator.finish_log()
 }
 
 fn check(shape: &Shape) -> Result<(), Error> {

@@ -74,6 +74,7 @@ impl State {
             answered_in_window: results.answered_in_window,
             received_bytes: results.received_bytes,
             latencies: results.latencies.clone(),
+            timeline: results.timeline.clone(),
             lateness: (rate > 0).then(|| results.lateness.clone()),
             rate,
             silence,

@@ -8,12 +8,14 @@ use serde::Serialize;
 
 use super::format::{counts, millis, percentiles, range};
 use super::histogram::BarChart;
+use super::plot::{Plot, Series};
 use super::terminal::Terminal;
 use super::{SCHEMA, attribution_note, check, loss_percent};
 use crate::client::Error;
 use crate::client::probe::latency::{Latencies, Summary};
 use crate::client::probe::limits::Limits;
 use crate::client::probe::outcome::OutcomeCounts;
+use crate::client::probe::timeline::Timeline;
 use crate::client::probe::tracker::Attribution;
 
 /// What a bench measured.
@@ -35,6 +37,8 @@ pub struct Measurement {
     pub received_bytes: u64,
     /// The time from when each datagram was due to its first answer.
     pub latencies: Latencies,
+    /// When these were how long, if that was recorded.
+    pub timeline: Option<Timeline>,
     /// The time from when each datagram was due to when it was sent; `None` in a closed loop.
     pub lateness: Option<Latencies>,
     /// How many datagrams were due per second; 0 in a closed loop.
@@ -179,6 +183,20 @@ impl BenchReport {
 }
 
 impl BenchReport {
+    /// Draws the distribution of the latencies, and when they were how long if that was recorded, as SVG.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the picture cannot be laid out.
+    pub fn svg(&self) -> Result<String, Error> {
+        let Measurement { timeline, latencies, .. } = &self.measurement;
+        let name = self.target.to_string();
+        let series = vec![Series { name, timeline: timeline.as_ref(), histogram: latencies.histogram() }];
+        let title = format!("udpong bench {}", self.target);
+        let summary = format!("{}, {:.0} answers/s", counts(self.counts()), self.answers_per_second);
+        Plot { title, summary, quantity: "latency", series }.svg()
+    }
+
     /// Returns the text, which ends with a line break.
     pub fn text(&self, terminal: Terminal) -> String {
         // Writing into a string does not fail.
@@ -241,6 +259,7 @@ mod tests {
             answered_in_window: 980,
             received_bytes: 500_000,
             latencies,
+            timeline: None,
             lateness: None,
             rate: 0,
             silence: Silence::default(),

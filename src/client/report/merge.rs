@@ -337,7 +337,7 @@ mod tests {
         "altered":0,"rtt_ms":{"min":1.0,"mean":2.0,"max":9.0,"stddev":1.0,"jitter":0.5,"p50":2.0,"p90":3.0,"p99":9.0,
         "p99_9":9.0},"flows":null}"#;
     const BENCH: &str = r#"{"schema":2,"target":"a:1","sent":8,"answered":8,"lost":0,
-        "latency_ms":{"min":0.5,"mean":4.0,"max":5.0,"stddev":1.0,"p50":2.0,"p90":3.0,"p99":9.0,"p99_9":9.0}}"#;
+        "latency_ms":{"min":0.5,"mean":4.0,"max":5.0,"stddev":2.0,"p50":2.0,"p90":3.0,"p99":9.0,"p99_9":9.0}}"#;
 
     #[test]
     fn counts_are_summed_and_percentiles_of_reports_unknown() {
@@ -347,7 +347,7 @@ mod tests {
             json!({"schema": 1, "targets": [{
                 "target": "a:1", "count": 16, "sent": 18, "lost": 1,
                 "rtt_ms": {
-                    "min": 0.5, "mean": 3.0, "max": 9.0, "stddev": 1.414214, "p50": null, "p90": null, "p99": null,
+                    "min": 0.5, "mean": 3.0, "max": 9.0, "stddev": 1.870829, "p50": null, "p90": null, "p99": null,
                     "p99_9": null
                 }
             }]})

@@ -180,7 +180,7 @@ impl Plot<'_> {
             let percentile = |tick: &f64| {
                 let nanos = series.histogram.value_at_quantile(1.0 - 0.1_f64.powf(*tick));
                 let nanos = series.histogram.median_equivalent(nanos) as f64;
-                (!series.histogram.is_empty()).then(|| (*tick, nanos))
+                (!series.histogram.is_empty()).then_some((*tick, nanos))
             };
             for (tick, nanos) in ticks.iter().skip(1).filter_map(|(tick, _)| percentile(tick)) {
                 let point = (tick, position(nanos));
