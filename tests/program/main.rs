@@ -17,6 +17,7 @@
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping`, `bench`: which probe an answer belongs to, and how each ends |
+//! | `pictures` | histogram, strip, `--plot`, `--hdr`, and `report` |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
@@ -37,6 +38,7 @@ mod log;
 mod manual;
 mod outcomes;
 mod overload;
+mod pictures;
 mod ping;
 mod reply_source;
 mod send;
