@@ -9,8 +9,8 @@ use udpong::client::Terminal;
 use udpong::client::ping::{self, Format, Options};
 
 use super::{
-    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PlotFile, TEMPLATE, forced, forced_shutdown_on_signals, json,
-    print, units,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, forced,
+    forced_shutdown_on_signals, json, print, units, unknown_argument,
 };
 
 /// Send a probe every second and report how each one ends.
@@ -48,7 +48,13 @@ pub struct PingArgs {
     flows: Option<u16>,
 
     #[command(flatten)]
+    payload: PayloadArgs,
+
+    #[command(flatten)]
     family: FamilyArgs,
+
+    #[command(flatten)]
+    egress: EgressArgs,
 
     /// Stop after N probes
     #[arg(short, long, value_name = "N", value_parser = units::count, help_heading = "When to stop")]
@@ -68,6 +74,10 @@ pub struct PingArgs {
     #[arg(help_heading = "When to stop")]
     timeout: Duration,
 
+    /// Print the time before each line, in seconds since 1970
+    #[arg(short = 'D', long, hide_short_help = true, help_heading = "Output")]
+    timestamps: bool,
+
     /// Print only the summary
     #[arg(short, long, help_heading = "Output")]
     quiet: bool,
@@ -81,7 +91,7 @@ pub struct PingArgs {
     json_stream: bool,
 
     /// Draw the round trips over time and their distribution, as SVG
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
     plot: Option<PathBuf>,
 
     /// Log the round trips for "udpong report" and other tools
@@ -165,7 +175,9 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         timeout: args.timeout,
         deadline: args.deadline,
         flows: args.flows.map(usize::from),
+        payload: args.payload.bytes(args.size)?,
         family: args.family.into(),
+        egress: (&args.egress).into(),
         format: match args {
             PingArgs { json: true, .. } => Format::Json,
             PingArgs { json_stream: true, .. } => Format::JsonStream,
@@ -174,6 +186,7 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         },
         limits: args.limits.into(),
         terminal: Terminal::of_stdout(),
+        timestamps: args.timestamps,
         live: Terminal::of_stderr().filter(|_| !args.quiet),
         hdr: args.hdr.clone(),
     };
@@ -189,4 +202,12 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
     }
     forced(&shutdown)?;
     Ok(report.check(&options.limits)?)
+}
+
+/// Returns a better error for the floods of other pings.
+pub fn explain_flood(error: &clap::Error) -> Option<Failure> {
+    let floods = ["-A", "-f", "--flood", "--adaptive"];
+    let option = unknown_argument(error, "ping").filter(|option| floods.contains(&&**option))?;
+    let message = format!("there is no option {option}: \"udpong bench\" sends as fast as answers come");
+    Some(Failure::new(Failure::USAGE, message))
 }

@@ -1,13 +1,11 @@
 //! `udpong report`: one report from the results of several runs.
 
-use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use udpong::client::{Merge, Terminal};
 
-use super::{Failure, PlotFile, TEMPLATE, json, print, print_error};
+use super::{Failure, PlotFile, TEMPLATE, json, print, print_error, read};
 
 /// Merge the results of ping and bench, from one host or many.
 ///
@@ -78,12 +76,4 @@ pub fn run(args: &ReportArgs) -> Result<(), Failure> {
         false => report.text(Terminal::of_stdout()),
     };
     print(&text)
-}
-
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    if file.as_os_str() != "-" {
-        return fs::read(file);
-    }
-    let mut content = Vec::new();
-    io::stdin().read_to_end(&mut content).map(|_| content)
 }

@@ -8,7 +8,7 @@ use mio::Interest;
 
 use super::probe::backlog::Backlog;
 use super::target;
-use crate::net::{Datagram, IoBackend, ReceiveBatch, Received, Socket, Transport};
+use crate::net::{Datagram, Egress, IoBackend, ReceiveBatch, Received, Socket, Transport};
 use crate::reactor::{Key, Readiness};
 
 /// A connected socket. Readiness is state, as with the server's endpoints.
@@ -23,13 +23,13 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Opens a socket on a free port, connected to `target`.
+    /// Opens a socket on a free port, connected to `target`, whose datagrams leave as `egress` says.
     ///
     /// # Errors
     ///
     /// As [`target::open`].
-    pub fn open(target: SocketAddr, io: IoBackend) -> io::Result<Self> {
-        let socket = target::open(target, io)?;
+    pub fn open(target: SocketAddr, io: IoBackend, egress: &Egress) -> io::Result<Self> {
+        let socket = target::open(target, io, egress)?;
         let backlog = Backlog::new(target::receive_buffer(&socket));
         Ok(Self { socket, key: None, backlog, writable: true })
     }

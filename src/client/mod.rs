@@ -34,7 +34,7 @@ pub mod send;
 mod status_signal;
 mod target;
 
-pub use crate::net::LONGEST_PAYLOAD;
+pub use crate::net::{Egress, EgressSource, LONGEST_PAYLOAD};
 pub use bench::{Generator, Load, Shape};
 pub use probe::limits::Limits;
 pub use probe::outcome::OutcomeCounts;

@@ -350,6 +350,25 @@ pub fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
     (result == 0 && length as usize == size_of_val(&words)).then(|| words[DROPS].into())
 }
 
+/// Makes a socket send and receive through one interface only (`SO_BINDTODEVICE`).
+pub fn bind_device(socket: &socket2::Socket, name: &str) -> io::Result<()> {
+    socket.bind_device(Some(name.as_bytes()))
+}
+
+/// Sets the traffic class of IPv6 packets.
+pub fn set_traffic_class(socket: &socket2::Socket, class: u32) -> io::Result<()> {
+    socket.set_tclass_v6(class)
+}
+
+/// Forbids fragmentation, by this host (`EMSGSIZE` instead) and by routers.
+pub fn dont_fragment(socket: &socket2::Socket, is_ipv4: bool) -> io::Result<()> {
+    let (level, name, value) = match is_ipv4 {
+        true => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+        false => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+    };
+    set_option(socket.as_raw_fd(), level, name, value)
+}
+
 fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the kernel reads `length` bytes of `value`, which has as many.

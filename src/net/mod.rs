@@ -101,12 +101,24 @@ mod linux {
     pub fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
         None
     }
+
+    pub fn bind_device(_: &socket2::Socket, _: &str) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    pub fn set_traffic_class(_: &socket2::Socket, _: u32) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    pub fn dont_fragment(_: &socket2::Socket, _: bool) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
 }
 
 use std::io;
 use std::net::SocketAddr;
 
-pub use bind::{BufferSizes, PortSharing, bind, connect};
+pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, bind, connect};
 pub use error::{BrokenSocket, error_name, is_broken};
 pub use receive_batch::ReceiveBatch;
 pub use send_batch::SendBatch;

@@ -18,6 +18,7 @@
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping`, `bench`: which probe an answer belongs to, and how each ends |
 //! | `pictures` | histogram, strip, `--plot`, `--hdr`, and `report` |
+//! | `options` | payloads, IP headers and limits that users of other tools look for |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
@@ -36,6 +37,7 @@ mod harness;
 mod hostile_responders;
 mod log;
 mod manual;
+mod options;
 mod outcomes;
 mod overload;
 mod pictures;

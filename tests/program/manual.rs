@@ -86,7 +86,7 @@ fn short_help_of_serve_lists_services_and_json() {
 fn help_states_the_default_of_every_option_that_has_one() {
     let defaults: [(&str, &[&str]); 4] = [
         ("serve", &["hello", "500ms", "RUST_LOG, or info", "4M if the system allows", "auto", "1", "0", "1000"]),
-        ("send", &["127.0.0.1:5000", "every line of the standard input", "1s", "2"]),
+        ("send", &["127.0.0.1:5000", "every line of the standard input", "1s", "0"]),
         ("ping", &["1s", "56"]),
         ("bench", &["1", "--segments", "56", "5s", "0", "1s"]),
     ];

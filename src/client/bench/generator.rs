@@ -10,11 +10,12 @@ use super::run::{Run, State, Task};
 use crate::client::Error;
 use crate::client::probe::flows::MOST_FLOWS;
 use crate::client::probe::outcome::OutcomeCounts;
+use crate::client::probe::payload::Payload;
 use crate::client::probe::timeline::Timeline;
 use crate::client::probe::tracker::MOST_REMEMBERED;
 use crate::client::report::{BenchReport, HdrLog, Silence};
 use crate::client::status_signal::StatusSignal;
-use crate::net::{IoBackend, ReceiveBatch};
+use crate::net::{Egress, IoBackend, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
 
@@ -79,6 +80,17 @@ impl Generator {
     ///
     /// Returns [`Error::Failed`] if the system refuses one of the sockets.
     pub fn new(target: SocketAddr, shape: Shape, shutdown: &Shutdown) -> Result<Self, Error> {
+        Self::with_payload(target, shape, Payload::new(shape.size), &Egress::default(), shutdown)
+    }
+
+    /// Does the same for datagrams with a payload of the size in `shape`, which leave as `egress` says.
+    pub(super) fn with_payload(
+        target: SocketAddr,
+        shape: Shape,
+        payload: Payload,
+        egress: &Egress,
+        shutdown: &Shutdown,
+    ) -> Result<Self, Error> {
         let (window, io, received, precision) = match shape.load {
             // There is nothing to batch, and looking for a second answer can wait until the next datagram has left.
             Load::InFlight(1) => (1, IoBackend::Portable, ReceiveBatch::with_slots(1), Precision::Milliseconds),
@@ -88,16 +100,16 @@ impl Generator {
         let clients = shape.clients.max(1);
         let flows = (ALL_FLOWS / clients).clamp(2, MOST_FLOWS);
         let remembered = (MOST_REMEMBERED / clients).max(64);
-        let setup = Setup { target, io, window, timeout: shape.timeout, flows, remembered };
+        let setup = Setup { target, io, egress: egress.clone(), window, timeout: shape.timeout, flows, remembered };
         let open = |number: usize| {
-            Client::new(setup)
+            Client::new(setup.clone())
                 .map_err(|error| Error::Failed(format!("cannot open client {number} of {}: {error}", shape.clients)))
         };
         let state = State {
             target,
             shape,
             clients: (1..=shape.clients).map(open).collect::<Result<_, Error>>()?,
-            traffic: Traffic::new(target, shape.size, shape.segments, received),
+            traffic: Traffic::new(target, payload, shape.segments, received),
             results: Results::new(),
             status: None,
         };
@@ -113,6 +125,11 @@ impl Generator {
     pub(super) fn watch_status(&mut self) -> Result<(), Error> {
         self.state.status = Some(StatusSignal::new()?);
         Ok(())
+    }
+
+    /// Limits how many datagrams the next run sends.
+    pub(super) fn limit(&mut self, count: Option<u64>) {
+        self.state.traffic.left = count;
     }
 
     /// Makes the next run record what a picture shows, and write a log.

@@ -123,6 +123,11 @@ impl Results {
         Ok(())
     }
 
+    /// Returns when the last answer came.
+    pub fn last_answer(&self) -> Option<Instant> {
+        self.last_answer
+    }
+
     /// Returns whether the only thing that ever came back is that the port is closed.
     pub fn nobody_listens(&self) -> bool {
         self.closed && !self.heard

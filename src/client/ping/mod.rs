@@ -12,6 +12,7 @@ use super::status_signal::StatusSignal;
 use super::target::{self, Family};
 use super::{Error, notify};
 use crate::client::probe::limits::Limits;
+use crate::net::Egress;
 use crate::reactor::shutdown::Shutdown;
 use record::Record;
 use run::Run;
@@ -25,6 +26,8 @@ pub struct Options {
     pub count: Option<u64>,
     /// The payload of a probe, in bytes.
     pub size: usize,
+    /// The payload itself, instead of one of this size in which probes are numbered. Answers are then matched by source port.
+    pub payload: Option<Vec<u8>>,
     /// A probe without an answer after this time is lost, and an answer after it late.
     pub timeout: Duration,
     /// No probe is sent after this time.
@@ -34,12 +37,16 @@ pub struct Options {
     pub flows: Option<usize>,
     /// Which addresses of the target's name are used.
     pub family: Family,
+    /// Where probes leave, and what their IP headers say.
+    pub egress: Egress,
     /// What is printed for each probe.
     pub format: Format,
     /// What the result must not exceed, for [`PingReport::check`].
     pub limits: Limits,
     /// What text is fitted to.
     pub terminal: Terminal,
+    /// Whether the time stands before the line of each probe, in seconds since the Unix epoch.
+    pub timestamps: bool,
     /// A terminal that notices are written to, on which a line shows how the run is doing.
     pub live: Option<Terminal>,
     /// The file of a log of the round trips.
@@ -53,13 +60,16 @@ impl Default for Options {
             interval: Duration::from_secs(1),
             count: None,
             size: 56,
+            payload: None,
             timeout: Duration::from_secs(1),
             deadline: None,
             flows: None,
             family: Family::default(),
+            egress: Egress::default(),
             format: Format::default(),
             limits: Limits::default(),
             terminal: Terminal::default(),
+            timestamps: false,
             live: None,
             hdr: None,
         }
@@ -99,7 +109,7 @@ pub fn ping(
     out: &mut dyn Write,
     errors: &mut dyn Write,
 ) -> Result<PingReport, Error> {
-    let addresses = target::resolve(target, options.family, shutdown)?;
+    let addresses = target::resolve(target, options.family, &options.egress, shutdown)?;
     let mut status = StatusSignal::new()?;
     let (last, others) = addresses.split_last().ok_or_else(|| Error::Failed(format!("{target:?} has no address")))?;
     for (address, next) in others.iter().zip(addresses.iter().skip(1)) {

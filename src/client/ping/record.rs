@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Format, Options};
 use crate::client::probe::flows::{Flows, MOST_FLOWS};
@@ -15,7 +15,7 @@ use crate::client::report::{
     AnswerLine, FlowReport, HdrLog, PingReport, ProbeObject, StatusLine, StreamOutcome, attribution_note,
 };
 use crate::client::{Error, cannot_write, linger, notify, print_json, wait_notice};
-use crate::net;
+use crate::net::{self, Egress};
 
 /// The probes to one address, and the output for them.
 pub(super) struct Record<'a> {
@@ -61,7 +61,7 @@ impl<'a> Record<'a> {
         let flows = Flows::new(options.flows.unwrap_or(MOST_FLOWS), options.flows.is_some());
         Self {
             target,
-            payload: Payload::new(options.size),
+            payload: options.payload.clone().map_or_else(|| Payload::new(options.size), Payload::exact),
             tracker: Tracker::new(options.timeout, flows, MOST_REMEMBERED),
             options: options.clone(),
             start,
@@ -76,6 +76,11 @@ impl<'a> Record<'a> {
             out,
             errors,
         }
+    }
+
+    /// Returns where probes leave.
+    pub(super) fn egress(&self) -> &Egress {
+        &self.options.egress
     }
 
     /// Returns the number of flows that was asked for.
@@ -94,7 +99,7 @@ impl<'a> Record<'a> {
         let (target, size) = (self.target, self.payload.size());
         let interval = humantime::format_duration(self.options.interval);
         write!(self.out, "UDP PING {written} ({target}): {size} bytes every {interval}").map_err(cannot_write)?;
-        if !self.payload.is_tagged() {
+        if !self.payload.is_tagged() && self.options.payload.is_none() {
             write!(self.out, ", too short to be recognised in an answer").map_err(cannot_write)?;
         }
         writeln!(self.out).and_then(|()| self.out.flush()).map_err(cannot_write)
@@ -278,6 +283,10 @@ impl<'a> Record<'a> {
             return Ok(());
         }
         self.clear_status_line();
+        if self.options.timestamps {
+            let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            write!(self.out, "[{}.{:06}] ", time.as_secs(), time.subsec_micros()).map_err(cannot_write)?;
+        }
         writeln!(self.out, "{line}").and_then(|()| self.out.flush()).map_err(cannot_write)?;
         self.draw_status_line(Instant::now());
         Ok(())

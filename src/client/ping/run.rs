@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
     fn ensure_flow(&mut self, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
         let Choice::Open(index) = self.record.tracker.choose_flow(now) else { return Ok(()) };
         let target = self.record.target;
-        let flow = match Flow::open(target, IoBackend::Auto) {
+        let flow = match Flow::open(target, IoBackend::Auto, self.record.egress()) {
             Ok(flow) => flow,
             Err(error) if self.flows.is_empty() => return Err(target::cannot_reach(target, &error)),
             Err(error) => {

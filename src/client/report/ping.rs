@@ -196,7 +196,7 @@ impl PingReport {
             schema: SCHEMA,
             target,
             interval_ms: options.interval.as_nanos() as f64 / 1e6,
-            size: options.size,
+            size: options.payload.as_ref().map_or(options.size, Vec::len),
             duration_s: duration.as_millis() as f64 / 1e3,
             counts,
             loss_percent: loss_percent(&counts),
