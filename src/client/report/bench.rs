@@ -1,6 +1,6 @@
 //! What bench prints: its report. Pure.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Display, Formatter, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -179,6 +179,13 @@ impl BenchReport {
         } else {
             None
         }
+    }
+}
+
+impl Display for BenchReport {
+    /// Formats the [text](Self::text) for a terminal of which nothing is known.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.write(f, Terminal::default())
     }
 }
 

@@ -225,6 +225,13 @@ impl PingReport {
     }
 }
 
+impl Display for PingReport {
+    /// Formats the [text](Self::text) for a terminal of which nothing is known.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.write(f, Terminal::default())
+    }
+}
+
 impl PingReport {
     /// Draws the round trips over time and their distribution, as SVG.
     ///
