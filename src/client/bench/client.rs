@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::results::Results;
 use crate::client::Error;
-use crate::client::flow::{Flow, arrival};
+use crate::client::flow::{Flow, arrival, check_socket};
 use crate::client::probe::flows::{Choice, Flows};
 use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
@@ -155,6 +155,11 @@ impl Client {
             }
             self.receive(flow, now, sending, traffic, results)?;
         }
+        while let Some(error) = self.flows[flow].next_refusal() {
+            results.record_error(&error);
+            let refused = self.tracker.refuse_oldest(flow, now);
+            self.hold(refused, now);
+        }
         if let Some(time) = self.flows[flow].received_by() {
             while self.tracker.time_out(flow, time).is_some() {}
             self.tracker.forget(time);
@@ -293,10 +298,14 @@ impl Client {
                     break;
                 }
                 Some(error) => {
-                    results.note_error(&error)?;
-                    let refused =
-                        if failed { self.tracker.refuse_last(now) } else { self.tracker.refuse_oldest(flow, now) };
-                    self.hold(refused, now);
+                    check_socket(&error)?;
+                    if failed {
+                        results.record_error(&error);
+                        let refused = self.tracker.refuse_last(now);
+                        self.hold(refused, now);
+                    } else {
+                        self.flows[flow].note_refusal(error, now);
+                    }
                 }
                 None => {}
             }
@@ -313,7 +322,7 @@ impl Client {
         traffic: &mut Traffic,
         results: &mut Results,
     ) -> Result<(), Error> {
-        let (now, error) = self.flows[flow].receive(before, &mut traffic.received);
+        let now = self.flows[flow].receive(before, &mut traffic.received)?;
         for datagram in traffic.received.datagrams() {
             let found = traffic.payload.find_in(datagram.payload, self.tracker.next_sequence());
             let time = arrival(&datagram, now);
@@ -323,11 +332,6 @@ impl Client {
                 results.latencies.record(round_trip);
                 results.answered_in_window += u64::from(sending && outcome == Outcome::Answered);
             }
-        }
-        if let Some(error) = error {
-            results.note_error(&error)?;
-            let refused = self.tracker.refuse_oldest(flow, now);
-            self.hold(refused, now);
         }
         Ok(())
     }

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Format, Options};
+use crate::client::flow::check_socket;
 use crate::client::probe::flows::{Flows, MOST_FLOWS};
 use crate::client::probe::latency::{Latencies, Median};
 use crate::client::probe::payload::Payload;
 use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
 use crate::client::report::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome, attribution_note};
 use crate::client::{Error, cannot_write, linger, notify, print_json, wait_notice};
-use crate::net;
 
 /// The probes to one address, and the output for them.
 pub(super) struct Record<'a> {
@@ -151,7 +151,6 @@ impl<'a> Record<'a> {
             self.refusal = Refusal::Ended;
             return Ok(());
         }
-        check_socket(error)?;
         let sequence = self.tracker.refuse_oldest(flow, now);
         self.refuse(sequence, error)
     }
@@ -246,13 +245,5 @@ impl<'a> Record<'a> {
         }
         let object = complete(ProbeObject::new(sequence, self.target, outcome));
         print_json(self.out, &object)
-    }
-}
-
-/// Returns an error if the socket itself is unusable.
-fn check_socket(error: &io::Error) -> Result<(), Error> {
-    match net::is_broken(error) {
-        true => Err(Error::Failed(format!("the socket became unusable: {error}"))),
-        false => Ok(()),
     }
 }

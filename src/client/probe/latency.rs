@@ -142,6 +142,7 @@ pub struct Median {
 
 impl Median {
     /// Creates an empty record.
+    #[allow(clippy::expect_used, reason = "constant bounds are valid")]
     pub fn new() -> Self {
         Self { histogram: Histogram::new_with_bounds(1, HIGHEST_TRACKABLE, 2).expect("constant bounds are valid") }
     }
