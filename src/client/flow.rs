@@ -7,8 +7,8 @@ use std::time::Instant;
 use mio::Interest;
 
 use super::probe::backlog::Backlog;
-use super::target;
-use crate::net::{Datagram, Egress, IoBackend, ReceiveBatch, Received, Socket, Transport};
+use super::{Error, target};
+use crate::net::{self, Datagram, Egress, IoBackend, ReceiveBatch, Received, Socket, Transport};
 use crate::reactor::{Key, Readiness};
 
 /// A connected socket. Readiness is state, as with the server's endpoints.
@@ -20,6 +20,9 @@ pub struct Flow {
     pub key: Option<Key>,
     backlog: Backlog,
     writable: bool,
+    /// ICMP errors, and when the latest of them was reported. The system reports one before the answers that came earlier.
+    refusals: Vec<io::Error>,
+    refused_at: Option<Instant>,
 }
 
 impl Flow {
@@ -31,7 +34,7 @@ impl Flow {
     pub fn open(target: SocketAddr, io: IoBackend, egress: &Egress) -> io::Result<Self> {
         let socket = target::open(target, io, egress)?;
         let backlog = Backlog::new(target::receive_buffer(&socket));
-        Ok(Self { socket, key: None, backlog, writable: true })
+        Ok(Self { socket, key: None, backlog, writable: true, refusals: Vec::new(), refused_at: None })
     }
 
     /// Returns the source port of its probes; 0 if the system does not report it.
@@ -77,21 +80,50 @@ impl Flow {
         self.backlog.received_by()
     }
 
-    /// Receives one batch and returns the time after that, and the error that ended it, if any. `before` is a time before
+    /// Records an ICMP error that a call at `now` or later reported instead of what it should have done.
+    pub fn note_refusal(&mut self, error: io::Error, now: Instant) {
+        self.refusals.push(error);
+        self.refused_at = self.refused_at.max(Some(now));
+        self.backlog.arrived(now);
+    }
+
+    /// Returns the next ICMP error once all answers that came before it were received: it concerns the oldest probe that has
+    /// no answer then.
+    pub fn next_refusal(&mut self) -> Option<io::Error> {
+        if self.refused_at > self.received_by() { None } else { self.refusals.pop() }
+    }
+
+    /// Receives one batch and returns the time after that. An error is [noted](Self::note_refusal). `before` is a time before
     /// the receive.
-    pub fn receive(&mut self, before: Instant, batch: &mut ReceiveBatch) -> (Instant, Option<io::Error>) {
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the socket itself is unusable.
+    pub fn receive(&mut self, before: Instant, batch: &mut ReceiveBatch) -> Result<Instant, Error> {
         let received = self.socket.receive(batch);
         let now = Instant::now();
-        let error = match received {
-            Received::Drained => {
-                self.backlog.drained(before);
-                return (now, None);
+        match received {
+            Received::Drained => self.backlog.drained(before),
+            Received::More => self.backlog.took(batch.charge(), now),
+            Received::Failed(error) => {
+                check_socket(&error)?;
+                self.backlog.took(batch.charge(), now);
+                self.note_refusal(error, before);
             }
-            Received::More => None,
-            Received::Failed(error) => Some(error),
-        };
-        self.backlog.took(batch.charge(), now);
-        (now, error)
+        }
+        Ok(now)
+    }
+}
+
+/// Returns an error if a socket itself is unusable.
+///
+/// # Errors
+///
+/// Returns [`Error::Failed`] then.
+pub fn check_socket(error: &io::Error) -> Result<(), Error> {
+    match net::is_broken(error) {
+        true => Err(Error::Failed(format!("the socket became unusable: {error}"))),
+        false => Ok(()),
     }
 }
 

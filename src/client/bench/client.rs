@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::results::Results;
 use crate::client::Error;
-use crate::client::flow::{Flow, arrival};
+use crate::client::flow::{Flow, arrival, check_socket};
 use crate::client::probe::flows::{Choice, Flows};
 use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
@@ -158,6 +158,11 @@ impl Client {
             }
             self.receive(flow, now, sending, traffic, results)?;
         }
+        while let Some(error) = self.flows[flow].next_refusal() {
+            results.record_error(&error);
+            let refused = self.tracker.refuse_oldest(flow, now);
+            self.hold(refused, now, results);
+        }
         if let Some(time) = self.flows[flow].received_by() {
             while let Some(sequence) = self.tracker.time_out(flow, time) {
                 results.record_loss(self.tracker.sent_at(sequence));
@@ -302,10 +307,14 @@ impl Client {
                     break;
                 }
                 Some(error) => {
-                    results.note_error(&error)?;
-                    let refused =
-                        if failed { self.tracker.refuse_last(now) } else { self.tracker.refuse_oldest(flow, now) };
-                    self.hold(refused, now, results);
+                    check_socket(&error)?;
+                    if failed {
+                        results.record_error(&error);
+                        let refused = self.tracker.refuse_last(now);
+                        self.hold(refused, now, results);
+                    } else {
+                        self.flows[flow].note_refusal(error, now);
+                    }
                 }
                 None => {}
             }
@@ -322,7 +331,7 @@ impl Client {
         traffic: &mut Traffic,
         results: &mut Results,
     ) -> Result<(), Error> {
-        let (now, error) = self.flows[flow].receive(before, &mut traffic.received);
+        let now = self.flows[flow].receive(before, &mut traffic.received)?;
         for datagram in traffic.received.datagrams() {
             let found = traffic.payload.find_in(datagram.payload, self.tracker.next_sequence());
             let time = arrival(&datagram, now);
@@ -334,11 +343,6 @@ impl Client {
                 results.record_latency(round_trip, time)?;
                 results.answered_in_window += u64::from(in_window && outcome == Outcome::Answered);
             }
-        }
-        if let Some(error) = error {
-            results.note_error(&error)?;
-            let refused = self.tracker.refuse_oldest(flow, now);
-            self.hold(refused, now, results);
         }
         Ok(())
     }

@@ -7,7 +7,6 @@ use crate::client::Error;
 use crate::client::probe::latency::Latencies;
 use crate::client::probe::timeline::Timeline;
 use crate::client::report::{HdrLog, Silence};
-use crate::net;
 
 /// The length of a slice in the picture of a short run.
 pub const SHORTEST_SLICE: Duration = Duration::from_millis(1);
@@ -106,21 +105,13 @@ impl Results {
     }
 
     /// Records the error of a datagram.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the socket itself is unusable.
-    pub fn note_error(&mut self, error: &io::Error) -> Result<(), Error> {
-        if net::is_broken(error) {
-            return Err(Error::Failed(format!("a socket became unusable: {error}")));
-        }
+    pub fn record_error(&mut self, error: &io::Error) {
         self.refused_since += 1;
         if error.kind() == io::ErrorKind::ConnectionRefused {
             self.closed = true;
         } else {
             self.error.get_or_insert_with(|| error.to_string());
         }
-        Ok(())
     }
 
     /// Returns when the last answer came.
@@ -163,7 +154,7 @@ mod tests {
         assert_eq!(results.silence(start, window, timeout), dead);
         // A slow target may answer yet, unless it refuses.
         assert!(!results.silence(start, window, Duration::from_secs(2)).is_dead);
-        results.note_error(&io::ErrorKind::ConnectionRefused.into()).expect("a usable socket");
+        results.record_error(&io::ErrorKind::ConnectionRefused.into());
         assert!(results.silence(start, window, Duration::from_secs(2)).is_dead);
         results.record_answer(1, at(3001), false);
         results.record_sent(None, at(3002));

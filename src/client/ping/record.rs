@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Format, Options};
+use crate::client::flow::check_socket;
 use crate::client::probe::flows::{Flows, MOST_FLOWS};
 use crate::client::probe::latency::{Latencies, Median};
 use crate::client::probe::payload::Payload;
@@ -15,7 +16,7 @@ use crate::client::report::{
     AnswerLine, FlowReport, HdrLog, PingReport, ProbeObject, StatusLine, StreamOutcome, attribution_note,
 };
 use crate::client::{Error, cannot_write, linger, notify, print_json, wait_notice};
-use crate::net::{self, Egress};
+use crate::net::Egress;
 
 /// The probes to one address, and the output for them.
 pub(super) struct Record<'a> {
@@ -176,7 +177,6 @@ impl<'a> Record<'a> {
             self.refusal = Refusal::Ended;
             return Ok(());
         }
-        check_socket(error)?;
         let sequence = self.tracker.refuse_oldest(flow, now);
         self.refuse(sequence, error, now)
     }
@@ -306,13 +306,5 @@ impl<'a> Record<'a> {
         print_json(self.out, &object)?;
         self.draw_status_line(Instant::now());
         Ok(())
-    }
-}
-
-/// Returns an error if the socket itself is unusable.
-fn check_socket(error: &io::Error) -> Result<(), Error> {
-    match net::is_broken(error) {
-        true => Err(Error::Failed(format!("the socket became unusable: {error}"))),
-        false => Ok(()),
     }
 }

@@ -147,13 +147,13 @@ impl<'a> Run<'a> {
             flow.expect_answers(now);
         }
         if !flow.is_drained() {
-            let (received, error) = flow.receive(now, &mut self.received);
+            let received = flow.receive(now, &mut self.received)?;
             for datagram in self.received.datagrams() {
                 self.record.answer(index, datagram.payload, arrival(&datagram, received))?;
             }
-            if let Some(error) = error {
-                self.record.refused(index, &error, received)?;
-            }
+        }
+        while let Some(error) = self.flows[index].next_refusal() {
+            self.record.refused(index, &error, now)?;
         }
         if let Some(time) = self.flows[index].received_by() {
             self.record.time_out(index, time)?;
@@ -195,7 +195,7 @@ impl<'a> Run<'a> {
             now = Instant::now();
             error = flow.socket.send(&[datagram]).error;
             if first.kind() == io::ErrorKind::ConnectionRefused || error.as_ref().is_none_or(blocks) {
-                record.refused(index, &first, now)?;
+                flow.note_refusal(first, now);
             }
         }
         match error {

@@ -126,3 +126,24 @@ fn answers_that_repeat_nothing_get_a_flow_each() {
     fixture.take_turn(Instant::now(), true);
     assert_eq!((fixture.client.in_flight(), fixture.client.flows.len()), (3, 4), "one flow rests");
 }
+
+#[test]
+fn refusal_is_that_of_the_datagram_behind_the_answers_that_came_before() {
+    let mut fixture = Fixture::new(2);
+    fixture.answer(1, |datagram| datagram);
+    fixture.take_turn(Instant::now(), true);
+    assert_eq!(fixture.client.in_flight(), 2);
+    // Answers one datagram of the two, and closes before the third arrives.
+    let mut datagram = [0; 100];
+    let (length, from) = fixture.responder.recv_from(&mut datagram).expect("a datagram");
+    fixture.responder.send_to(&datagram[..length], from).expect("sent");
+    drop(std::mem::replace(&mut fixture.responder, UdpSocket::bind("127.0.0.1:0").expect("a free port")));
+    fixture.client.setup.window = 3;
+    fixture.client.send(1, None, &mut fixture.traffic, &mut fixture.results).expect("sent");
+    fixture.client.note(0, READABLE, Instant::now());
+    for _ in 0..3 {
+        fixture.take_turn(Instant::now(), false);
+    }
+    let counts = *fixture.client.tracker().counts();
+    assert_eq!((counts.answered, counts.refused, counts.duplicate), (2, 1, 0));
+}
