@@ -9,8 +9,8 @@ use udpong::client::bench::{self, Options};
 use udpong::client::{Load, Shape, Terminal};
 
 use super::{
-    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, forced,
-    forced_shutdown_on_signals, json, print, print_error, units, unknown_argument,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
+    print_error, shutdown_with_report_on_signals, units, unknown_argument, unless_forced,
 };
 
 /// Load a UDP responder and measure throughput and latency.
@@ -82,7 +82,7 @@ pub struct BenchArgs {
 
     /// Time to wait for an answer
     ///
-    /// A datagram that is not answered within this time is lost.
+    /// A datagram that is not answered within this time is lost, and an answer after it is late.
     #[arg(short = 'W', long, value_name = "DURATION", value_parser = units::positive_duration, default_value = "1s")]
     #[arg(help_heading = "When to stop")]
     timeout: Duration,
@@ -121,16 +121,17 @@ JSON:
   schema              version of this format: 2
   target              address of the target
   seconds             time measured
-  clients             number of sockets
+  clients             number of clients
   sent                datagrams sent
   answered, late, lost, refused, truncated, altered
-                      datagrams by outcome, as in ping; their sum is sent
+                      datagrams by outcome, as with ping; their sum is sent
   duplicate           further answers to the same datagram
   unmatched           answers that belong to no datagram
-  loss_percent        late, lost and refused datagrams in percent
-  silent_s            how long before the end the last answer came
-  answers_per_second  answered within the time measured
-  mbit_per_second     payloads in Mbit/s: sent and answered
+  loss_percent        late, lost and refused together
+  silent_s            time without an answer at the end, if datagrams were
+                      sent into it
+  answers_per_second  datagrams answered in the time measured, per second
+  mbit_per_second     payloads in Mbit/s: sent, and answered in that time
   latency_ms          latency in milliseconds: min, mean, max, stddev, p50,
                       p90, p99 and p99_9; null without an answer
   lateness_ms         how late datagrams left, with the same fields; null
@@ -141,7 +142,11 @@ const SIGNALS: &str = "\
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
        Stop sending, wait for the answers to what is in flight, then print
-       the report. A second signal ends the program at once.
+       the report. A second signal ends the wait. During the warm-up the
+       report is about that.
+  SIGQUIT (Ctrl+\\)
+       Print the report so far and continue; on the standard error with
+       --json.
 ";
 
 const DEFAULT_TIME: Duration = Duration::from_secs(5);
@@ -175,15 +180,14 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         hdr: args.hdr.clone(),
     };
     let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
-    let shutdown = forced_shutdown_on_signals()?;
+    let shutdown = shutdown_with_report_on_signals()?;
     let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
     if let Some(plot) = plot {
         plot.write(&report.svg()?)?;
     }
     print(&if args.json { json(&report)? } else { report.text(options.terminal) })?;
     report.warnings().iter().for_each(|warning| print_error(warning));
-    forced(&shutdown)?;
-    Ok(report.check(&options.limits)?)
+    unless_forced(&shutdown, report.check(&options.limits))
 }
 
 /// Returns a better error for the rate of oha, whose option is -q.

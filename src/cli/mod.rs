@@ -197,21 +197,13 @@ fn shutdown_on_signals(code: u8) -> Result<Shutdown, Failure> {
     Ok(shutdown)
 }
 
-/// Returns a shutdown that SIGINT, SIGTERM and SIGHUP request, and that a second one forces.
-fn forced_shutdown_on_signals() -> Result<Shutdown, Failure> {
+/// Returns a shutdown that the first signal requests and the second one forces, for a command that reports at the end.
+fn shutdown_with_report_on_signals() -> Result<Shutdown, Failure> {
     let shutdown = Shutdown::new();
     shutdown
         .on_signals_then_force()
         .map_err(|error| Failure::new(Failure::USAGE, format!("cannot install the signal handlers: {error}")))?;
     Ok(shutdown)
-}
-
-/// Returns the exit code of a measurement whose end was forced.
-fn forced(shutdown: &Shutdown) -> Result<(), Failure> {
-    match shutdown.is_forced() {
-        true => Err(Failure { message: None, code: Failure::INTERRUPTED }),
-        false => Ok(()),
-    }
 }
 
 /// Returns one JSON object and a line feed.
@@ -249,6 +241,14 @@ impl<'a> PlotFile<'a> {
     fn cannot_write(path: &Path, error: &io::Error) -> Failure {
         Failure::new(Failure::USAGE, format!("cannot write {}: {error}", path.display()))
     }
+}
+
+/// Returns the result of a command that has reported: a failure if its shutdown was forced.
+fn unless_forced(shutdown: &Shutdown, result: Result<(), client::Error>) -> Result<(), Failure> {
+    if shutdown.is_forced() {
+        return Err(Failure { message: None, code: Failure::INTERRUPTED });
+    }
+    Ok(result?)
 }
 
 /// The address family of the target.
@@ -367,7 +367,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Limits (exit status 1 if exceeded)")]
 struct LimitArgs {
-    /// Maximum share of lost and refused datagrams (1%)
+    /// Maximum share lost, late or refused (1%)
     #[arg(long, value_name = "PERCENT", value_parser = units::percent)]
     max_loss: Option<f64>,
 
@@ -414,8 +414,9 @@ impl From<LimitArgs> for client::Limits {
 const LIMIT_EXIT_STATUS: &str = "\
 Exit status:
   0    success
-  1    no answer, or a limit was exceeded; the error message says which
+  1    no intact answer in time, or a limit was exceeded; the error message
+       says which
   2    usage error, or any other failure
-  130  ended at once by a second signal
+  130  ended at once by a second signal, or by one during a look-up
   141  the reader of the standard output is gone
 ";

@@ -9,16 +9,16 @@ use udpong::client::Terminal;
 use udpong::client::ping::{self, Format, Options};
 
 use super::{
-    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, forced,
-    forced_shutdown_on_signals, json, print, units, unknown_argument,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
+    shutdown_with_report_on_signals, units, unknown_argument, unless_forced,
 };
 
 /// Send a probe every second and report how each one ends.
 ///
 /// The target can be any UDP responder. If it returns the probe, with or without other text around it, the answer is
-/// matched to that probe. Answers that do not contain a probe are matched by source port, which the summary states. Probes
-/// leave on a schedule, so a lost answer does not delay the next probe. The loss is the share of late, lost and refused
-/// probes.
+/// matched to that probe. Answers that do not contain a probe are matched by source port, and in order only if no port is
+/// free, which the summary states. Probes leave on a schedule, so a lost answer does not delay the next probe. The loss
+/// is the share of late, lost and refused probes among those that have ended.
 #[derive(Args, Debug)]
 #[command(help_template = TEMPLATE, before_long_help = EXAMPLES)]
 #[command(after_long_help = format!("{DETAILS}\n{LIMIT_EXIT_STATUS}\n{SIGNALS}"))]
@@ -41,8 +41,7 @@ pub struct PingArgs {
 
     /// Rotate over N source ports, 1 to 1024, and report each
     ///
-    /// This finds the broken one of several paths or backends. By default there is one port, or as few as it takes to
-    /// attribute answers that do not repeat the probe.
+    /// Finds the broken one of several paths or backends.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     #[arg(hide_short_help = true, help_heading = "Probes")]
     flows: Option<u16>,
@@ -86,7 +85,7 @@ pub struct PingArgs {
     #[arg(long, hide_short_help = true, help_heading = "Output", conflicts_with = "json_stream")]
     json: bool,
 
-    /// Print one JSON object per probe when it has ended, then the summary's
+    /// Print one JSON object per event of a probe, then the summary's
     #[arg(long, hide_short_help = true, help_heading = "Output")]
     json_stream: bool,
 
@@ -123,44 +122,50 @@ Outcomes:
 
 Each probe has one outcome. Further answers to it are duplicates.
 
+Round trips are those of first answers of any kind, late ones included.
+Percentiles are by nearest rank, to three significant digits. Jitter is the
+mean absolute difference between consecutive round trips.
+
 JSON:
   schema            version of this format: 2
   target            address of the target
   interval_ms, size, duration_s
-                    time between probes, their payload in bytes, and how
-                    long the run took
+                    time between probes, payload, length of the run
   sent              probes sent
   answered, late, lost, refused, truncated, altered
                     probes by outcome; their sum is sent
   duplicate         answers to a probe that had an outcome already
   reordered         answers that arrived after the answer to a later probe
+                    of the same source port
   unmatched         answers that belong to no probe
-  loss_percent      late, lost and refused probes in percent
-  clock             what says when an answer arrived: user
-  attribution       how answers were matched to probes: content, port or
-                    order (round trips are upper bounds); null without one
+  loss_percent      late, lost and refused together
+  clock             what timed the answers: user (the program)
+  attribution       how answers were matched: content, port, or order (then
+                    round trips are upper bounds); null without an answer
   rtt_ms            round trips in milliseconds: min, mean, max, stddev,
                     jitter, p50, p90, p99 and p99_9; null without an answer
-  flows             with --flows, one object per source port: port, sent,
-                    lost, p50_ms; else null
+  flows             null without --flows, else for each source port: port,
+                    sent, lost (late, lost or refused), p50_ms
 
-With --json-stream, for each probe:
+With --json-stream, for each event:
 
   seq               number of the probe, from 1
-  target            where it was sent
+  target            address of the target
   time              when this was reported (RFC 3339)
-  outcome           its outcome, or timeout, after which late, truncated or
-                    altered may follow, or duplicate
+  outcome           answered, timeout, refused, truncated or altered; after
+                    a timeout at most one of late, truncated and altered;
+                    and duplicate
   rtt_ms            round trip in milliseconds, or null
   bytes             length of the answer, or null
   reordered         whether the answer arrived after that to a later probe
+                    of the same source port
 ";
 
 const SIGNALS: &str = "\
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
        Send no more probes, wait for the answers to those in flight, then
-       print the summary. A second signal ends the program at once.
+       print the summary. A second signal ends the wait.
   SIGQUIT (Ctrl+\\)
        Print the summary so far and continue; on the standard error with
        --json and --json-stream.
@@ -191,7 +196,7 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         hdr: args.hdr.clone(),
     };
     let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
-    let shutdown = forced_shutdown_on_signals()?;
+    let shutdown = shutdown_with_report_on_signals()?;
     let report = ping::ping(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
     if let Some(plot) = plot {
         plot.write(&report.svg()?)?;
@@ -200,8 +205,7 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         Format::Text | Format::Summary => print(&format!("\n{}", report.text(options.terminal)))?,
         Format::Json | Format::JsonStream => print(&json(&report)?)?,
     }
-    forced(&shutdown)?;
-    Ok(report.check(&options.limits)?)
+    unless_forced(&shutdown, report.check(&options.limits))
 }
 
 /// Returns a better error for the floods of other pings.

@@ -55,7 +55,7 @@ impl Family {
 /// [`Error::Usage`] if the text is not an address. [`Error::Failed`] if the name has no address of that family, or no
 /// route leads to any of them. [`Error::Interrupted`] at a shutdown.
 pub fn resolve(text: &str, family: Family, egress: &Egress, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Error> {
-    let (host, port) = host_port::split(text).map_err(|error| Error::Usage(error.to_string()))?;
+    let (host, port) = host_port::split_target(text).map_err(|error| Error::Usage(error.to_string()))?;
     let (host, port) = (host.unwrap_or(DEFAULT_HOST), port.unwrap_or(DEFAULT_PORT));
     if port == 0 {
         return Err(Error::Usage(format!("nothing can listen on port 0: write a port from 1 to 65535 in {text:?}")));

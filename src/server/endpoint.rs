@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | readable event | note it; a turn is wanted | note it; nothing is read before the replies have left |
 //! | writable event | note it | note it; a turn is wanted |
-//! | a turn | receive, answer, send; queue what would block | send what waits; if all left, as on the left |
+//! | a turn | receive, answer, send; queue what would block, or exceed the turn | send what waits; if all left, as on the left |
 //! | receive: drained | not readable until the next event | (does not happen) |
 //! | send: would block | not writable until the next event; the rest waits | the same |
 //! | interest | READABLE | READABLE and WRITABLE |
@@ -23,7 +23,7 @@ use log::{Level, info, log_enabled, warn};
 use mio::Interest;
 
 use super::reply::ReplyTemplate;
-use super::reply_queue::ReplyQueue;
+use super::reply_queue::{ReplyQueue, Share};
 use super::statistics::Statistics;
 use crate::guard::{Guard, Refusal};
 use crate::logging::DATAGRAM_LOG;
@@ -37,6 +37,12 @@ use crate::reactor::{Readiness, Wants};
 /// Failed sends do not count: a stranger can cause any number of them, with spoofed sources that no route leads to.
 const ERRORS_IN_A_ROW: u32 = 100;
 
+/// A turn sends no further reply after this many bytes, about a millisecond's work; the rest is queued for the next turn.
+///
+/// Only replies much longer than their requests get there: a batch of requests, at most 576 KiB, can ask for 4,096 replies
+/// of 64 KB.
+pub(super) const TURN_BYTES: usize = 1 << 20;
+
 /// What the endpoints of one worker share, one turn at a time.
 #[derive(Debug)]
 pub struct Resources {
@@ -46,6 +52,8 @@ pub struct Resources {
     pub replies: SendBatch,
     /// Decides which datagrams are answered.
     pub guard: Guard,
+    /// How much may wait in each of them.
+    pub share: Share,
 }
 
 /// A socket, the service on it, and the replies that wait for it.
@@ -58,7 +66,7 @@ pub struct Resources {
 ///   buffer, which counts what it drops (invariant 3).
 /// - WRITABLE interest is registered exactly while replies wait, and no reply overtakes an earlier one to the same peer
 ///   (invariant 4).
-/// - A turn handles at most one batch (invariant 5).
+/// - A turn handles at most one batch, and sends little more than 2 MiB (invariant 5).
 ///
 /// All of these are defended by `server::simulation`.
 #[derive(Debug)]
@@ -66,6 +74,8 @@ pub struct Endpoint<S> {
     socket: S,
     address: SocketAddr,
     service: &'static str,
+    /// What lines about datagrams end with: the service, if there are several.
+    log_suffix: String,
     /// `None`: nothing is answered.
     template: Option<ReplyTemplate>,
     /// A receive may be tried.
@@ -90,6 +100,7 @@ impl<S: Transport> Endpoint<S> {
             socket,
             address,
             service,
+            log_suffix: String::new(),
             template,
             readable: false,
             writable: true,
@@ -100,6 +111,11 @@ impl<S: Transport> Endpoint<S> {
             statistics: Statistics::default(),
             throttle: Throttle::default(),
         }
+    }
+
+    /// Adds the service and the address to the log lines about datagrams.
+    pub fn named_in_log(self) -> Self {
+        Self { log_suffix: format!(" by {} on {}", self.service, self.address), ..self }
     }
 
     /// Records an event.
@@ -173,6 +189,12 @@ impl<S: Transport> Endpoint<S> {
         &self.socket
     }
 
+    /// Returns the replies that wait.
+    #[cfg(test)]
+    pub fn queue(&self) -> &ReplyQueue {
+        &self.queue
+    }
+
     /// Returns the socket, for registering it.
     pub fn socket_mut(&mut self) -> &mut S {
         &mut self.socket
@@ -183,18 +205,20 @@ impl<S: Transport> Endpoint<S> {
     }
 
     fn flush(&mut self, now: Instant, batch: &mut SendBatch) {
-        // Taken out while the replies borrow it: `self` counts meanwhile.
+        // Taken out while the replies borrow them: `self` counts meanwhile.
+        let Some(template) = self.template.take() else { return };
         let mut queue = std::mem::take(&mut self.queue);
         let mut replies = batch.take();
-        replies.extend(queue.iter());
+        replies.extend(within_turn(queue.iter(&template)));
         let done = self.send(&replies, now);
         batch.put_back(replies);
         queue.pop(done);
         self.queue = queue;
+        self.template = Some(template);
     }
 
     fn answer(&mut self, now: Instant, resources: &mut Resources) {
-        let Resources { received, replies: batch, guard } = resources;
+        let Resources { received, replies: batch, guard, share } = resources;
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         // Taken out while the replies borrow it: `self` counts meanwhile.
         let template = self.template.take();
@@ -208,8 +232,12 @@ impl<S: Transport> Endpoint<S> {
             }
         }
         batch.group_by_peer(&mut replies);
-        let done = self.send(&replies, now);
-        replies[done..].iter().for_each(|reply| self.queue.push(reply));
+        let turn = within_turn(replies.iter().copied()).count();
+        let done = self.send(&replies[..turn], now);
+        let queued = self.queue.extend(&replies[done..], *share);
+        for reply in &replies[done + queued..] {
+            self.fail(reply, "queue_full", &"too many replies wait", now);
+        }
         self.statistics.waited += self.queue.len() as u64;
         self.statistics.waiting_peak = self.statistics.waiting_peak.max(self.queue.len() as u64);
         batch.put_back(replies);
@@ -222,7 +250,8 @@ impl<S: Transport> Endpoint<S> {
         self.statistics.received_bytes += payload.len() as u64;
         if logged {
             let text = Escaped::line([payload, b"", b""]);
-            info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({} bytes)", payload.len());
+            let (bytes, suffix) = (Bytes(payload.len()), &self.log_suffix);
+            info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({bytes}){suffix}");
         }
     }
 
@@ -267,7 +296,8 @@ impl<S: Transport> Endpoint<S> {
                 self.statistics.answered_bytes += reply.length() as u64;
                 if logged {
                     let text = Escaped::line(reply.parts);
-                    info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({} bytes)", reply.to, reply.length());
+                    let (bytes, suffix) = (Bytes(reply.length()), &self.log_suffix);
+                    info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({bytes}){suffix}", reply.to);
                 }
             }
             done += sent.count;
@@ -283,7 +313,7 @@ impl<S: Transport> Endpoint<S> {
                 }
                 // ENOBUFS included: the socket stays writable, so no event would follow, and trying again would spin.
                 Some(error) => {
-                    self.fail(&replies[done], &error, now);
+                    self.fail(&replies[done], net::error_name(&error), &error, now);
                     done += 1;
                 }
             }
@@ -291,11 +321,10 @@ impl<S: Transport> Endpoint<S> {
         done
     }
 
-    fn fail(&mut self, reply: &Outgoing<'_>, error: &io::Error, now: Instant) {
-        let name = net::error_name(error);
+    fn fail(&mut self, reply: &Outgoing<'_>, name: &'static str, error: &dyn Display, now: Instant) {
         self.statistics.failed.increment(name);
         if let Some(times) = self.throttle.note(name, now) {
-            warn!("Cannot send {} bytes to {}: {error}{}", reply.length(), reply.to, Times(times));
+            warn!("Cannot send {} to {}: {error}{}", Bytes(reply.length()), reply.to, Times(times));
         }
     }
 }
@@ -312,6 +341,25 @@ fn reply_to<'a>(
     Ok(reply)
 }
 
+/// Returns the first of the replies, as many as a turn may send.
+fn within_turn<'a>(replies: impl Iterator<Item = Outgoing<'a>>) -> impl Iterator<Item = Outgoing<'a>> {
+    let mut bytes = 0;
+    replies.take_while(move |reply| {
+        let has_room = bytes < TURN_BYTES;
+        bytes += reply.length();
+        has_room
+    })
+}
+
+/// Shows a number of bytes with its unit.
+struct Bytes(usize);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, if self.0 == 1 { "byte" } else { "bytes" })
+    }
+}
+
 /// Shows how often something happened, unless it was once.
 struct Times(u64);
 
@@ -321,5 +369,17 @@ impl Display for Times {
             1 => Ok(()),
             times => write!(f, " ({times} times since this was last logged)"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_followed_by_what_they_count() {
+        assert_eq!([0, 1, 2].map(|bytes| Bytes(bytes).to_string()), ["0 bytes", "1 byte", "2 bytes"]);
+        assert_eq!(Times(1).to_string(), "");
+        assert_eq!(Times(2).to_string(), " (2 times since this was last logged)");
     }
 }

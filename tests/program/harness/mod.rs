@@ -12,6 +12,7 @@ mod responder;
 mod server;
 mod spoof;
 mod tools;
+pub mod wire;
 
 use std::time::Duration;
 
