@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use udpong::client::Terminal;
 use udpong::client::ping::{self, Format, Options};
+use udpong::client::{self, Error, Limits, PingReport, Terminal};
 
 use super::{
     EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
@@ -24,8 +24,8 @@ use super::{
 #[command(after_long_help = format!("{DETAILS}\n{LIMIT_EXIT_STATUS}\n{SIGNALS}"))]
 pub struct PingArgs {
     /// Where to send: HOST:PORT, HOST (port 5000) or :PORT (127.0.0.1)
-    #[arg(value_name = "TARGET")]
-    target: String,
+    #[arg(value_name = "TARGET", required = true)]
+    targets: Vec<String>,
 
     /// Time between probes (20ms, 5s, 1m30s)
     #[arg(short, long, value_name = "DURATION", value_parser = units::positive_duration, default_value = "1s")]
@@ -108,6 +108,7 @@ Examples:
   udpong ping :5000                          ping until Ctrl+C
   udpong ping HOST:7 -c 100 -i 20ms -q       100 probes, only the summary
   udpong ping HOST:7 -c 60 --max-loss 1% -q  exit status 1 if more is lost
+  udpong ping a:5000 b:5000 -c 5 -q          several targets, a table
 ";
 
 const DETAILS: &str = "\
@@ -197,15 +198,38 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
     };
     let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
-    let report = ping::ping(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    let reports = ping::ping_all(&args.targets, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
     if let Some(plot) = plot {
-        plot.write(&report.svg()?)?;
+        plot.write(&client::svg(&reports)?)?;
     }
-    match options.format {
-        Format::Text | Format::Summary => print(&format!("\n{}", report.text(options.terminal)))?,
-        Format::Json | Format::JsonStream => print(&json(&report)?)?,
+    let text = match (options.format, &*reports) {
+        (Format::Json | Format::JsonStream, reports) => reports.iter().map(json).collect::<Result<String, _>>()?,
+        (_, [only]) => format!("\n{}", only.text(options.terminal)),
+        (_, several) => format!("\n{}", client::table(several)),
+    };
+    print(&text)?;
+    unless_forced(&shutdown, check(&reports, &options.limits))
+}
+
+/// Returns an error if any target failed, which names the first ones that did.
+fn check(reports: &[PingReport], limits: &Limits) -> Result<(), Error> {
+    const NAMED: usize = 5;
+    let failures: Vec<_> = reports.iter().filter_map(|report| Some((report, report.check(limits).err()?))).collect();
+    match &*failures {
+        [] => Ok(()),
+        [(_, failure)] if reports.len() == 1 => Err(failure.clone()),
+        failures => {
+            let named =
+                failures.iter().take(NAMED).map(|(report, why)| match (report.target().to_string(), why.to_string()) {
+                    (target, why) if why.contains(&target) => why,
+                    (target, why) => format!("{target}: {why}"),
+                });
+            let more = failures.len().checked_sub(NAMED).filter(|more| *more > 0);
+            let more = more.map(|more| format!("and {more} more"));
+            let list = named.chain(more).collect::<Vec<_>>().join("; ");
+            Err(Error::Unmet(format!("{} of {} targets failed: {list}", failures.len(), reports.len())))
+        }
     }
-    unless_forced(&shutdown, report.check(&options.limits))
 }
 
 /// Returns a better error for the floods of other pings.

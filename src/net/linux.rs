@@ -61,6 +61,8 @@ use std::time::Instant;
 use log::debug;
 use mio::net::UdpSocket;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::cmsg::ControlMessages;
 use super::gso::{LONGEST_SEGMENT, SegmentLimit, run_length};
 use super::portable::Portable;
@@ -348,6 +350,18 @@ pub fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
     // SAFETY: the kernel writes at most `length` bytes to `words`, which has as many, and the new length to `length`.
     let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, value, &raw mut length) };
     (result == 0 && length as usize == size_of_val(&words)).then(|| words[DROPS].into())
+}
+
+/// Raises the limit of open files, as far as the system allows without privileges, if that is needed for a number of
+/// sockets.
+pub fn expect_sockets(sockets: usize) {
+    /// What is open besides, at most.
+    const OTHERS: u64 = 64;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < hard && soft < sockets as u64 + OTHERS {
+        // If this fails, so does opening a socket later.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// Makes a socket send and receive through one interface only (`SO_BINDTODEVICE`).

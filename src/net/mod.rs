@@ -102,6 +102,8 @@ mod linux {
         None
     }
 
+    pub fn expect_sockets(_: usize) {}
+
     pub fn bind_device(_: &socket2::Socket, _: &str) -> std::io::Result<()> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
@@ -120,6 +122,7 @@ use std::net::SocketAddr;
 
 pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, bind, connect};
 pub use error::{BrokenSocket, error_name, is_broken};
+pub(crate) use linux::expect_sockets;
 pub use receive_batch::ReceiveBatch;
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};

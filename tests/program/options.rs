@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use crate::harness::{Responder, Server, closed_address, needs, run, run_in_namespace, shell, udpong};
+use crate::harness::{Responder, Server, closed_address, needs, run, run_in_namespace, shell, signal, udpong};
 
 fn output(arguments: &[&str]) -> Output {
     run(&mut udpong(arguments), b"")
@@ -205,4 +205,51 @@ fn datagram_over_the_mtu_fails_if_it_must_not_be_fragmented() {
     assert_eq!(report(&output(&ping))["answered"], 3);
     let output = output(&[&ping[..], &["--dont-fragment"]].concat());
     assert_eq!(report(&output)["refused"], 3, "{output:?}");
+}
+
+#[test]
+fn several_targets_have_a_line_each_and_any_broken_one_fails() {
+    let server = Server::start_many(2, &["echo@127.0.0.1:0", "hello@127.0.0.1:0", "-q"]);
+    let [one, other] = server.addresses() else { panic!("two addresses") };
+    let (one, other, closed) = (one.to_string(), other.to_string(), closed_address().to_string());
+    let arguments = ["-c", "3", "-i", "20ms", "-W", "2s"];
+    let good = output(&[&["ping", &one, &other][..], &arguments].concat());
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    let stdout = text(&good.stdout);
+    for target in [&one, &other] {
+        assert_eq!(stdout.matches(&format!("from {target}: seq=")).count(), 3, "{stdout}");
+        assert!(stdout.lines().any(|line| line.split_whitespace().take(3).eq([target, "3", "0"])), "{stdout}");
+    }
+    let bad = output(&[&["ping", &one, &closed, "--json"][..], &arguments].concat());
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    assert!(text(&bad.stderr).contains(&format!("1 of 2 targets failed: no answer from {closed}")), "{bad:?}");
+    let reports: Vec<Value> = text(&bad.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&reports[0]["target"], &reports[0]["answered"]), (&one.into(), &3.into()));
+    assert_eq!((&reports[1]["target"], &reports[1]["refused"], reports.len()), (&closed.into(), &3.into(), 2));
+}
+
+#[test]
+fn thousand_targets_are_pinged_with_few_open_files_allowed() {
+    let server = Server::start(&["echo@0.0.0.0:0", "-q"]);
+    let port = server.address().port();
+    let targets: Vec<String> =
+        (0..1000).map(|target| format!("127.1.{}.{}:{port}", target / 200, 1 + target % 200)).collect();
+    let program = env!("CARGO_BIN_EXE_udpong");
+    let script = format!("ulimit -S -n 256; exec {program} ping -c 1 -W 10s -q --json {}", targets.join(" "));
+    let output = run(std::process::Command::new("sh").args(["-c", &script]), b"");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let answered = text(&output.stdout).lines().filter(|line| line.contains("\"answered\":1,")).count();
+    assert_eq!(answered, 1000);
+}
+
+#[test]
+fn interrupted_ping_of_several_targets_reports_all() {
+    let server = Server::start_many(2, &["echo@127.0.0.1:0", "echo@127.0.0.1:0", "-q"]);
+    let targets: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+    let mut command = udpong(&["ping", &targets[0], &targets[1], "-i", "10ms", "--json"]);
+    let child = command.stdout(std::process::Stdio::piped()).spawn().expect("udpong");
+    std::thread::sleep(Duration::from_millis(500));
+    signal("INT", child.id());
+    let output = child.wait_with_output().expect("the output");
+    assert_eq!((output.status.code(), text(&output.stdout).lines().count()), (Some(0), 2), "{output:?}");
 }

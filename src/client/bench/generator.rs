@@ -11,7 +11,7 @@ use crate::client::Error;
 use crate::client::probe::flows::MOST_FLOWS;
 use crate::client::probe::outcome::OutcomeCounts;
 use crate::client::probe::payload::Payload;
-use crate::client::probe::timeline::Timeline;
+use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::probe::tracker::MOST_REMEMBERED;
 use crate::client::report::{BenchReport, HdrLog, Silence};
 use crate::client::status_signal::StatusSignal;
@@ -140,7 +140,7 @@ impl Generator {
     pub(super) fn record(&mut self, plot: bool, hdr: Option<&Path>) -> Result<(), Error> {
         let now = Instant::now();
         let State { target, results, .. } = &mut self.state;
-        results.timeline = plot.then(|| Timeline::new(now, SHORTEST_SLICE));
+        results.timeline = plot.then(|| Timeline::new(now, SHORTEST_SLICE, MOST_SLICES));
         results.hdr = hdr.map(|path| HdrLog::create(path, vec![target.to_string()], now)).transpose()?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::Error;
 use crate::client::probe::latency::Latencies;
-use crate::client::probe::timeline::Timeline;
+use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::report::{HdrLog, Silence};
 
 /// The length of a slice in the picture of a short run.
@@ -60,7 +60,7 @@ impl Results {
     /// Clears what was measured, for a run that begins at `start`; whether the target answers or refuses stays known.
     pub fn start_over(&mut self, start: Instant) {
         self.latencies.clear();
-        self.timeline.iter_mut().for_each(|timeline| *timeline = Timeline::new(start, SHORTEST_SLICE));
+        self.timeline.iter_mut().for_each(|timeline| *timeline = Timeline::new(start, SHORTEST_SLICE, MOST_SLICES));
         self.lateness.clear();
         (self.answered_in_window, self.received_bytes) = (0, 0);
         (self.last_answer, self.sent_since, self.refused_since) = (None, 0, 0);

@@ -13,6 +13,9 @@ pub const HIGHEST_TRACKABLE: u64 = 1 << 42;
 /// buckets is worth.
 const SHOWN_DIGITS: i32 = 4;
 
+/// The highest time for which the histogram has room from the start: a millisecond. It grows with longer times.
+const FIRST_TRACKABLE: u64 = 1 << 20;
+
 /// The precision of percentiles. Each further digit would take about ten times the memory.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
@@ -61,9 +64,11 @@ impl Latencies {
     /// Creates an empty record.
     #[allow(clippy::expect_used, reason = "constant bounds are valid")]
     pub fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, HIGHEST_TRACKABLE, SIGNIFICANT_DIGITS);
+        let histogram = Histogram::new_with_bounds(1, FIRST_TRACKABLE, SIGNIFICANT_DIGITS);
+        let mut histogram = histogram.expect("constant bounds are valid");
+        histogram.auto(true);
         Self {
-            histogram: histogram.expect("constant bounds are valid"),
+            histogram,
             count: 0,
             min: u64::MAX,
             max: 0,
@@ -74,7 +79,7 @@ impl Latencies {
         }
     }
 
-    /// Records a time. Does not allocate.
+    /// Records a time. Allocates only if it is far longer than all before.
     pub fn record(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.record_times(nanos, 1);
@@ -91,7 +96,8 @@ impl Latencies {
     }
 
     fn record_times(&mut self, nanos: u64, times: u64) {
-        self.histogram.saturating_record_n(nanos.max(1), times);
+        // Fails only if it would take more memory than there are addresses.
+        let _ = self.histogram.record_n(nanos.clamp(1, HIGHEST_TRACKABLE), times);
         self.count += times;
         self.min = self.min.min(nanos);
         self.max = self.max.max(nanos);

@@ -2,20 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-/// At most this many slices. When a run takes longer, neighbours are merged, and each slice is twice as long.
-const MOST_SLICES: usize = 1024;
+/// Enough slices for a picture. When a run takes longer, neighbours are merged, and each slice is twice as long.
+pub const MOST_SLICES: usize = 1024;
 
 /// Times are distinguished by their first 7 binary digits, which is to 0.8 %.
 const DIGITS: u32 = 7;
 
 /// A run as slices of equal length, by when probes were sent.
 ///
-/// However long it takes, it is 512 to 1,024 slices, or fewer if it was short.
+/// However long it takes, there is a most number of slices, and at least half as many unless it was short.
 #[derive(Clone, Debug)]
 pub struct Timeline {
     start: Instant,
     slice_length: Duration,
     slices: Vec<Slice>,
+    most: usize,
 }
 
 /// The probes that were sent within one slice of time.
@@ -30,8 +31,10 @@ pub struct Slice {
 impl Timeline {
     /// Creates the timeline of a run that begins at `start`. As long as the run is short, a slice is as long as `slice_length`:
     /// the interval between two probes gives each a slice of its own.
-    pub fn new(start: Instant, slice_length: Duration) -> Self {
-        Self { start, slice_length: slice_length.max(Duration::from_nanos(1)), slices: Vec::new() }
+    /// There are at most `most` slices, which is limited to 64 to 1,024.
+    pub fn new(start: Instant, slice_length: Duration, most: usize) -> Self {
+        let slice_length = slice_length.max(Duration::from_nanos(1));
+        Self { start, slice_length, slices: Vec::new(), most: most.clamp(64, MOST_SLICES) }
     }
 
     /// Records the round trip of a probe that was sent at `sent`.
@@ -75,7 +78,7 @@ impl Timeline {
     fn slice_at(&mut self, time: Instant) -> &mut Slice {
         let after = time.saturating_duration_since(self.start).as_nanos();
         let mut index = after / self.slice_length.as_nanos();
-        while index >= MOST_SLICES as u128 {
+        while index >= self.most as u128 {
             self.merge_neighbours();
             index /= 2;
         }
@@ -156,7 +159,7 @@ mod tests {
     #[test]
     fn probes_are_in_the_slice_in_which_they_were_sent() {
         let start = Instant::now();
-        let mut timeline = Timeline::new(start, Duration::from_secs(1));
+        let mut timeline = Timeline::new(start, Duration::from_secs(1), MOST_SLICES);
         timeline.lose(start + Duration::from_secs(2));
         for millis in [300, 100, 200] {
             timeline.record(start + Duration::from_millis(millis), Duration::from_millis(millis));
@@ -172,7 +175,7 @@ mod tests {
     #[test]
     fn long_run_has_at_most_1024_slices_and_loses_no_probe() {
         let start = Instant::now();
-        let mut timeline = Timeline::new(start, MILLISECOND);
+        let mut timeline = Timeline::new(start, MILLISECOND, MOST_SLICES);
         for number in 0..100_000 {
             let sent = start + number * MILLISECOND;
             if number % 10 == 0 { timeline.lose(sent) } else { timeline.record(sent, MILLISECOND) }
@@ -187,7 +190,7 @@ mod tests {
     #[test]
     fn pause_of_years_is_accepted() {
         let start = Instant::now();
-        let mut timeline = Timeline::new(start, Duration::ZERO);
+        let mut timeline = Timeline::new(start, Duration::ZERO, MOST_SLICES);
         timeline.record(start, Duration::MAX);
         timeline.lose(start + Duration::from_secs(1 << 30));
         assert!(timeline.slices().len() <= MOST_SLICES);

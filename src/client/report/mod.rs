@@ -18,7 +18,7 @@ mod terminal;
 pub use bench::{BenchReport, Measurement, Silence};
 pub use hdr_log::HdrLog;
 pub use merge::{Merge, MergedReport};
-pub use ping::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome};
+pub use ping::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome, svg, table};
 pub use status_line::StatusLine;
 pub use terminal::Terminal;
 

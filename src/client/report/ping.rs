@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::format::{counts, millis, percentiles, range};
 use super::histogram::BarChart;
-use super::plot::{Plot, Series};
+use super::plot::{MOST_SERIES, Plot, Series};
 use super::strip::Strip;
+use super::table::{Row, Table};
 use super::terminal::Terminal;
 use super::{Clock, SCHEMA, attribution_note, check, loss_percent};
 use crate::client::Error;
@@ -233,17 +234,18 @@ impl Display for PingReport {
 }
 
 impl PingReport {
+    /// Returns the address of the target.
+    pub fn target(&self) -> SocketAddr {
+        self.target
+    }
+
     /// Draws the round trips over time and their distribution, as SVG.
     ///
     /// # Errors
     ///
     /// Returns [`Error::Failed`] if the picture cannot be laid out.
     pub fn svg(&self) -> Result<String, Error> {
-        let name = self.target.to_string();
-        let timeline = Some(&self.timeline);
-        let series = vec![Series { name, timeline, histogram: self.latencies.histogram() }];
-        let title = format!("udpong ping {}", self.target);
-        Plot { title, summary: counts(&self.counts), quantity: "round trip", series }.svg()
+        svg(std::slice::from_ref(self))
     }
 
     /// Returns the text, which ends with a line break.
@@ -289,6 +291,39 @@ impl PingReport {
     }
 }
 
+/// Draws the round trips to several targets, as far as they are distinguishable, as SVG.
+///
+/// # Errors
+///
+/// As [`PingReport::svg`].
+pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
+    let series = reports.iter().take(MOST_SERIES).map(|report| Series {
+        name: report.target.to_string(),
+        timeline: Some(&report.timeline),
+        histogram: report.latencies.histogram(),
+    });
+    let series: Vec<_> = series.collect();
+    let mut sum = OutcomeCounts::default();
+    reports.iter().for_each(|report| sum.add(&report.counts));
+    let title = match &*series {
+        [only] => format!("udpong ping {}", only.name),
+        shown if shown.len() < reports.len() => format!("udpong ping: {} of {} targets", shown.len(), reports.len()),
+        shown => format!("udpong ping: {} targets", shown.len()),
+    };
+    Plot { title, summary: counts(&sum), quantity: "round trip", series }.svg()
+}
+
+/// Returns a table of several targets, a line each.
+pub fn table(reports: &[PingReport]) -> String {
+    let row = |report: &PingReport| Row {
+        target: report.target.to_string(),
+        sent: Some(report.counts.sent),
+        lost: Some((report.counts.without_timely_answer(), report.counts.loss_percent())),
+        times: report.rtt_ms.summary,
+    };
+    Table(reports.iter().map(row).collect()).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -298,6 +333,7 @@ mod tests {
     use super::*;
     use crate::client::probe::flows::Flows;
     use crate::client::probe::payload::{Integrity, ProbeMatch};
+    use crate::client::probe::timeline::MOST_SLICES;
 
     fn target() -> SocketAddr {
         ([127, 0, 0, 1], 5000).into()
@@ -316,7 +352,7 @@ mod tests {
         }
         while tracker.time_out(0, start + timeout).is_some() {}
         let latencies = Latencies::from_micros(answered);
-        let timeline = Timeline::new(start, timeout);
+        let timeline = Timeline::new(start, timeout, MOST_SLICES);
         PingReport::new(
             target(),
             &Options::default(),

@@ -368,11 +368,12 @@ mod tests {
 
     use super::*;
     use crate::client::probe::latency::Latencies;
+    use crate::client::probe::timeline::MOST_SLICES;
 
     /// Draws probes that were sent every 10 ms; 0 is a lost one.
     fn svg(micros: impl IntoIterator<Item = u64>) -> String {
         let start = Instant::now();
-        let mut timeline = Timeline::new(start, Duration::from_millis(10));
+        let mut timeline = Timeline::new(start, Duration::from_millis(10), MOST_SLICES);
         let mut latencies = Latencies::new();
         for (number, micros) in (0..).zip(micros) {
             let sent = start + Duration::from_millis(10 * number);

@@ -101,11 +101,12 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::client::probe::timeline::MOST_SLICES;
 
     /// Returns the legend and the strip of probes that were sent every second; 0 is a lost one.
     fn strip(millis: &[u64], width: usize, unicode: bool) -> (String, String) {
         let start = Instant::now();
-        let mut timeline = Timeline::new(start, Duration::from_secs(1));
+        let mut timeline = Timeline::new(start, Duration::from_secs(1), MOST_SLICES);
         for (second, millis) in (0..).zip(millis) {
             let sent = start + Duration::from_secs(second);
             match millis {
