@@ -13,7 +13,7 @@ use mio::Interest;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::endpoint::{Endpoint, Resources, TURN_BYTES};
+use super::endpoint::{Endpoint, Resources, TURN_BYTES, TURN_FAILURES};
 use super::reply::ReplyTemplate;
 use super::reply_queue::Share;
 use crate::guard::Guard;
@@ -92,7 +92,7 @@ impl Transport for Script {
             let Some(slot) = inbox.slot() else { return Received::More };
             let Some((source, segment, bytes)) = self.next_message() else { return Received::Drained };
             slot[..bytes.len()].copy_from_slice(&bytes);
-            inbox.push(bytes.len(), segment, source, None);
+            inbox.push(bytes.len(), segment, source);
             if let Some(error) = self.receive_errors.pop_front() {
                 return Received::Failed(io::Error::from_raw_os_error(error));
             }
@@ -155,7 +155,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Turn),
         1 => (1..80_usize, any::<bool>()).prop_map(|(size, coalesce)| Step::Batch(size, coalesce)),
         1 => vec(lost(), 1..4).prop_map(Step::ReceiveErrors),
-        1 => vec(lost(), 1..4).prop_map(Step::SendErrors),
+        1 => prop_oneof![vec(lost(), 1..4), vec(lost(), 200..400)].prop_map(Step::SendErrors),
     ]
 }
 
@@ -215,6 +215,7 @@ impl Simulation {
         if self.endpoint.wants().turn {
             let was_waiting = self.endpoint.statistics().unsent > 0;
             let (receives, sent_bytes) = (self.script().receives, self.script().sent_bytes);
+            let send_errors = self.script().send_errors.len();
             self.endpoint.take_turn(self.now, &mut self.resources).expect("no datagram ends the loop (invariant 2)");
             // What exceeds the share was dropped and counted as failed.
             self.script().owed = usize::try_from(self.endpoint.statistics().unsent).expect("a count");
@@ -222,6 +223,8 @@ impl Simulation {
             // What waited, and one batch; each may exceed the limit by one reply.
             let most = (1 + usize::from(was_waiting)) * (TURN_BYTES + self.longest_reply);
             assert!(self.script().sent_bytes - sent_bytes <= most, "a turn sent too much (invariant 5)");
+            let failed = send_errors - self.script().send_errors.len();
+            assert!(failed <= (1 + usize::from(was_waiting)) * TURN_FAILURES, "too many sends failed (invariant 5)");
         }
     }
 
@@ -268,7 +271,8 @@ impl Simulation {
         let statistics = self.endpoint.statistics();
         let script = self.script();
         script.drain(usize::MAX / 2);
-        let (arrived, failures) = (script.arrived.len(), script.receive_errors.len());
+        let (arrived, failures) =
+            (script.arrived.len(), script.receive_errors.len() + script.send_errors.len() / TURN_FAILURES);
         let most_sent = (arrived + statistics.unsent as usize) * self.longest_reply;
         // Full batches, failed receives, one that drains the socket, and what does not fit its turn.
         let batch = self.script().batch.min(32);
@@ -294,7 +298,7 @@ fn number(reply: &[u8]) -> u64 {
 proptest! {
     /// Invariants 1 to 6.
     #[test]
-    fn no_network_breaks_an_invariant(
+    fn invariants_hold_over_any_network(
         room in 0..200_usize,
         is_long: bool,
         share in prop_oneof![8_200..12_000_usize, Just(1 << 20)],
@@ -310,7 +314,7 @@ proptest! {
     }
 
     #[test]
-    fn after_the_end_was_announced_a_flood_does_not_delay_it(room in 0..100_usize, flood in 1..200_usize) {
+    fn flood_does_not_delay_the_end(room in 0..100_usize, flood in 1..200_usize) {
         let mut simulation = Simulation::new(room);
         (0..300).for_each(|_| simulation.arrive(4000, 0));
         simulation.endpoint.finish(300 * 832);
@@ -333,9 +337,25 @@ proptest! {
     }
 }
 
+/// Invariant 5 for sends that fail, as those to spoofed sources without a route do.
+#[test]
+fn failed_sends_end_a_turn() {
+    let mut simulation = Simulation::new(1_000);
+    simulation.script().coalesce = true;
+    (0..200).for_each(|_| simulation.arrive(4000, 0));
+    simulation.script().send_errors = [libc::EHOSTUNREACH; 150].into();
+    simulation.poll();
+    for failed in [TURN_FAILURES, 2 * TURN_FAILURES, 150] {
+        simulation.turn();
+        assert_eq!(simulation.endpoint.statistics().failed.total(), failed as u64);
+        simulation.check();
+    }
+    assert_eq!(simulation.endpoint.statistics().answered, 50);
+}
+
 /// Invariant 2, the exception: trying again would spin.
 #[test]
-fn a_broken_socket_ends_the_loop_and_its_replies_are_counted() {
+fn broken_socket_ends_the_loop() {
     let mut simulation = Simulation::new(100);
     (0..10).for_each(|_| simulation.arrive(4000, 0));
     simulation.script().send_errors = [libc::EPERM, libc::EBADF].into();
@@ -347,14 +367,14 @@ fn a_broken_socket_ends_the_loop_and_its_replies_are_counted() {
 }
 
 #[test]
-fn receives_that_always_fail_end_the_loop_and_others_do_not() {
+fn endless_receive_errors_end_the_loop() {
     struct Failing(u32);
     impl Transport for Failing {
         fn receive(&mut self, inbox: &mut ReceiveBatch) -> Received {
             inbox.clear();
             self.0 += 1;
             if self.0 == 90 {
-                inbox.push(0, 0, ([192, 0, 2, 1], 4000).into(), None);
+                inbox.push(0, 0, SocketAddr::from(([192, 0, 2, 1], 4000)));
             }
             Received::Failed(io::Error::from_raw_os_error(libc::EIO))
         }

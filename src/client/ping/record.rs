@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use super::output::Output;
 use super::{Format, Options};
-use crate::client::flow::check_socket;
+use crate::client::flow::{Refusal, check_socket};
 use crate::client::probe::flows::{Flows, MOST_FLOWS};
 use crate::client::probe::latency::{Latencies, Median};
 use crate::client::probe::payload::Payload;
 use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
-use crate::client::report::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome, attribution_note};
+use crate::client::report::{AnswerLine, Clock, FlowReport, PingReport, ProbeObject, StreamOutcome, attribution_note};
 use crate::client::{Error, linger};
+use crate::net::ErrorReport;
 
 /// The probes to one address, and the output for them.
 pub(super) struct Record<'a> {
@@ -33,12 +34,13 @@ pub(super) struct Record<'a> {
     printed: Option<Attribution>,
     /// Whether any answer came.
     heard: bool,
-    refusal: Refusal,
+    closed_port: ClosedPort,
+    clock: Clock,
 }
 
 /// What a closed port means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+enum ClosedPort {
     /// The outcome of a probe.
     Counts,
     /// As long as nothing was heard: that another address should be tried.
@@ -66,7 +68,8 @@ impl<'a> Record<'a> {
             flows: Vec::new(),
             printed: None,
             heard: false,
-            refusal: Refusal::Counts,
+            closed_port: ClosedPort::Counts,
+            clock: Clock::User,
         }
     }
 
@@ -84,17 +87,18 @@ impl<'a> Record<'a> {
 
     /// Makes a closed port end the attempt, as long as nothing was heard, instead of counting, if there is another address.
     pub(super) fn expect_refusal(&mut self, is_expected: bool) {
-        self.refusal = if is_expected { Refusal::Ends } else { Refusal::Counts };
+        self.closed_port = if is_expected { ClosedPort::Ends } else { ClosedPort::Counts };
     }
 
     /// Returns whether the port was closed before anything was heard, and that was [expected](Self::expect_refusal).
     pub(super) fn is_refused(&self) -> bool {
-        self.refusal == Refusal::Ended
+        self.closed_port == ClosedPort::Ended
     }
 
-    /// Records that a socket was opened as a flow.
-    pub(super) fn flow_opened(&mut self, flow: usize, port: u16) {
+    /// Records that a socket was opened as a flow, whose answers have times of this clock.
+    pub(super) fn flow_opened(&mut self, flow: usize, port: u16, clock: Clock) {
         self.tracker.flow_opened(flow);
+        self.clock = clock;
         if self.options.flows.is_some() {
             self.flows.push((port, Median::new()));
         }
@@ -163,21 +167,32 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Records an error that ICMP reported on a flow, as that of its oldest probe in flight.
+    /// Records an error that ICMP reported on a flow: of the probe that it repeats, or of the oldest one in flight.
     pub(super) fn refused(
         &mut self,
         flow: usize,
-        error: &io::Error,
+        refusal: &Refusal,
         now: Instant,
         output: &mut Output<'_>,
     ) -> Result<(), Error> {
-        let closed = error.kind() == io::ErrorKind::ConnectionRefused;
-        if closed && !self.heard && self.refusal != Refusal::Counts {
-            self.refusal = Refusal::Ended;
+        let closed = refusal.error.kind() == io::ErrorKind::ConnectionRefused;
+        if closed && !self.heard && self.closed_port != ClosedPort::Counts {
+            self.closed_port = ClosedPort::Ended;
             return Ok(());
         }
-        let sequence = self.tracker.refuse_oldest(flow, now);
-        self.refuse(sequence, error, now, output)
+        let found = self.payload.find_in(&refusal.payload, self.tracker.next_sequence());
+        let Some(sequence) = found.and_then(|found| found.sequence) else {
+            let sequence = self.tracker.refuse_oldest(flow, now);
+            return self.refuse(sequence, &refusal.error, now, output);
+        };
+        match self.tracker.refuse(sequence, now) {
+            // A host that does not answer on its network is reported after three seconds.
+            None => {
+                let prefix = self.prefix();
+                output.line(&format_args!("{prefix}seq={} was reported too late: {}", sequence + 1, refusal.error))
+            }
+            refused => self.refuse(refused, &refusal.error, now, output),
+        }
     }
 
     /// Records that the last probe could not be sent.
@@ -204,8 +219,10 @@ impl<'a> Record<'a> {
         };
         self.lost(sequence, now, output);
         let (seq, target) = (sequence + 1, self.target);
+        let offender = ErrorReport::of(error).and_then(|report| report.offender);
+        let is_elsewhere = offender.is_some_and(|offender| offender != target.ip());
         match error.kind() {
-            io::ErrorKind::ConnectionRefused => {
+            io::ErrorKind::ConnectionRefused if !is_elsewhere => {
                 output.line(&format_args!("seq={seq} refused: nobody listens on {target} (port unreachable)"))?;
             }
             _ => output.line(&format_args!("{}seq={seq} refused: {error}", self.prefix()))?,
@@ -238,7 +255,7 @@ impl<'a> Record<'a> {
 
     /// Returns the report so far.
     pub(super) fn report(&self) -> PingReport {
-        self.report_of(self.latencies.clone(), self.timeline.clone())
+        self.report_of((self.latencies.clone(), self.timeline.clone()))
     }
 
     /// Returns the report.
@@ -246,15 +263,15 @@ impl<'a> Record<'a> {
         // Not copies: with thousands of targets these would take a gigabyte.
         let latencies = std::mem::replace(&mut self.latencies, Latencies::new());
         let timeline = std::mem::replace(&mut self.timeline, Timeline::new(self.start, self.options.interval, 0));
-        self.report_of(latencies, timeline)
+        self.report_of((latencies, timeline))
     }
 
-    fn report_of(&self, latencies: Latencies, timeline: Timeline) -> PingReport {
+    fn report_of(&self, times: (Latencies, Timeline)) -> PingReport {
         let flow = |(index, (port, median)): (usize, &(u16, Median))| {
             FlowReport::new(*port, self.tracker.flow_counts(index), median.millis())
         };
         let flows = self.options.flows.map(|_| self.flows.iter().enumerate().map(flow).collect());
-        PingReport::new(self.target, self.options, self.start.elapsed(), &self.tracker, latencies, timeline, flows)
+        PingReport::new(self.target, self.options, self.start.elapsed(), &self.tracker, times, self.clock, flows)
     }
 
     /// Returns what stands before a line that does not name the target by itself.

@@ -15,10 +15,10 @@ use super::record::Record;
 use crate::client::flow::{Flow, arrival};
 use crate::client::probe::flows::Choice;
 use crate::client::probe::schedule::IntervalSchedule;
-use crate::client::report::{PingReport, table};
+use crate::client::report::{Clock, PingReport, table};
 use crate::client::status_signal::StatusSignal;
 use crate::client::{Error, target, wait_notice};
-use crate::net::{self, IoBackend, Outgoing, ReceiveBatch, Transport};
+use crate::net::{IoBackend, Outgoing, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
 
@@ -152,7 +152,7 @@ impl<'a> Run<'a> {
         let target = &mut self.targets[index];
         let Choice::Open(flow_index) = target.record.tracker.choose_flow(now) else { return Ok(()) };
         let address = target.record.target;
-        let flow = match Flow::open(address, IoBackend::Auto, &self.options.egress) {
+        let mut flow = match Flow::open(address, IoBackend::Auto, &self.options.egress) {
             Ok(flow) => flow,
             Err(error) if target.flows.is_empty() => return Err(target::cannot_reach(address, &error)),
             Err(error) => {
@@ -163,7 +163,8 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
         };
-        target.record.flow_opened(flow_index, flow.port());
+        let clock = if flow.socket.enable_timestamps() { Clock::Kernel } else { Clock::User };
+        target.record.flow_opened(flow_index, flow.port(), clock);
         if let Some(old) = target.flows.get_mut(flow_index) {
             let mut old = std::mem::replace(old, flow);
             old.key.into_iter().for_each(|key| reactor.remove(key, Some(&mut old.socket)));
@@ -200,8 +201,8 @@ impl<'a> Run<'a> {
                 record.answer(flow_index, datagram.payload, arrival(&datagram, time), output)?;
             }
         }
-        while let Some(error) = flow.next_refusal() {
-            record.refused(flow_index, &error, now, output)?;
+        while let Some(refusal) = flow.next_refusal() {
+            record.refused(flow_index, &refusal, now, output)?;
         }
         if let Some(time) = flow.received_by() {
             record.time_out(flow_index, time, output)?;
@@ -326,21 +327,10 @@ impl Target<'_> {
         let flow = &mut flows[index];
         record.payload.write_sequence(record.tracker.next_sequence(), probe);
         let datagram = Outgoing { to: record.target, from: None, parts: [probe, b"", b""] };
-        let mut now = Instant::now();
-        let mut error = flow.socket.send(&[datagram]).error;
-        let blocks = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        if let Some(first) = error.take_if(|error| !blocks(error) && !net::is_broken(error)) {
-            // An ICMP error that an earlier probe caused is reported by the first call after it, once, and this probe did
-            // not leave. If it does now, the error was not its own.
-            now = Instant::now();
-            error = flow.socket.send(&[datagram]).error;
-            if first.kind() == io::ErrorKind::ConnectionRefused || error.as_ref().is_none_or(blocks) {
-                flow.note_refusal(first, now);
-            }
-        }
-        match error {
+        let now = Instant::now();
+        match flow.send(&[datagram], now).error {
             None => record.sent(index, now, output),
-            Some(error) if blocks(&error) => {
+            Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 flow.would_block();
                 return Ok(false);
             }
@@ -380,7 +370,10 @@ impl Handler for Run<'_> {
                 let target = &self.targets[index];
                 let has_ended = !target.is_sending(self.stopped) && target.record.tracker.in_flight() == 0;
                 let deadline = match target.end {
-                    End::NotYet => target.next_probe(self.stopped),
+                    End::NotYet => {
+                        let end = target.schedule.end().filter(|_| !self.stopped);
+                        [target.next_probe(self.stopped), end].into_iter().flatten().min()
+                    }
                     End::At(end) => end,
                     End::Receiving(_) | End::Over => None,
                 };
@@ -401,6 +394,7 @@ impl Handler for Run<'_> {
                 self.settle(target, now, reactor)
             }
             Task::Schedule(target) => {
+                self.targets[target].schedule.expire(now);
                 self.send_due(target, reactor)?;
                 self.settle(target, now, reactor)
             }

@@ -188,8 +188,8 @@ impl PingReport {
         options: &Options,
         duration: Duration,
         tracker: &Tracker,
-        latencies: Latencies,
-        timeline: Timeline,
+        (latencies, timeline): (Latencies, Timeline),
+        clock: Clock,
         flows: Option<Vec<FlowReport>>,
     ) -> Self {
         let counts = OutcomeCounts { sent: tracker.counts().ended(), ..*tracker.counts() };
@@ -201,7 +201,7 @@ impl PingReport {
             duration_s: duration.as_millis() as f64 / 1e3,
             counts,
             loss_percent: loss_percent(&counts),
-            clock: Clock::User,
+            clock,
             attribution: tracker.attribution(),
             rtt_ms: RoundTrips { summary: latencies.summary(), jitter: latencies.jitter() },
             flows,
@@ -353,15 +353,8 @@ mod tests {
         while tracker.time_out(0, start + timeout).is_some() {}
         let latencies = Latencies::from_micros(answered);
         let timeline = Timeline::new(start, timeout, MOST_SLICES);
-        PingReport::new(
-            target(),
-            &Options::default(),
-            Duration::from_millis(2500),
-            &tracker,
-            latencies,
-            timeline,
-            flows,
-        )
+        let (options, duration) = (Options::default(), Duration::from_millis(2500));
+        PingReport::new(target(), &options, duration, &tracker, (latencies, timeline), Clock::User, flows)
     }
 
     #[test]
