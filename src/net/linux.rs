@@ -164,7 +164,7 @@ impl Linux {
             let wanted = self.expected.min(batch.room());
             match retry_interrupted(|| socket.try_io(|| self.receive_messages(socket.as_raw_fd(), batch, wanted))) {
                 Ok(count) => {
-                    self.expected = (2 * count).min(batch.capacity());
+                    self.expected = (2 * count).clamp(1, batch.capacity());
                     if count < wanted {
                         return Received::Drained; // See "Why a short batch means drained".
                     }

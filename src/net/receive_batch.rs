@@ -146,7 +146,7 @@ impl ReceiveBatch {
     /// Returns how many messages the batch takes if more come that are as long as those in it, on average.
     pub(super) fn capacity(&self) -> usize {
         let slots = self.arena.len() / STRIDE;
-        (self.messages.len() * self.limit).checked_div(self.bytes).map_or(slots, |messages| messages.min(slots))
+        (self.messages.len() * self.limit).checked_div(self.bytes).map_or(slots, |messages| messages.clamp(1, slots))
     }
 
     /// Returns how many more messages the batch takes.
@@ -222,5 +222,9 @@ mod tests {
         assert!(batch.room() > 0);
         push(&mut batch, &[2; 500], 0, peer(1));
         assert_eq!(batch.room(), 0);
+        // A message may exceed the limit, and the next receive still asks for one.
+        let mut batch = ReceiveBatch::new().with_limit(1000);
+        push(&mut batch, &[1; 60_000], 0, peer(1));
+        assert_eq!((batch.room(), batch.capacity()), (0, 1));
     }
 }
