@@ -152,6 +152,8 @@ impl Plot<'_> {
             let height = |time: Duration| position(time.as_nanos() as f64);
             let ranges = slices.clone().filter_map(|(x, slice)| Some((x, slice.range()?)));
             let ranges = ranges.filter(|(_, (min, max))| min < max);
+            // Of several targets, each has its own losses.
+            let mark = if self.series.len() > 1 { colour } else { LOSS };
             let line = colour.mix(0.4).stroke_width(2);
             chart.draw_series(
                 ranges.map(|(x, (min, max))| PathElement::new([(x, height(min)), (x, height(max))], line)),
@@ -160,7 +162,7 @@ impl Plot<'_> {
             let radius = if timeline.slices().len() < 200 { 3 } else { 2 };
             chart.draw_series(medians.map(|at| Circle::new(at, radius, colour.filled())))?;
             let losses = slices.filter(|(_, slice)| slice.lost > 0).filter_map(|(x, _)| Some((x, lane?)));
-            chart.draw_series(losses.map(|at| Cross::new(at, 4, LOSS.stroke_width(2))))?;
+            chart.draw_series(losses.map(|at| Cross::new(at, 4, mark.stroke_width(2))))?;
         }
         Ok(())
     }
