@@ -106,6 +106,7 @@ mod linux {
         None
     }
 
+    /// Does nothing.
     pub fn expect_sockets(_: usize) {}
 
     pub fn bind_device(_: &socket2::Socket, _: &str) -> std::io::Result<()> {
@@ -136,7 +137,7 @@ use std::time::Instant;
 pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, bind, connect};
 pub use error::{BrokenSocket, error_name, is_broken};
 pub use error_report::{ErrorReport, IcmpError};
-pub(crate) use linux::expect_sockets;
+pub use linux::expect_sockets;
 pub use receive_batch::{Envelope, ReceiveBatch};
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};

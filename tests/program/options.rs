@@ -83,7 +83,7 @@ fn own_payloads_exclude_each_other() {
 #[test]
 fn responders_of_other_protocols_lose_only_what_is_lost() {
     needs!("python3");
-    let dns = "12340100000100000000000007656578616d706c6503636f6d0000010001";
+    let dns = "123401000001000000000000076578616d706c6503636f6d0000010001";
     let ntp = format!("e3{}", "00".repeat(47));
     let name_server = "def answer(n, data, to):
     if n != 7: server.sendto(data[:2] + b'\\x81\\x80' + data[4:] + b'\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4\\x7f\\0\\0\\1', to)";
