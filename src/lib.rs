@@ -80,7 +80,7 @@
 //! |---|---|---|---|
 //! | (none) | | [`reactor`], [`net`], [`server`] | mio, slab, log, libc, socket2; nix on Linux |
 //! | `serde` | | reports implement `serde::Serialize` | serde |
-//! | `client` | | [`client`]: send, ping, bench; implies `serde` | hdrhistogram, humantime, indicatif, serde_json; signal-hook on Unix |
+//! | `client` | | [`client`]: send, ping, bench, report; implies `serde` | base64, console, hdrhistogram, humantime, indicatif, plotters, serde_json; signal-hook on Unix |
 //! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` | clap, clap_complete, ctrlc, roff, simple_logger |
 //!
 //! # As a library

@@ -1,15 +1,16 @@
 //! `udpong bench`: a load, and how many answers it gets how fast.
 
-use std::io::{self, Write};
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use udpong::client::bench::{self, Options};
-use udpong::client::{Load, Shape};
+use udpong::client::{Load, Shape, Terminal};
 
 use super::{
-    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, print_report, shutdown_with_report_on_signals, units,
-    unless_forced,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
+    print_error, shutdown_with_report_on_signals, units, unknown_argument, unless_forced,
 };
 
 /// Load a UDP responder and measure throughput and latency.
@@ -29,7 +30,7 @@ pub struct BenchArgs {
     target: String,
 
     /// Number of sockets
-    #[arg(long, value_name = "N", value_parser = units::count, default_value = "1", help_heading = "Load")]
+    #[arg(short, long, value_name = "N", value_parser = units::count, default_value = "1", help_heading = "Load")]
     clients: u64,
 
     /// Datagrams in flight on each socket [default: --segments]
@@ -37,7 +38,7 @@ pub struct BenchArgs {
     in_flight: Option<u64>,
 
     /// Datagrams per second, on all sockets together
-    #[arg(long, value_name = "R", value_parser = units::positive_rate, help_heading = "Load")]
+    #[arg(short, long, value_name = "R", value_parser = units::positive_rate, help_heading = "Load")]
     rate: Option<u32>,
 
     /// Payload of a datagram, 0 to 65507 bytes
@@ -51,16 +52,28 @@ pub struct BenchArgs {
     ///
     /// On Linux with UDP_SEGMENT.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), default_value = "1")]
-    #[arg(help_heading = "Load")]
+    #[arg(hide_short_help = true, help_heading = "Load")]
     segments: u8,
+
+    #[command(flatten)]
+    payload: PayloadArgs,
 
     #[command(flatten)]
     family: FamilyArgs,
 
-    /// Time to measure (300ms, 5s, 1m30s)
-    #[arg(short, long, value_name = "DURATION", value_parser = units::positive_duration, default_value = "5s")]
+    #[command(flatten)]
+    egress: EgressArgs,
+
+    /// Send N datagrams in all, however long it takes
+    #[arg(short = 'n', long, value_name = "N", value_parser = units::count, help_heading = "When to stop")]
+    count: Option<u64>,
+
+    /// Time to measure (300ms, 5s, 1m30s) [default: 5s]
+    ///
+    /// With --count, there is no default.
+    #[arg(short, long, value_name = "DURATION", value_parser = units::positive_duration)]
     #[arg(help_heading = "When to stop")]
-    time: Duration,
+    time: Option<Duration>,
 
     /// Time to send before the measurement
     #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "0")]
@@ -74,9 +87,23 @@ pub struct BenchArgs {
     #[arg(help_heading = "When to stop")]
     timeout: Duration,
 
+    /// Draw no progress bar
+    #[arg(short, long, hide_short_help = true, help_heading = "Output")]
+    quiet: bool,
+
     /// Print the report as one JSON object
     #[arg(long, hide_short_help = true, help_heading = "Output")]
     json: bool,
+
+    /// Draw the latencies over time and their distribution, as SVG
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    plot: Option<PathBuf>,
+
+    /// Log the latencies for "udpong report" and other tools
+    ///
+    /// The file is an HdrHistogram log (V2) in nanoseconds, with an interval a second and the target as tag.
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    hdr: Option<PathBuf>,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -122,6 +149,8 @@ Signals:
        --json.
 ";
 
+const DEFAULT_TIME: Duration = Duration::from_secs(5);
+
 /// Loads the target and prints what was measured.
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
@@ -137,17 +166,33 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
             segments,
             timeout: args.timeout,
         },
-        time: args.time,
+        payload: args.payload.bytes(args.size)?,
+        time: args.time.or(args.count.is_none().then_some(DEFAULT_TIME)),
+        count: args.count,
         warm_up: args.warm_up,
         family: args.family.into(),
+        egress: (&args.egress).into(),
+        quiet: args.quiet,
         json: args.json,
         limits: args.limits.into(),
+        terminal: Terminal::of_stdout(),
+        plot: args.plot.is_some(),
+        hdr: args.hdr.clone(),
     };
+    let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
     let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
-    print_report(&report, options.json)?;
-    for warning in report.warnings() {
-        let _ = writeln!(io::stderr(), "udpong: {warning}");
+    if let Some(plot) = plot {
+        plot.write(&report.svg()?)?;
     }
+    print(&if args.json { json(&report)? } else { report.text(options.terminal) })?;
+    report.warnings().iter().for_each(|warning| print_error(warning));
     unless_forced(&shutdown, report.check(&options.limits))
+}
+
+/// Returns a better error for the rate of oha, whose option is -q.
+pub fn explain_quiet(error: &clap::Error) -> Option<Failure> {
+    let argument = unknown_argument(error, "bench").filter(|argument| units::rate(argument).is_ok())?;
+    let message = format!("unexpected {argument}: the rate is -r {argument}, and -q is \"quiet\"");
+    Some(Failure::new(Failure::USAGE, message))
 }

@@ -1,14 +1,16 @@
 //! `udpong ping`: one probe after the other, and how each ends.
 
-use std::io::{self, Write};
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use udpong::client::ping::{self, Format, Options};
+use udpong::client::{self, Error, Limits, PingReport, Terminal};
 
 use super::{
-    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, print_report, shutdown_with_report_on_signals, units,
-    unless_forced,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
+    shutdown_with_report_on_signals, units, unknown_argument, unless_forced,
 };
 
 /// Send a probe every second and report how each one ends.
@@ -22,8 +24,8 @@ use super::{
 #[command(after_long_help = format!("{DETAILS}\n{LIMIT_EXIT_STATUS}\n{SIGNALS}"))]
 pub struct PingArgs {
     /// Where to send: HOST:PORT, HOST (port 5000) or :PORT (127.0.0.1)
-    #[arg(value_name = "TARGET")]
-    target: String,
+    #[arg(value_name = "TARGET", required = true)]
+    targets: Vec<String>,
 
     /// Time between probes (20ms, 5s, 1m30s)
     #[arg(short, long, value_name = "DURATION", value_parser = units::positive_duration, default_value = "1s")]
@@ -45,7 +47,13 @@ pub struct PingArgs {
     flows: Option<u16>,
 
     #[command(flatten)]
+    payload: PayloadArgs,
+
+    #[command(flatten)]
     family: FamilyArgs,
+
+    #[command(flatten)]
+    egress: EgressArgs,
 
     /// Stop after N probes
     #[arg(short, long, value_name = "N", value_parser = units::count, help_heading = "When to stop")]
@@ -65,6 +73,10 @@ pub struct PingArgs {
     #[arg(help_heading = "When to stop")]
     timeout: Duration,
 
+    /// Print the time before each line, in seconds since 1970
+    #[arg(short = 'D', long, hide_short_help = true, help_heading = "Output")]
+    timestamps: bool,
+
     /// Print only the summary
     #[arg(short, long, help_heading = "Output")]
     quiet: bool,
@@ -77,6 +89,16 @@ pub struct PingArgs {
     #[arg(long, hide_short_help = true, help_heading = "Output")]
     json_stream: bool,
 
+    /// Draw the round trips over time and their distribution, as SVG
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    plot: Option<PathBuf>,
+
+    /// Log the round trips for "udpong report" and other tools
+    ///
+    /// The file is an HdrHistogram log (V2) in nanoseconds, with an interval a second and the target as tag.
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    hdr: Option<PathBuf>,
+
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -86,6 +108,7 @@ Examples:
   udpong ping :5000                          ping until Ctrl+C
   udpong ping HOST:7 -c 100 -i 20ms -q       100 probes, only the summary
   udpong ping HOST:7 -c 60 --max-loss 1% -q  exit status 1 if more is lost
+  udpong ping a:5000 b:5000 -c 5 -q          several targets, a table
 ";
 
 const DETAILS: &str = "\
@@ -159,7 +182,9 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         timeout: args.timeout,
         deadline: args.deadline,
         flows: args.flows.map(usize::from),
+        payload: args.payload.bytes(args.size)?,
         family: args.family.into(),
+        egress: (&args.egress).into(),
         format: match args {
             PingArgs { json: true, .. } => Format::Json,
             PingArgs { json_stream: true, .. } => Format::JsonStream,
@@ -167,15 +192,51 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
             _ => Format::Text,
         },
         limits: args.limits.into(),
+        terminal: Terminal::of_stdout(),
+        timestamps: args.timestamps,
+        live: Terminal::of_stderr().filter(|_| !args.quiet),
+        hdr: args.hdr.clone(),
     };
+    let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
-    let mut out = io::stdout();
-    let report = ping::ping(&args.target, &options, &shutdown, &mut out, &mut io::stderr())?;
-    let json = matches!(options.format, Format::Json | Format::JsonStream);
-    if !json {
-        // Apart from the lines for probes. If it fails, so does what follows.
-        let _ = writeln!(out);
+    let reports = ping::ping_all(&args.targets, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    if let Some(plot) = plot {
+        plot.write(&client::svg(&reports)?)?;
     }
-    print_report(&report, json)?;
-    unless_forced(&shutdown, report.check(&options.limits))
+    let text = match (options.format, &*reports) {
+        (Format::Json | Format::JsonStream, reports) => reports.iter().map(json).collect::<Result<String, _>>()?,
+        (_, [only]) => format!("\n{}", only.text(options.terminal)),
+        (_, several) => format!("\n{}", client::table(several)),
+    };
+    print(&text)?;
+    unless_forced(&shutdown, check(&reports, &options.limits))
+}
+
+/// Returns an error if any target failed, which names the first ones that did.
+fn check(reports: &[PingReport], limits: &Limits) -> Result<(), Error> {
+    const NAMED: usize = 5;
+    let failures: Vec<_> = reports.iter().filter_map(|report| Some((report, report.check(limits).err()?))).collect();
+    match &*failures {
+        [] => Ok(()),
+        [(_, failure)] if reports.len() == 1 => Err(failure.clone()),
+        failures => {
+            let named =
+                failures.iter().take(NAMED).map(|(report, why)| match (report.target().to_string(), why.to_string()) {
+                    (target, why) if why.contains(&target) => why,
+                    (target, why) => format!("{target}: {why}"),
+                });
+            let more = failures.len().checked_sub(NAMED).filter(|more| *more > 0);
+            let more = more.map(|more| format!("and {more} more"));
+            let list = named.chain(more).collect::<Vec<_>>().join("; ");
+            Err(Error::Unmet(format!("{} of {} targets failed: {list}", failures.len(), reports.len())))
+        }
+    }
+}
+
+/// Returns a better error for the floods of other pings.
+pub fn explain_flood(error: &clap::Error) -> Option<Failure> {
+    let floods = ["-A", "-f", "--flood", "--adaptive"];
+    let option = unknown_argument(error, "ping").filter(|option| floods.contains(&&**option))?;
+    let message = format!("there is no option {option}: \"udpong bench\" sends as fast as answers come");
+    Some(Failure::new(Failure::USAGE, message))
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use udpong::client;
 use udpong::client::send::{Conversation, Options};
 
-use super::{Failure, FamilyArgs, TEMPLATE, units};
+use super::{EgressArgs, Failure, FamilyArgs, PayloadArgs, TEMPLATE, units};
 
 /// Send messages to a UDP responder and print its answers.
 ///
@@ -23,7 +23,7 @@ pub struct SendArgs {
     target: String,
 
     /// At most 65507 bytes [default: every line of the standard input]
-    #[arg(value_name = "MESSAGE")]
+    #[arg(value_name = "MESSAGE", conflicts_with_all = ["hex", "file", "pattern"])]
     message: Option<OsString>,
 
     /// Time to wait for an answer (300ms, 5s, 1m30s)
@@ -32,8 +32,22 @@ pub struct SendArgs {
     timeout: Duration,
 
     /// How many times to repeat a message that is not answered
-    #[arg(long, value_name = "N", default_value_t = 2, help_heading = "When to stop")]
+    ///
+    /// By default none: not every message may arrive twice.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "When to stop")]
     retries: u32,
+
+    /// Send and do not wait for an answer (syslog, statsd)
+    #[arg(long, conflicts_with_all = ["timeout", "retries", "raw"], help_heading = "When to stop")]
+    no_wait: bool,
+
+    /// Payload filled by --pattern, 0 to 65507 bytes
+    #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size, default_value = "56")]
+    #[arg(requires = "pattern", hide_short_help = true, help_heading = "Payload")]
+    size: usize,
+
+    #[command(flatten)]
+    payload: PayloadArgs,
 
     /// Print answers as received: not escaped, no line feed added
     #[arg(long, help_heading = "Output")]
@@ -41,6 +55,9 @@ pub struct SendArgs {
 
     #[command(flatten)]
     family: FamilyArgs,
+
+    #[command(flatten)]
+    egress: EgressArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -48,11 +65,13 @@ Examples:
   udpong send                         prompt for messages until Ctrl+D
   udpong send :5000 'Hello, server!'  send one message
   udpong send HOST:7000 < messages    send every line of a file
+  udpong send HOST:8125 --no-wait 'requests:1|c'
+                                      count with statsd
 ";
 
 const EXIT_STATUS: &str = "\
 Exit status:
-  0    every message was answered
+  0    every message was answered; with --no-wait: was sent
   1    a message was not answered, or another failure
   2    usage error
   141  the reader of the standard output is gone
@@ -60,11 +79,13 @@ Exit status:
 
 /// Sends the message, or those of the standard input.
 pub fn run(args: &SendArgs) -> Result<(), Failure> {
-    let SendArgs { timeout, retries, raw, family, .. } = *args;
-    let options = Options { timeout, retries, raw, family: family.into() };
+    let SendArgs { timeout, retries, raw, no_wait, family, .. } = *args;
+    let options = Options { timeout, retries, raw, no_wait, family: family.into(), egress: (&args.egress).into() };
+    let payload = args.payload.bytes(args.size)?;
+    let message = payload.as_deref().or(args.message.as_ref().map(|message| message.as_encoded_bytes()));
     let mut out = io::stdout();
-    let result = Conversation::with(&args.target, options).and_then(|mut conversation| match &args.message {
-        Some(message) => conversation.say(message.as_encoded_bytes(), &mut out, &mut io::stderr()),
+    let result = Conversation::with(&args.target, options).and_then(|mut conversation| match message {
+        Some(message) => conversation.say(message, &mut out, &mut io::stderr()),
         None => {
             let input = io::stdin();
             conversation.converse(input.lock(), input.is_terminal(), &mut out, &mut io::stderr())

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::error::{ContextKind, ErrorKind};
 use log::{LevelFilter, info};
 use simple_logger::SimpleLogger;
 use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
 use udpong::server::{IoBackend, Options, Report, Server, Service};
 
-use super::{Failure, TEMPLATE, shutdown_on_signals, units};
+use super::{Failure, TEMPLATE, shutdown_on_signals, units, unknown_argument};
 
 /// Answer every UDP datagram, until Ctrl+C.
 ///
@@ -290,11 +289,7 @@ fn io_backend() -> impl TypedValueParser<Value = IoBackend> {
 
 /// Returns a better error for `serve --port` and `serve -p`, which many servers have.
 pub fn explain_port(error: &clap::Error) -> Option<Failure> {
-    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
-    let option = context(ContextKind::InvalidArg);
-    let is_port = error.kind() == ErrorKind::UnknownArgument && matches!(&*option, "-p" | "--port");
-    (is_port && context(ContextKind::Usage).contains("udpong serve")).then(|| {
-        let message = format!("there is no option {option}: the port is part of the service, as in hello@:5000");
-        Failure::new(Failure::USAGE, message)
-    })
+    let option = unknown_argument(error, "serve").filter(|option| matches!(&**option, "-p" | "--port"))?;
+    let message = format!("there is no option {option}: the port is part of the service, as in hello@:5000");
+    Some(Failure::new(Failure::USAGE, message))
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
-use udpong::client::LONGEST_PAYLOAD;
+use udpong::client::{EgressSource, LONGEST_PAYLOAD};
 
 /// Parses a duration: `300ms`, `5s`, `1m30s`, `50us` or `0`.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -73,6 +73,62 @@ pub fn workers(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 /// Parses digits with an optional k or M behind them.
+/// The bytes of a hexadecimal number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hex(pub Vec<u8>);
+
+/// Parses bytes: `00ff` or `00:ff`, with `:` and spaces wherever they help to read.
+pub fn hex(text: &str) -> Result<Hex, String> {
+    let digits = text.chars().filter(|character| !matches!(character, ':' | ' ')).map(|digit| digit.to_digit(16));
+    let digits: Option<Vec<u32>> = digits.collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0);
+    let digits = digits.ok_or_else(|| "write pairs of hexadecimal digits, such as 00ff".to_owned())?;
+    if digits.len() / 2 > LONGEST_PAYLOAD {
+        return Err(format!("a datagram carries at most {LONGEST_PAYLOAD} bytes"));
+    }
+    Ok(Hex(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()))
+}
+
+/// Parses [`hex`] bytes, at least one.
+pub fn pattern(text: &str) -> Result<Hex, String> {
+    match hex(text)? {
+        Hex(bytes) if bytes.is_empty() => Err("write at least one byte, such as ff".to_owned()),
+        hex => Ok(hex),
+    }
+}
+
+/// Parses a byte: `184` or `0xb8`.
+pub fn byte(text: &str) -> Result<u8, String> {
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+    let byte = u8::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with('+'));
+    byte.ok_or_else(|| "write 0 to 255, or 0x00 to 0xff".to_owned())
+}
+
+/// Parses a class of differentiated services: `46`, `EF`, `AF41`, `CS5`; returns the whole byte.
+pub fn dscp(text: &str) -> Result<u8, String> {
+    let upper = text.to_ascii_uppercase();
+    let digits = |prefix: &str| upper.strip_prefix(prefix)?.parse::<u8>().ok();
+    let class = match (&*upper, digits("CS"), digits("AF")) {
+        ("BE" | "DF", ..) => Some(0),
+        ("LE", ..) => Some(1),
+        ("VA", ..) => Some(44),
+        ("EF", ..) => Some(46),
+        (_, Some(class @ 0..=7), _) => Some(8 * class),
+        (_, _, Some(class @ (11..=13 | 21..=23 | 31..=33 | 41..=43))) => Some(8 * (class / 10) + 2 * (class % 10)),
+        _ => text.parse().ok().filter(|class| *class < 64 && !text.starts_with('+')),
+    };
+    class.map(|class| class << 2).ok_or_else(|| "write 0 to 63, EF, VA, LE, CS0 to CS7 or AF11 to AF43".to_owned())
+}
+
+/// Parses what datagrams leave from: an address, or the name of an interface.
+pub fn egress_source(text: &str) -> Result<EgressSource, String> {
+    match text.parse() {
+        Ok(address) => Ok(EgressSource::Address(address)),
+        Err(_) if !text.is_empty() && !text.contains([':', '/', ' ']) => Ok(EgressSource::Interface(text.to_owned())),
+        Err(_) => Err("write an address without a port, or the name of an interface".to_owned()),
+    }
+}
+
 fn scaled(text: &str, step: u64) -> Option<u64> {
     let (digits, factor) = match text.as_bytes() {
         [.., b'k' | b'K'] => (&text[..text.len() - 1], step),
@@ -118,6 +174,25 @@ mod tests {
     }
 
     #[test]
+    fn payloads_are_hexadecimal() {
+        let bytes = |bytes: &[u8]| Ok(Hex(bytes.to_vec()));
+        assert_eq!((hex("00ff"), hex("00:FF 1a"), hex("")), (bytes(&[0, 255]), bytes(&[0, 255, 26]), bytes(&[])));
+        assert!(hex("0").is_err() && hex("0x00").is_err() && hex("é0").is_err() && pattern("").is_err());
+        assert!(hex(&"00".repeat(65_507)).is_ok() && hex(&"00".repeat(65_508)).is_err());
+        assert_eq!((byte("184"), byte("0xB8"), byte("0")), (Ok(184), Ok(184), Ok(0)));
+        assert!(byte("256").is_err() && byte("+1").is_err() && byte("0x").is_err() && byte("0x+1").is_err());
+    }
+
+    #[test]
+    fn classes_have_names_and_numbers() {
+        let names = ["EF", "af41", "CS5", "BE", "LE", "46", "0", "63"].map(|name| dscp(name).map(|byte| byte >> 2));
+        assert_eq!(names, [46, 34, 40, 0, 1, 46, 0, 63].map(Ok));
+        for wrong in ["", "64", "AF14", "AF51", "CS8", "-1", "+1", "CS", "XX"] {
+            assert!(dscp(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn percentages_are_0_to_100() {
         assert_eq!((percent("1%"), percent("0.5"), percent("100%")), (Ok(1.0), Ok(0.5), Ok(100.0)));
         for wrong in ["", "%", "-1", "101%", "NaN", "inf", "1%%"] {
@@ -129,6 +204,7 @@ mod tests {
         #[test]
         fn no_input_panics(text in "[-+0-9.a-zA-Zµ ]*") {
             let _ = (duration(&text), size(&text), count(&text), percent(&text));
+            let _ = (hex(&text), byte(&text), dscp(&text), egress_source(&text));
         }
     }
 }

@@ -9,7 +9,9 @@ use mio::Interest;
 
 use super::probe::backlog::Backlog;
 use super::{Error, target};
-use crate::net::{self, Datagram, ErrorReport, IoBackend, Outgoing, ReceiveBatch, Received, Sent, Socket, Transport};
+use crate::net::{
+    self, Datagram, Egress, ErrorReport, IoBackend, Outgoing, ReceiveBatch, Received, Sent, Socket, Transport,
+};
 use crate::reactor::{Key, Readiness};
 
 /// After this many errors of earlier datagrams a send is tried for the last time: a flood of ICMP errors must not stop the
@@ -40,13 +42,13 @@ pub struct Refusal {
 }
 
 impl Flow {
-    /// Opens a socket on a free port, connected to `target`.
+    /// Opens a socket on a free port, connected to `target`, whose datagrams leave as `egress` says.
     ///
     /// # Errors
     ///
     /// As [`target::open`].
-    pub fn open(target: SocketAddr, io: IoBackend) -> io::Result<Self> {
-        let mut socket = target::open(target, io)?;
+    pub fn open(target: SocketAddr, io: IoBackend, egress: &Egress) -> io::Result<Self> {
+        let mut socket = target::open(target, io, egress)?;
         socket.enable_error_reports();
         let backlog = Backlog::new(target::receive_buffer(&socket));
         Ok(Self { socket, key: None, backlog, writable: true, refusals: VecDeque::new(), refused_at: None })

@@ -35,11 +35,11 @@ pub mod send;
 mod status_signal;
 mod target;
 
-pub use crate::net::LONGEST_PAYLOAD;
+pub use crate::net::{Egress, EgressSource, LONGEST_PAYLOAD};
 pub use bench::{Generator, Load, Shape};
 pub use probe::limits::Limits;
 pub use probe::outcome::OutcomeCounts;
-pub use report::{BenchReport, PingReport};
+pub use report::{BenchReport, Merge, MergedReport, PingReport, Terminal, svg, table};
 pub use target::Family;
 
 use std::fmt::{self, Display, Formatter};

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::Interest;
@@ -14,13 +15,13 @@ use super::target::{self, Family};
 use super::{Error, cannot_write, notify};
 use crate::logging::escape::Escaped;
 use crate::net::{
-    ErrorReport, IcmpError, IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport,
+    Egress, ErrorReport, IcmpError, IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport,
 };
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Reactor, Readiness, Wants};
 
 /// How messages are sent and answers printed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How long an answer may take, each time the message is sent.
     pub timeout: Duration,
@@ -28,14 +29,25 @@ pub struct Options {
     pub retries: u32,
     /// Whether answers are written as they are, instead of escaped and one per line.
     pub raw: bool,
+    /// Whether messages are sent without waiting for an answer.
+    pub no_wait: bool,
     /// Which addresses of the target's name are used.
     pub family: Family,
+    /// Where messages leave, and what their IP headers say.
+    pub egress: Egress,
 }
 
 impl Default for Options {
-    /// Three attempts of a second each.
+    /// One attempt, and a second for the answer: not every message may arrive twice.
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(1), retries: 2, raw: false, family: Family::default() }
+        Self {
+            timeout: Duration::from_secs(1),
+            retries: 0,
+            raw: false,
+            no_wait: false,
+            family: Family::default(),
+            egress: Egress::default(),
+        }
     }
 }
 
@@ -71,7 +83,7 @@ impl Conversation {
     pub fn with(target: &str, options: Options) -> Result<Self, Error> {
         // No handler is installed, so a signal ends the process, in a look-up too.
         let shutdown = Shutdown::new();
-        let mut others = VecDeque::from(target::resolve(target, options.family, &shutdown)?);
+        let mut others = VecDeque::from(target::resolve(target, options.family, &options.egress, &shutdown)?);
         let target = others.pop_front().ok_or_else(|| Error::Failed(format!("{target:?} has no address")))?;
         let reactor = Reactor::new(&shutdown)?;
         Ok(Self { target, others, heard: false, options, reactor, received: ReceiveBatch::new(), socket: None })
@@ -93,6 +105,11 @@ impl Conversation {
         let mut quiet = self.socket.take();
         let quiet = quiet.take_if(|socket| self.is_quiet(socket));
         let mut socket = quiet.map_or_else(|| self.open(), Ok)?;
+        if self.options.no_wait {
+            let result = self.send(&mut socket, message);
+            self.socket = Some(socket);
+            return result;
+        }
         let (mut attempt, mut fragmented) = (0, 0);
         while attempt <= self.options.retries {
             match self.exchange(&mut socket, message)? {
@@ -168,8 +185,8 @@ impl Conversation {
     }
 
     fn open(&self) -> Result<Socket, Error> {
-        let mut socket =
-            target::open(self.target, IoBackend::Auto).map_err(|error| target::cannot_reach(self.target, &error))?;
+        let mut socket = target::open(self.target, IoBackend::Auto, &self.options.egress)
+            .map_err(|error| target::cannot_reach(self.target, &error))?;
         socket.enable_error_reports();
         Ok(socket)
     }
@@ -189,6 +206,23 @@ impl Conversation {
         }
         self.target = self.others.pop_front().ok_or_else(|| explained.clone())?;
         notify(errors, &format_args!("{explained}; trying {}", self.target));
+        Ok(())
+    }
+
+    /// Sends the message, without waiting for an answer.
+    fn send(&self, socket: &mut Socket, message: &[u8]) -> Result<(), Error> {
+        let datagram = Outgoing { to: self.target, from: None, parts: [message, b"", b""] };
+        let deadline = Instant::now().checked_add(self.options.timeout);
+        while let Some(error) = socket.send(&[datagram]).error {
+            match error.kind() {
+                // The system reports that an earlier message met a closed port, and did not send this one.
+                io::ErrorKind::ConnectionRefused => {}
+                io::ErrorKind::WouldBlock if deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                _ => return Err(self.explain(&error)),
+            }
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::Error;
 use crate::host_port;
 use crate::lookup::lookup;
-use crate::net::{BufferSizes, IoBackend, Socket, connect};
+use crate::net::{BufferSizes, Egress, IoBackend, Socket, connect};
 use crate::reactor::shutdown::Shutdown;
 
 /// The default target: `serve hello` on this machine.
@@ -54,7 +54,7 @@ impl Family {
 ///
 /// [`Error::Usage`] if the text is not an address. [`Error::Failed`] if the name has no address of that family, or no
 /// route leads to any of them. [`Error::Interrupted`] at a shutdown.
-pub fn resolve(text: &str, family: Family, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Error> {
+pub fn resolve(text: &str, family: Family, egress: &Egress, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Error> {
     let (host, port) = host_port::split_target(text).map_err(|error| Error::Usage(error.to_string()))?;
     let (host, port) = (host.unwrap_or(DEFAULT_HOST), port.unwrap_or(DEFAULT_PORT));
     if port == 0 {
@@ -66,7 +66,7 @@ pub fn resolve(text: &str, family: Family, shutdown: &Shutdown) -> Result<Vec<So
     let mut first_error = None;
     let mut addresses = Vec::new();
     for address in found.into_iter().filter(|address| family.includes(address)) {
-        match open(address, IoBackend::Auto) {
+        match open(address, IoBackend::Auto, egress) {
             Ok(_) if addresses.contains(&address) => {}
             Ok(_) => addresses.push(address),
             Err(error) => first_error = first_error.or(Some(cannot_reach(address, &error))),
@@ -78,13 +78,13 @@ pub fn resolve(text: &str, family: Family, shutdown: &Shutdown) -> Result<Vec<So
     Ok(addresses)
 }
 
-/// Opens a socket on a free port, connected to `target`.
+/// Opens a socket on a free port, connected to `target`, whose datagrams leave as `egress` says.
 ///
 /// # Errors
 ///
 /// As [`connect`].
-pub fn open(target: SocketAddr, io: IoBackend) -> io::Result<Socket> {
-    connect(target, BUFFER_SIZES).and_then(|socket| Socket::new(socket, io))
+pub fn open(target: SocketAddr, io: IoBackend, egress: &Egress) -> io::Result<Socket> {
+    connect(target, BUFFER_SIZES, egress).and_then(|socket| Socket::new(socket, io))
 }
 
 /// Returns an upper bound for what the receive buffer of an [opened](open) socket holds, in bytes as the kernel
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn host_and_port_are_optional() {
-        let resolved = |text| resolve(text, Family::Any, &Shutdown::new());
+        let resolved = |text| resolve(text, Family::Any, &Egress::default(), &Shutdown::new());
         let address = |text: &str| Ok(vec![text.parse().expect("an address")]);
         assert_eq!(resolved("127.0.0.2:7"), address("127.0.0.2:7"));
         assert_eq!(resolved("127.0.0.2"), address("127.0.0.2:5000"));
@@ -119,7 +119,9 @@ mod tests {
 
     #[test]
     fn error_names_what_is_wrong_with_target() {
-        let error = |text, family| resolve(text, family, &Shutdown::new()).expect_err("not a target").to_string();
+        let error = |text, family| {
+            resolve(text, family, &Egress::default(), &Shutdown::new()).expect_err("not a target").to_string()
+        };
         assert!(error("127.0.0.1:0", Family::Any).contains("port 0"));
         assert!(error("::1", Family::Any).contains("brackets"));
         assert!(error("127.0.0.1", Family::V6).contains("has no IPv6 address"));

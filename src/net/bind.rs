@@ -1,11 +1,11 @@
 //! Makes sockets: a bound one for a server, a connected one for a client, and the options that are set before that.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::linux::BUFFER_SIZE_FACTOR;
+use super::linux::{self, BUFFER_SIZE_FACTOR};
 
 /// Sizes of the kernel's buffers for a socket, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,28 @@ pub fn bind(address: SocketAddr, wanted: BufferSizes, sharing: PortSharing) -> i
     Ok((socket.into(), given))
 }
 
+/// Where the datagrams of a connected socket leave, and what their IP headers say. `None` leaves it to the system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// The local address or interface.
+    pub source: Option<EgressSource>,
+    /// The byte of differentiated services and congestion notification: DSCP is its first 6 bits (RFC 2474, RFC 3168).
+    pub tos: Option<u8>,
+    /// The time to live (IPv4) or hop limit (IPv6).
+    pub hop_limit: Option<u8>,
+    /// Whether datagrams are never fragmented: one that exceeds the known path MTU is an `EMSGSIZE`. Linux only.
+    pub dont_fragment: bool,
+}
+
+/// What datagrams leave from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EgressSource {
+    /// A local address.
+    Address(IpAddr),
+    /// A network interface, by its name. Linux only.
+    Interface(String),
+}
+
 /// Connects a non-blocking UDP socket on a free port to `target`. Its buffers may come out smaller than `wanted`.
 ///
 /// The kernel drops what other peers send to a connected socket, and reports the ICMP errors that its datagrams cause:
@@ -58,11 +80,39 @@ pub fn bind(address: SocketAddr, wanted: BufferSizes, sharing: PortSharing) -> i
 /// # Errors
 ///
 /// Those of socket(2) and connect(2), such as [`io::ErrorKind::NetworkUnreachable`]. Nothing is sent yet, so a closed
-/// port is not among them.
-pub fn connect(target: SocketAddr, wanted: BufferSizes) -> io::Result<UdpSocket> {
+/// port is not among them. An error of setsockopt(2) or bind(2) says which part of `egress` is not possible.
+pub fn connect(target: SocketAddr, wanted: BufferSizes, egress: &Egress) -> io::Result<UdpSocket> {
     let socket = open(target, wanted)?;
+    egress.apply(&socket, target.is_ipv4())?;
     socket.connect(&target.into())?;
     Ok(socket.into())
+}
+
+impl Egress {
+    fn apply(&self, socket: &Socket, is_ipv4: bool) -> io::Result<()> {
+        let cannot = |what: &str, error: io::Error| io::Error::other(format!("cannot {what}: {error}"));
+        match &self.source {
+            Some(EgressSource::Address(address)) => socket
+                .bind(&SocketAddr::new(*address, 0).into())
+                .map_err(|error| cannot(&format!("send from {address}"), error))?,
+            Some(EgressSource::Interface(name)) => {
+                linux::bind_device(socket, name).map_err(|error| cannot(&format!("send from {name}"), error))?;
+            }
+            None => {}
+        }
+        if let Some(tos) = self.tos.map(u32::from) {
+            let set = if is_ipv4 { socket.set_tos_v4(tos) } else { linux::set_traffic_class(socket, tos) };
+            set.map_err(|error| cannot("set the type of service", error))?;
+        }
+        if let Some(hops) = self.hop_limit.map(u32::from) {
+            let set = if is_ipv4 { socket.set_ttl_v4(hops) } else { socket.set_unicast_hops_v6(hops) };
+            set.map_err(|error| cannot("set the hop limit", error))?;
+        }
+        if self.dont_fragment {
+            linux::dont_fragment(socket, is_ipv4).map_err(|error| cannot("forbid fragmentation", error))?;
+        }
+        Ok(())
+    }
 }
 
 fn open(address: SocketAddr, wanted: BufferSizes) -> io::Result<Socket> {

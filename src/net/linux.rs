@@ -61,6 +61,8 @@ use std::time::{Duration, Instant, SystemTime};
 use log::debug;
 use mio::net::UdpSocket;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::cmsg::ControlMessages;
 use super::gso::{LONGEST_SEGMENT, SegmentLimit, run_length};
 use super::portable::Portable;
@@ -432,6 +434,37 @@ pub fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
     (result == 0 && length as usize == size_of_val(&words)).then(|| words[DROPS].into())
 }
 
+/// Raises the limit of open files, as far as the system allows without privileges, if that is needed for a number of
+/// sockets.
+pub fn expect_sockets(sockets: usize) {
+    /// What is open besides, at most.
+    const OTHERS: u64 = 64;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < hard && soft < sockets as u64 + OTHERS {
+        // If this fails, so does opening a socket later.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Makes a socket send and receive through one interface only (`SO_BINDTODEVICE`).
+pub fn bind_device(socket: &socket2::Socket, name: &str) -> io::Result<()> {
+    socket.bind_device(Some(name.as_bytes()))
+}
+
+/// Sets the traffic class of IPv6 packets.
+pub fn set_traffic_class(socket: &socket2::Socket, class: u32) -> io::Result<()> {
+    socket.set_tclass_v6(class)
+}
+
+/// Forbids fragmentation, by this host (`EMSGSIZE` instead) and by routers.
+pub fn dont_fragment(socket: &socket2::Socket, is_ipv4: bool) -> io::Result<()> {
+    let (level, name, value) = match is_ipv4 {
+        true => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+        false => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+    };
+    set_option(socket.as_raw_fd(), level, name, value)
+}
+
 fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the kernel reads `length` bytes of `value`, which has as many.
@@ -444,7 +477,7 @@ fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{BufferSizes, IcmpError, PortSharing, bind, connect};
+    use crate::net::{BufferSizes, Egress, IcmpError, PortSharing, bind, connect};
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
     const SIZES: BufferSizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
@@ -559,7 +592,7 @@ mod tests {
         for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
             // A port that was free, and is closed.
             let closed = std::net::UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr()).expect("a port");
-            let socket = UdpSocket::from_std(connect(closed, SIZES).expect("connected"));
+            let socket = UdpSocket::from_std(connect(closed, SIZES, &Egress::default()).expect("connected"));
             let mut linux = Linux::new(&socket);
             assert!(enable_error_reports(&socket));
             assert_eq!(take_error_report(&socket), None);

@@ -106,6 +106,21 @@ mod linux {
         None
     }
 
+    /// Does nothing.
+    pub fn expect_sockets(_: usize) {}
+
+    pub fn bind_device(_: &socket2::Socket, _: &str) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    pub fn set_traffic_class(_: &socket2::Socket, _: u32) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    pub fn dont_fragment(_: &socket2::Socket, _: bool) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
     pub fn enable_error_reports(_: &mio::net::UdpSocket) -> bool {
         false
     }
@@ -119,9 +134,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-pub use bind::{BufferSizes, PortSharing, bind, connect};
+pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, bind, connect};
 pub use error::{BrokenSocket, error_name, is_broken};
 pub use error_report::{ErrorReport, IcmpError};
+pub use linux::expect_sockets;
 pub use receive_batch::{Envelope, ReceiveBatch};
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};

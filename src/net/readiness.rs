@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 
-use super::{BufferSizes, IoBackend, Outgoing, PortSharing, ReceiveBatch, Received, Socket, Transport, bind, connect};
+use super::{
+    BufferSizes, Egress, IoBackend, Outgoing, PortSharing, ReceiveBatch, Received, Socket, Transport, bind, connect,
+};
 
 /// How long the senders of a race send.
 const RACE: Duration = Duration::from_millis(1_500);
@@ -124,7 +126,10 @@ fn next_datagram_of_a_drained_socket_raises_an_event() {
     for io in [IoBackend::Portable, IoBackend::Auto] {
         let (socket, _) = bind(LOOPBACK.into(), SIZES, PortSharing::Exclusive).expect("a free port");
         let target = socket.local_addr().expect("an address");
-        let open = || Socket::new(connect(target, SIZES).expect("connected"), IoBackend::Auto).expect("a socket");
+        let open = || {
+            Socket::new(connect(target, SIZES, &Egress::default()).expect("connected"), IoBackend::Auto)
+                .expect("a socket")
+        };
         let mut peers = [open(), open(), open()];
         let addresses = peers.each_ref().map(|peer| peer.local_addr().expect("an address"));
         let race = Race::default();
@@ -159,7 +164,7 @@ fn icmp_errors_of_a_connected_socket_hide_no_datagram() {
         let (peer, _) = bind(LOOPBACK.into(), SIZES, PortSharing::Exclusive).expect("a free port");
         let elsewhere = UdpSocket::bind(LOOPBACK).expect("a free port");
         peer.connect(elsewhere.local_addr().expect("an address")).expect("connected");
-        let socket = connect(peer.local_addr().expect("an address"), SIZES).expect("connected");
+        let socket = connect(peer.local_addr().expect("an address"), SIZES, &Egress::default()).expect("connected");
         let target = socket.local_addr().expect("an address");
         let provoker = socket.try_clone().expect("a copy");
         let race = Race::default();

@@ -22,6 +22,8 @@
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
+//! | `pictures` | histogram, strip, `--plot`, `--hdr`, and `report` |
+//! | `options` | payloads, IP headers and limits that users of other tools look for |
 //! | `router` | `ping` and `send`: what routers and hosts report by ICMP |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
@@ -45,9 +47,11 @@ mod log;
 mod loops;
 mod manual;
 mod memory;
+mod options;
 mod outcomes;
 mod overload;
 mod packet_info;
+mod pictures;
 mod ping;
 mod reply_source;
 mod router;

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Server, needs, run, shell, udpong};
 
-const COMMANDS: [&str; 6] = ["serve", "send", "ping", "bench", "completions", "man"];
+const COMMANDS: [&str; 7] = ["serve", "send", "ping", "bench", "report", "completions", "man"];
 
 const SERVICES: [&str; 6] = ["hello", "echo", "fixed", "ack", "discard", "reply="];
 
@@ -86,7 +86,7 @@ fn short_help_of_serve_lists_services_and_json() {
 fn help_states_the_default_of_every_option_that_has_one() {
     let defaults: [(&str, &[&str]); 4] = [
         ("serve", &["hello", "500ms", "RUST_LOG, or info", "4M if the system allows", "auto", "1", "0", "1000"]),
-        ("send", &["127.0.0.1:5000", "every line of the standard input", "1s", "2"]),
+        ("send", &["127.0.0.1:5000", "every line of the standard input", "1s", "0"]),
         ("ping", &["1s", "56"]),
         ("bench", &["1", "--segments", "56", "5s", "0", "1s"]),
     ];

@@ -141,7 +141,7 @@ def answer(n, data, to):
         server.sendto(b'to ' + data, to)
 ",
     );
-    assert_eq!(answer(&[&responder.target(), "-W", "2s"], b"a\nb\nc\n"), "to a\nto b\nto c\n");
+    assert_eq!(answer(&[&responder.target(), "-W", "2s", "--retries", "2"], b"a\nb\nc\n"), "to a\nto b\nto c\n");
 }
 
 /// ncat answers only the first client that it receives anything from.

@@ -11,7 +11,7 @@ use crate::client::probe::flows::{Choice, Flows};
 use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
 use crate::client::probe::tracker::{Answer, Attribution, Tracker};
-use crate::net::{IoBackend, Outgoing, ReceiveBatch, SendBatch};
+use crate::net::{Egress, IoBackend, Outgoing, ReceiveBatch, SendBatch};
 use crate::reactor::{Readiness, Wants};
 
 /// At most this many datagrams per turn leave before answers are received again.
@@ -29,26 +29,29 @@ pub struct Traffic {
     payloads: Vec<u8>,
     /// How many datagrams one send carries.
     segments: usize,
+    /// How many datagrams may still leave; `None` for no limit.
+    pub left: Option<u64>,
     received: ReceiveBatch,
     outgoing: SendBatch,
 }
 
 impl Traffic {
-    /// Creates buffers for sends of `segments` datagrams of `size` bytes each. Answers are received into `received`.
-    pub fn new(target: SocketAddr, size: usize, segments: usize, received: ReceiveBatch) -> Self {
-        let payload = Payload::new(size);
+    /// Creates buffers for sends of `segments` datagrams each. Answers are received into `received`.
+    pub fn new(target: SocketAddr, payload: Payload, segments: usize, received: ReceiveBatch) -> Self {
         let payloads = payload.as_bytes().repeat(segments);
-        Self { target, payload, payloads, segments, received, outgoing: SendBatch::default() }
+        Self { target, payload, payloads, segments, left: None, received, outgoing: SendBatch::default() }
     }
 }
 
 /// How a client sends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Setup {
     /// The address that its flows are connected to.
     pub target: SocketAddr,
     /// How datagrams are moved.
     pub io: IoBackend,
+    /// Where they leave.
+    pub egress: Egress,
     /// At most this many datagrams in flight; 0 in an open loop, which has no limit and sends by schedule.
     pub window: usize,
     /// A datagram without an answer after this time is lost.
@@ -93,7 +96,7 @@ impl Client {
     /// Returns an error if the system refuses the socket.
     pub fn new(setup: Setup) -> io::Result<Self> {
         let mut tracker = Tracker::new(setup.timeout, Flows::new(setup.flows, false), setup.remembered);
-        let flow = Flow::open(setup.target, setup.io)?;
+        let flow = Flow::open(setup.target, setup.io, &setup.egress)?;
         tracker.flow_opened(0);
         Ok(Self {
             setup,
@@ -162,10 +165,12 @@ impl Client {
                 Some(sequence) => self.tracker.refuse(sequence, now),
                 None => self.tracker.refuse_oldest(flow, now),
             };
-            self.hold(refused, now);
+            self.hold(refused, now, results);
         }
         if let Some(time) = self.flows[flow].received_by() {
-            while self.tracker.time_out(flow, time).is_some() {}
+            while let Some(sequence) = self.tracker.time_out(flow, time) {
+                results.record_loss(self.tracker.sent_at(sequence));
+            }
             self.tracker.forget(time);
         }
         let mut left = BURST;
@@ -198,8 +203,9 @@ impl Client {
             self.blocked = true;
             return Ok(0);
         }
-        let Traffic { target, payload, payloads, segments, outgoing, .. } = traffic;
-        let count = count.min(*segments);
+        let Traffic { target, payload, payloads, segments, left, outgoing, .. } = traffic;
+        let count =
+            count.min(*segments).min(left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX)));
         let size = payload.size();
         for place in 0..count {
             let sequence = self.tracker.next_sequence() + place as u64;
@@ -212,6 +218,9 @@ impl Client {
         }));
         let result = self.send_all(flow, &datagrams, due, results);
         outgoing.put_back(datagrams);
+        if let (Some(left), Ok(sent)) = (left, &result) {
+            *left -= *sent as u64;
+        }
         result
     }
 
@@ -252,7 +261,7 @@ impl Client {
             Choice::Use(index) => return index,
             Choice::Open(index) => index,
         };
-        match Flow::open(self.setup.target, self.setup.io) {
+        match Flow::open(self.setup.target, self.setup.io, &self.setup.egress) {
             Ok(flow) => {
                 self.tracker.flow_opened(index);
                 let replaced = match self.flows.get_mut(index) {
@@ -303,7 +312,7 @@ impl Client {
                     check_socket(&error)?;
                     results.record_error(&error);
                     let refused = self.tracker.refuse_last(now);
-                    self.hold(refused, now);
+                    self.hold(refused, now, results);
                 }
                 None => {}
             }
@@ -325,18 +334,22 @@ impl Client {
             let found = traffic.payload.find_in(datagram.payload, self.tracker.next_sequence());
             let time = arrival(&datagram, now);
             let answer = self.tracker.match_answer(flow, found, time);
-            results.record_answer(datagram.payload.len(), time, sending);
+            // A limited number of datagrams is measured to the last answer.
+            let in_window = sending || traffic.left.is_some();
+            results.record_answer(datagram.payload.len(), time, in_window);
             if let Answer::First { outcome, round_trip, .. } = answer {
-                results.latencies.record(round_trip);
-                results.answered_in_window += u64::from(sending && outcome == Outcome::Answered);
+                results.record_latency(round_trip, time)?;
+                results.answered_in_window += u64::from(in_window && outcome == Outcome::Answered);
             }
         }
         Ok(())
     }
 
     /// Keeps the place of a refused datagram in the window.
-    fn hold(&mut self, refused: Option<u64>, now: Instant) {
-        if self.setup.window > 0 && refused.is_some() {
+    fn hold(&mut self, refused: Option<u64>, now: Instant, results: &mut Results) {
+        let Some(sequence) = refused else { return };
+        results.record_loss(self.tracker.sent_at(sequence));
+        if self.setup.window > 0 {
             self.held += 1;
             self.held_until = now.checked_add(self.setup.timeout);
         }

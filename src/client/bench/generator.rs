@@ -1,18 +1,21 @@
 //! The load of a bench: clients in a closed loop, or a schedule over them in an open one.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Setup, Traffic};
-use super::results::Results;
+use super::results::{Results, SHORTEST_SLICE};
 use super::run::{Run, State, Task};
 use crate::client::Error;
 use crate::client::probe::flows::MOST_FLOWS;
 use crate::client::probe::outcome::OutcomeCounts;
+use crate::client::probe::payload::Payload;
+use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::probe::tracker::MOST_REMEMBERED;
-use crate::client::report::{BenchReport, Silence};
+use crate::client::report::{BenchReport, HdrLog, Silence};
 use crate::client::status_signal::StatusSignal;
-use crate::net::{IoBackend, ReceiveBatch};
+use crate::net::{Egress, IoBackend, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
 
@@ -77,6 +80,17 @@ impl Generator {
     ///
     /// Returns [`Error::Failed`] if the system refuses one of the sockets.
     pub fn new(target: SocketAddr, shape: Shape, shutdown: &Shutdown) -> Result<Self, Error> {
+        Self::with_payload(target, shape, Payload::new(shape.size), &Egress::default(), shutdown)
+    }
+
+    /// Does the same for datagrams with a payload of the size in `shape`, which leave as `egress` says.
+    pub(super) fn with_payload(
+        target: SocketAddr,
+        shape: Shape,
+        payload: Payload,
+        egress: &Egress,
+        shutdown: &Shutdown,
+    ) -> Result<Self, Error> {
         let (window, io, received, precision) = match shape.load {
             // There is nothing to batch, and looking for a second answer can wait until the next datagram has left.
             Load::InFlight(1) => (1, IoBackend::Portable, ReceiveBatch::with_slots(1), Precision::Milliseconds),
@@ -86,16 +100,16 @@ impl Generator {
         let clients = shape.clients.max(1);
         let flows = (ALL_FLOWS / clients).clamp(2, MOST_FLOWS);
         let remembered = (MOST_REMEMBERED / clients).max(64);
-        let setup = Setup { target, io, window, timeout: shape.timeout, flows, remembered };
+        let setup = Setup { target, io, egress: egress.clone(), window, timeout: shape.timeout, flows, remembered };
         let open = |number: usize| {
-            Client::new(setup)
+            Client::new(setup.clone())
                 .map_err(|error| Error::Failed(format!("cannot open client {number} of {}: {error}", shape.clients)))
         };
         let state = State {
             target,
             shape,
             clients: (1..=shape.clients).map(open).collect::<Result<_, Error>>()?,
-            traffic: Traffic::new(target, shape.size, shape.segments, received),
+            traffic: Traffic::new(target, payload, shape.segments, received),
             results: Results::new(),
             status: None,
         };
@@ -113,6 +127,33 @@ impl Generator {
         Ok(())
     }
 
+    /// Limits how many datagrams the next run sends.
+    pub(super) fn limit(&mut self, count: Option<u64>) {
+        self.state.traffic.left = count;
+    }
+
+    /// Makes the next run record what a picture shows, and write a log.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the log cannot be written.
+    pub(super) fn record(&mut self, plot: bool, hdr: Option<&Path>) -> Result<(), Error> {
+        let now = Instant::now();
+        let State { target, results, .. } = &mut self.state;
+        results.timeline = plot.then(|| Timeline::new(now, SHORTEST_SLICE, MOST_SLICES));
+        results.hdr = hdr.map(|path| HdrLog::create(path, vec![target.to_string()], now)).transpose()?;
+        Ok(())
+    }
+
+    /// Writes the rest of the log.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the log cannot be written.
+    pub(super) fn finish_log(&mut self) -> Result<(), Error> {
+        self.state.results.hdr.take().map_or(Ok(()), |hdr| hdr.finish(Instant::now()))
+    }
+
     /// Sends for `time`, then waits for what is in flight unless the shutdown is forced. Counts begin at zero.
     ///
     /// A shutdown ends the sending.
@@ -123,7 +164,7 @@ impl Generator {
     pub fn run(&mut self, time: Duration, progress: impl FnMut(Progress)) -> Result<(), Error> {
         let Self { reactor, state, window } = self;
         let start = Instant::now();
-        state.results.clear();
+        state.results.start_over(start);
         state.clients.iter_mut().for_each(|client| client.start_over(start));
         *window = (Duration::ZERO, Silence::default());
         if time.is_zero() || reactor.shutdown().is_requested() || state.results.nobody_listens() {

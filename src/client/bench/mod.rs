@@ -8,15 +8,17 @@ mod run;
 pub use generator::{Generator, Load, Progress, Shape};
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::probe::limits::Limits;
-use super::report::BenchReport;
+use super::probe::payload::Payload;
+use super::report::{BenchReport, Terminal};
 use super::target::{self, Family};
 use super::{Error, notify, wait_notice};
-use crate::net::LONGEST_PAYLOAD;
+use crate::net::{Egress, LONGEST_PAYLOAD};
 use crate::reactor::shutdown::Shutdown;
 
 /// What is sent, for how long, and how the result is printed.
@@ -24,16 +26,31 @@ use crate::reactor::shutdown::Shutdown;
 pub struct Options {
     /// What is sent, and how much of it.
     pub shape: Shape,
-    /// How long to measure.
-    pub time: Duration,
+    /// The payload of every datagram, instead of one of the size in the shape in which datagrams are numbered. Answers are
+    /// then matched by source port.
+    pub payload: Option<Vec<u8>>,
+    /// How long to measure; `None` for no limit.
+    pub time: Option<Duration>,
+    /// How many datagrams to send in all; `None` for no limit.
+    pub count: Option<u64>,
     /// How long to send before measuring.
     pub warm_up: Duration,
     /// Which addresses of the target's name are used.
     pub family: Family,
+    /// Where datagrams leave, and what their IP headers say.
+    pub egress: Egress,
     /// Whether the report is printed as a JSON object.
     pub json: bool,
     /// What the result must not exceed, for [`BenchReport::check`].
     pub limits: Limits,
+    /// Whether progress is not drawn.
+    pub quiet: bool,
+    /// What text is fitted to.
+    pub terminal: Terminal,
+    /// Whether the report can draw when latencies were how long.
+    pub plot: bool,
+    /// The file of a log of the latencies.
+    pub hdr: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -41,11 +58,18 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             shape: Shape::default(),
-            time: Duration::from_secs(5),
+            payload: None,
+            time: Some(Duration::from_secs(5)),
+            count: None,
             warm_up: Duration::ZERO,
             family: Family::default(),
+            egress: Egress::default(),
             json: false,
             limits: Limits::default(),
+            quiet: false,
+            terminal: Terminal::default(),
+            plot: false,
+            hdr: None,
         }
     }
 }
@@ -68,10 +92,13 @@ pub fn bench(
     out: &mut dyn Write,
     errors: &mut dyn Write,
 ) -> Result<BenchReport, Error> {
-    check(&options.shape)?;
-    let addresses = target::resolve(target, options.family, shutdown)?;
+    let size = options.payload.as_ref().map_or(options.shape.size, Vec::len);
+    let shape = Shape { size, ..options.shape };
+    check(&shape)?;
+    let payload = || options.payload.clone().map_or_else(|| Payload::new(size), Payload::exact);
+    let addresses = target::resolve(target, options.family, &options.egress, shutdown)?;
     for (place, address) in addresses.iter().enumerate() {
-        let mut generator = Generator::new(*address, options.shape, shutdown)?;
+        let mut generator = Generator::with_payload(*address, shape, payload(), &options.egress, shutdown)?;
         generator.watch_status()?;
         measure(&mut generator, options, shutdown, out, errors)?;
         match addresses.get(place + 1) {
@@ -93,7 +120,7 @@ fn measure(
     errors: &mut dyn Write,
 ) -> Result<(), Error> {
     if !options.warm_up.is_zero() {
-        run(generator, "warming up", options.warm_up, options.json, out, errors)?;
+        run(generator, "warming up", Some(options.warm_up), options, out, errors)?;
         if shutdown.is_requested() {
             notify(errors, &"stopped during the warm-up, which the report is about");
             return Ok(());
@@ -102,7 +129,10 @@ fn measure(
             return Ok(());
         }
     }
-    run(generator, "measuring", options.time, options.json, out, errors)
+    generator.limit(options.count);
+    generator.record(options.plot, options.hdr.as_deref())?;
+    run(generator, "measuring", options.time, options, out, errors)?;
+    generator.finish_log()
 }
 
 fn check(shape: &Shape) -> Result<(), Error> {
@@ -124,26 +154,32 @@ fn check(shape: &Shape) -> Result<(), Error> {
 fn run(
     generator: &mut Generator,
     what: &'static str,
-    time: Duration,
-    json: bool,
+    time: Option<Duration>,
+    options: &Options,
     out: &mut dyn Write,
     errors: &mut dyn Write,
 ) -> Result<(), Error> {
-    let length = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:40} {msg}") {
-        bar.set_style(style);
+    let length = time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let target = if options.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(length, target);
+    if let Ok(style) =
+        ProgressStyle::with_template(if time.is_some() { "{prefix} {wide_bar} {msg}" } else { "{prefix} {msg}" })
+    {
+        let unicode = Terminal::of_stderr().is_some_and(|terminal| terminal.unicode);
+        bar.set_style(style.progress_chars(if unicode { "█░" } else { "#-" }));
     }
     bar.set_prefix(what);
-    let result = generator.run(time, |progress| match progress {
+    let result = generator.run(time.unwrap_or(Duration::MAX), |progress| match progress {
         Progress::Sending(time, answers) if !bar.is_hidden() => {
             bar.set_message(format!("{:.0} answers/s", answers as f64 / time.as_secs_f64().max(0.001)));
             bar.set_position(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         }
         Progress::Sending(..) => {}
         Progress::Status(report) => bar.suspend(|| {
+            let text = report.text(options.terminal);
             // A reader that has gone is found when the report at the end is printed.
-            let _ = if json { write!(errors, "{report}") } else { write!(out, "{report}").and_then(|()| out.flush()) };
+            let _ =
+                if options.json { write!(errors, "{text}") } else { write!(out, "{text}").and_then(|()| out.flush()) };
         }),
         Progress::Waiting(left, 1) => bar.suspend(|| notify(errors, &wait_notice(left, "1 datagram"))),
         Progress::Waiting(left, datagrams) => {

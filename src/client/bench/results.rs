@@ -3,14 +3,23 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::client::Error;
 use crate::client::probe::latency::Latencies;
-use crate::client::report::Silence;
+use crate::client::probe::timeline::{MOST_SLICES, Timeline};
+use crate::client::report::{HdrLog, Silence};
+
+/// The length of a slice in the picture of a short run.
+pub const SHORTEST_SLICE: Duration = Duration::from_millis(1);
 
 /// The results of all clients together.
 #[derive(Debug)]
 pub struct Results {
     /// From when a datagram was due to its first answer.
     pub latencies: Latencies,
+    /// When these were how long, if a picture is drawn.
+    pub timeline: Option<Timeline>,
+    /// The log of these, if there is one.
+    pub hdr: Option<HdrLog>,
     /// From when a datagram was due to when it left.
     pub lateness: Latencies,
     /// The datagrams that were answered while datagrams were sent.
@@ -34,6 +43,8 @@ impl Results {
     pub fn new() -> Self {
         Self {
             latencies: Latencies::new(),
+            timeline: None,
+            hdr: None,
             lateness: Latencies::new(),
             answered_in_window: 0,
             received_bytes: 0,
@@ -46,9 +57,10 @@ impl Results {
         }
     }
 
-    /// Clears what was measured; whether the target answers or refuses stays known.
-    pub fn clear(&mut self) {
+    /// Clears what was measured, for a run that begins at `start`; whether the target answers or refuses stays known.
+    pub fn start_over(&mut self, start: Instant) {
         self.latencies.clear();
+        self.timeline.iter_mut().for_each(|timeline| *timeline = Timeline::new(start, SHORTEST_SLICE, MOST_SLICES));
         self.lateness.clear();
         (self.answered_in_window, self.received_bytes) = (0, 0);
         (self.last_answer, self.sent_since, self.refused_since) = (None, 0, 0);
@@ -72,6 +84,26 @@ impl Results {
         (self.sent_since, self.refused_since) = (0, 0);
     }
 
+    /// Records the first answer to a datagram, which came at `now`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the log cannot be written.
+    pub fn record_latency(&mut self, latency: Duration, now: Instant) -> Result<(), Error> {
+        self.latencies.record(latency);
+        if let Some(timeline) = &mut self.timeline {
+            timeline.record(now.checked_sub(latency).unwrap_or(now), latency);
+        }
+        self.hdr.as_mut().map_or(Ok(()), |hdr| hdr.record(0, latency, now))
+    }
+
+    /// Records that a datagram, which was sent at some time, got no answer in time.
+    pub fn record_loss(&mut self, sent: Option<Instant>) {
+        if let (Some(timeline), Some(sent)) = (&mut self.timeline, sent) {
+            timeline.lose(sent);
+        }
+    }
+
     /// Records the error of a datagram.
     pub fn record_error(&mut self, error: &io::Error) {
         self.refused_since += 1;
@@ -80,6 +112,11 @@ impl Results {
         } else {
             self.error.get_or_insert_with(|| error.to_string());
         }
+    }
+
+    /// Returns when the last answer came.
+    pub fn last_answer(&self) -> Option<Instant> {
+        self.last_answer
     }
 
     /// Returns whether the only thing that ever came back is that the port is closed.

@@ -74,6 +74,7 @@ impl State {
             answered_in_window: results.answered_in_window,
             received_bytes: results.received_bytes,
             latencies: results.latencies.clone(),
+            timeline: results.timeline.clone(),
             lateness: (rate > 0).then(|| results.lateness.clone()),
             rate,
             silence,
@@ -199,11 +200,14 @@ impl<P: FnMut(Progress)> Handler for Run<'_, P> {
                 (self.progress)(Progress::Waiting(self.state.shape.timeout, self.in_flight));
             }
         }
-        if let Phase::Draining { until, .. } = &mut self.phase
+        if let Phase::Draining { until, sent_for } = &mut self.phase
             && self.in_flight == 0
         {
             let now = Instant::now();
             if until.is_none() {
+                if let (Some(_), Some(last)) = (self.state.traffic.left, self.state.results.last_answer()) {
+                    *sent_for = last.saturating_duration_since(self.start).max(*sent_for);
+                }
                 *until = now.checked_add(linger(&self.state.results.latencies, self.state.shape.timeout));
                 self.clock_key.into_iter().for_each(|key| reactor.touch(key));
             }
@@ -340,6 +344,9 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
         }
         while let Some(flow) = self.state.clients[index].changes_mut().touched.pop() {
             self.state.clients[index].flows_mut()[flow].key.into_iter().for_each(|key| reactor.touch(key));
+        }
+        if self.state.traffic.left == Some(0) && self.phase == Phase::Sending {
+            self.drain(reactor);
         }
         Ok(result)
     }

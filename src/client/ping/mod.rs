@@ -1,18 +1,21 @@
 //! `ping`: sends one probe after the other on a schedule, and prints a line for each.
 
+mod output;
 mod record;
 mod run;
 
 use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::report::PingReport;
-use super::status_signal::StatusSignal;
+use super::Error;
+use super::report::{PingReport, Terminal};
 use super::target::{self, Family};
-use super::{Error, notify};
 use crate::client::probe::limits::Limits;
+use crate::net::{self, Egress};
 use crate::reactor::shutdown::Shutdown;
-use record::Record;
+use output::Output;
 use run::Run;
 
 /// What is sent, how often, and what is printed meanwhile.
@@ -24,6 +27,8 @@ pub struct Options {
     pub count: Option<u64>,
     /// The payload of a probe, in bytes.
     pub size: usize,
+    /// The payload itself, instead of one of this size in which probes are numbered. Answers are then matched by source port.
+    pub payload: Option<Vec<u8>>,
     /// A probe without an answer after this time is lost, and an answer after it late.
     pub timeout: Duration,
     /// No probe is sent after this time.
@@ -33,10 +38,20 @@ pub struct Options {
     pub flows: Option<usize>,
     /// Which addresses of the target's name are used.
     pub family: Family,
+    /// Where probes leave, and what their IP headers say.
+    pub egress: Egress,
     /// What is printed for each probe.
     pub format: Format,
     /// What the result must not exceed, for [`PingReport::check`].
     pub limits: Limits,
+    /// What text is fitted to.
+    pub terminal: Terminal,
+    /// Whether the time stands before the line of each probe, in seconds since the Unix epoch.
+    pub timestamps: bool,
+    /// A terminal that notices are written to, on which a line shows how the run is doing.
+    pub live: Option<Terminal>,
+    /// The file of a log of the round trips.
+    pub hdr: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -46,12 +61,18 @@ impl Default for Options {
             interval: Duration::from_secs(1),
             count: None,
             size: 56,
+            payload: None,
             timeout: Duration::from_secs(1),
             deadline: None,
             flows: None,
             family: Family::default(),
+            egress: Egress::default(),
             format: Format::default(),
             limits: Limits::default(),
+            terminal: Terminal::default(),
+            timestamps: false,
+            live: None,
+            hdr: None,
         }
     }
 }
@@ -89,20 +110,30 @@ pub fn ping(
     out: &mut dyn Write,
     errors: &mut dyn Write,
 ) -> Result<PingReport, Error> {
-    let addresses = target::resolve(target, options.family, shutdown)?;
-    let mut status = StatusSignal::new()?;
-    let (last, others) = addresses.split_last().ok_or_else(|| Error::Failed(format!("{target:?} has no address")))?;
-    for (address, next) in others.iter().zip(addresses.iter().skip(1)) {
-        let mut record = Record::new(*address, options, out, errors);
-        record.begin(target)?;
-        record.expect_refusal();
-        let record = Run::new(record, options, &mut status, shutdown)?.run()?;
-        if !record.is_refused() {
-            return Ok(record.into_report());
-        }
-        notify(errors, &format_args!("nobody listens on {address} (port unreachable); trying {next}"));
-    }
-    let mut record = Record::new(*last, options, out, errors);
-    record.begin(target)?;
-    Ok(Run::new(record, options, &mut status, shutdown)?.run()?.into_report())
+    let targets = [target.to_owned()];
+    let reports = ping_all(&targets, options, shutdown, out, errors)?;
+    reports.into_iter().next().ok_or_else(|| Error::Usage("there is no target".to_owned()))
+}
+
+/// Does the same for several targets at once; returns the summary of each, in the same order.
+///
+/// Probes are sent to each target at the interval, and the targets are spread over it.
+///
+/// # Errors
+///
+/// As [`ping`].
+pub fn ping_all(
+    targets: &[String],
+    options: &Options,
+    shutdown: &Shutdown,
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> Result<Vec<PingReport>, Error> {
+    net::expect_sockets(targets.len().saturating_mul(options.flows.unwrap_or(2)));
+    let resolve = |target| Ok((target, target::resolve(target, options.family, &options.egress, shutdown)?.into()));
+    let resolved = targets.iter().map(|target| resolve(&**target)).collect::<Result<_, Error>>()?;
+    let run = Run::new(resolved, options, shutdown, move |addresses: &[SocketAddr], start| {
+        Output::new(options, addresses.iter().copied(), start, out, errors)
+    })?;
+    run.run()
 }

@@ -1,20 +1,23 @@
-//! The reactor's tasks of a ping: one per flow, the schedule, and the status signal.
+//! The reactor's tasks of a ping: for each target one per flow and its schedule, and the status of all.
 
+use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Interest;
 use mio::event::Source;
 
 use super::Options;
+use super::output::Output;
 use super::record::Record;
 use crate::client::flow::{Flow, arrival};
 use crate::client::probe::flows::Choice;
 use crate::client::probe::schedule::IntervalSchedule;
-use crate::client::report::Clock;
+use crate::client::report::{Clock, PingReport, table};
 use crate::client::status_signal::StatusSignal;
-use crate::client::{Error, target};
+use crate::client::{Error, target, wait_notice};
 use crate::net::{IoBackend, Outgoing, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
@@ -25,35 +28,48 @@ const BURST: usize = 64;
 /// What the reactor gives turns to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Task {
-    /// Receives answers on a flow, by its index, and times out its probes.
-    Flow(usize),
-    /// Sends the probes that are due, and ends the run.
-    Schedule,
-    /// Prints the report so far.
+    /// Receives answers on a flow of a target, by their indices, and times out its probes.
+    Flow(usize, usize),
+    /// Sends the probes to a target that are due, and ends its part of the run.
+    Schedule(usize),
+    /// Prints the report so far, and draws the status line.
     Status,
 }
 
-/// A ping to one address.
+/// A ping to all targets.
 pub(super) struct Run<'a> {
+    targets: Vec<Target<'a>>,
+    /// How many of them have not ended.
+    running: usize,
+    options: &'a Options,
+    output: Output<'a>,
+    received: ReceiveBatch,
+    shutdown: Shutdown,
+    /// A shutdown was requested: no further probe is sent.
+    stopped: bool,
+    status: StatusSignal,
+    status_pending: bool,
+}
+
+/// The part of one target.
+struct Target<'a> {
+    /// As the user wrote it.
+    written: &'a str,
+    /// The other addresses of its name, in the order in which they are tried if the port is closed.
+    others: VecDeque<SocketAddr>,
     record: Record<'a>,
     flows: Vec<Flow>,
-    received: ReceiveBatch,
     /// The payload of the next probe.
     probe: Vec<u8>,
     schedule: IntervalSchedule,
     schedule_key: Option<Key>,
     /// The flow of the next probe is not writable.
     blocked: bool,
-    shutdown: Shutdown,
-    /// A shutdown was requested: no further probe is sent.
-    stopped: bool,
     end: End,
-    status: &'a mut StatusSignal,
-    status_pending: bool,
 }
 
-/// When the run is over, after its last probe has ended.
-#[derive(Clone, Copy, Debug)]
+/// When the part of a target is over, after its last probe has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// Probes are due or in flight.
     NotYet,
@@ -61,154 +77,269 @@ enum End {
     At(Option<Instant>),
     /// What had arrived by then is received.
     Receiving(Instant),
+    /// It is over.
+    Over,
 }
 
 impl<'a> Run<'a> {
+    /// Creates a ping to targets as they were written, each with at least one address. `make_output` is called with the
+    /// first addresses and the start.
     pub(super) fn new(
-        record: Record<'a>,
-        options: &Options,
-        status: &'a mut StatusSignal,
+        targets: Vec<(&'a str, VecDeque<SocketAddr>)>,
+        options: &'a Options,
         shutdown: &Shutdown,
+        make_output: impl FnOnce(&[SocketAddr], Instant) -> Result<Output<'a>, Error>,
     ) -> Result<Self, Error> {
+        let start = Instant::now();
+        let count = targets.len();
+        let create = |(index, (written, mut others)): (usize, (&'a str, VecDeque<SocketAddr>))| {
+            let address = others.pop_front();
+            let address = address.ok_or_else(|| Error::Failed(format!("{written:?} has no address")))?;
+            // The probes to all targets are spread over the interval.
+            let due = start + options.interval.mul_f64(index as f64 / count as f64);
+            let mut record = Record::new(address, index, count, options, start);
+            record.expect_refusal(!others.is_empty());
+            Ok(Target {
+                written,
+                others,
+                probe: record.payload.as_bytes().to_vec(),
+                record,
+                flows: Vec::new(),
+                schedule: IntervalSchedule::new(due, options.interval, options.count, options.deadline),
+                schedule_key: None,
+                blocked: false,
+                end: End::NotYet,
+            })
+        };
+        let targets = targets.into_iter().enumerate().map(create).collect::<Result<Vec<_>, Error>>()?;
+        let addresses: Vec<_> = targets.iter().map(|target| target.record.target).collect();
         Ok(Self {
-            probe: record.payload.as_bytes().to_vec(),
-            record,
-            flows: Vec::new(),
+            running: count,
+            targets,
+            options,
+            output: make_output(&addresses, start)?,
             received: ReceiveBatch::new(),
-            schedule: IntervalSchedule::new(Instant::now(), options.interval, options.count, options.deadline),
-            schedule_key: None,
-            blocked: false,
             shutdown: shutdown.clone(),
             stopped: false,
-            end: End::NotYet,
-            status,
+            status: StatusSignal::new()?,
             status_pending: false,
         })
     }
 
-    /// Runs to the end, and returns what is known of the probes.
-    pub(super) fn run(mut self) -> Result<Record<'a>, Error> {
+    /// Runs to the end, and returns what is known of the probes to each target.
+    pub(super) fn run(mut self) -> Result<Vec<PingReport>, Error> {
         let mut reactor = Reactor::with_precision(&self.shutdown, Precision::Exact)?;
-        // Those that are asked for, so that it fails before the first probe; otherwise one.
-        for _ in 0..self.record.fixed_flows().unwrap_or(1) {
-            self.ensure_flow(Instant::now(), &mut reactor)?;
+        for index in 0..self.targets.len() {
+            let target = &self.targets[index];
+            target.record.begin(target.written, &mut self.output)?;
+            self.open_first_flows(index, &mut reactor)?;
+            self.targets[index].schedule_key = Some(reactor.insert(Task::Schedule(index), &mut self)?);
         }
-        self.schedule_key = Some(reactor.insert(Task::Schedule, &mut self)?);
-        let status_key = reactor.insert(Task::Status, &mut self)?;
+        reactor.insert(Task::Status, &mut self)?;
         let result = reactor.run(&mut self);
-        reactor.remove(status_key, self.status.source());
-        result.map(|()| self.record)
+        let finished = self.output.finish();
+        result.and(finished)?;
+        Ok(self.targets.into_iter().map(|target| target.record.into_report()).collect())
     }
 
-    fn is_sending(&self) -> bool {
-        !self.stopped && self.schedule.next().is_some()
+    /// Opens the flows that are asked for, so that it fails before the first probe; otherwise one.
+    fn open_first_flows(&mut self, index: usize, reactor: &mut Reactor<Task>) -> Result<(), Error> {
+        (0..self.options.flows.unwrap_or(1)).try_for_each(|_| self.ensure_flow(index, Instant::now(), reactor))
     }
 
-    /// Returns when to send; `None` while a send would block.
-    fn next_probe(&self) -> Option<Instant> {
-        self.schedule.next().filter(|_| !self.blocked && !self.stopped)
-    }
-
-    /// Opens a flow if the next probe needs one.
-    fn ensure_flow(&mut self, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
-        let Choice::Open(index) = self.record.tracker.choose_flow(now) else { return Ok(()) };
-        let target = self.record.target;
-        let mut flow = match Flow::open(target, IoBackend::Auto) {
+    /// Opens a flow if the next probe to a target needs one.
+    fn ensure_flow(&mut self, index: usize, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
+        let target = &mut self.targets[index];
+        let Choice::Open(flow_index) = target.record.tracker.choose_flow(now) else { return Ok(()) };
+        let address = target.record.target;
+        let mut flow = match Flow::open(address, IoBackend::Auto, &self.options.egress) {
             Ok(flow) => flow,
-            Err(error) if self.flows.is_empty() => return Err(target::cannot_reach(target, &error)),
+            Err(error) if target.flows.is_empty() => return Err(target::cannot_reach(address, &error)),
             Err(error) => {
-                if let Some(flows) = self.record.fixed_flows() {
-                    return Err(Error::Failed(format!("cannot open flow {} of {flows}: {error}", index + 1)));
+                if let Some(flows) = self.options.flows {
+                    return Err(Error::Failed(format!("cannot open flow {} of {flows}: {error}", flow_index + 1)));
                 }
-                self.record.tracker.cannot_open_flow();
+                target.record.tracker.cannot_open_flow();
                 return Ok(());
             }
         };
         let clock = if flow.socket.enable_timestamps() { Clock::Kernel } else { Clock::User };
-        self.record.flow_opened(index, flow.port(), clock);
-        if let Some(old) = self.flows.get_mut(index) {
+        target.record.flow_opened(flow_index, flow.port(), clock);
+        if let Some(old) = target.flows.get_mut(flow_index) {
             let mut old = std::mem::replace(old, flow);
             old.key.into_iter().for_each(|key| reactor.remove(key, Some(&mut old.socket)));
         } else {
-            self.flows.push(flow);
+            target.flows.push(flow);
         }
-        self.flows[index].key = Some(reactor.insert(Task::Flow(index), self)?);
+        let key = reactor.insert(Task::Flow(index, flow_index), self)?;
+        self.targets[index].flows[flow_index].key = Some(key);
         Ok(())
     }
 
     /// Receives answers on a flow and times out its probes.
-    fn take_flow_turn(&mut self, index: usize, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
-        let flow = &mut self.flows[index];
-        if self.blocked && flow.is_writable() {
-            self.blocked = false;
-            self.schedule_key.into_iter().for_each(|key| reactor.touch(key));
+    fn take_flow_turn(
+        &mut self,
+        index: usize,
+        flow_index: usize,
+        now: Instant,
+        reactor: &mut Reactor<Task>,
+    ) -> Result<(), Error> {
+        let Self { targets, output, received, .. } = self;
+        let Target { record, flows, blocked, schedule_key, .. } = &mut targets[index];
+        let flow = &mut flows[flow_index];
+        if *blocked && flow.is_writable() {
+            *blocked = false;
+            schedule_key.iter().for_each(|key| reactor.touch(*key));
         }
-        if self.record.tracker.next_timeout(index).is_some_and(|at| at <= now) {
+        if record.tracker.next_timeout(flow_index).is_some_and(|at| at <= now) {
             // A probe is given up only if its answer is not in the socket.
             flow.expect_answers(now);
         }
         if !flow.is_drained() {
-            let received = flow.receive(now, &mut self.received)?;
-            for datagram in self.received.datagrams() {
-                self.record.answer(index, datagram.payload, arrival(&datagram, received))?;
+            let time = flow.receive(now, received)?;
+            for datagram in received.datagrams() {
+                record.answer(flow_index, datagram.payload, arrival(&datagram, time), output)?;
             }
         }
-        while let Some(refusal) = self.flows[index].next_refusal() {
-            self.record.refused(index, &refusal, now)?;
+        while let Some(refusal) = flow.next_refusal() {
+            record.refused(flow_index, &refusal, now, output)?;
         }
-        if let Some(time) = self.flows[index].received_by() {
-            self.record.time_out(index, time)?;
+        if let Some(time) = flow.received_by() {
+            record.time_out(flow_index, time, output)?;
         }
         Ok(())
     }
 
-    fn send_due(&mut self, reactor: &mut Reactor<Task>) -> Result<(), Error> {
+    fn send_due(&mut self, index: usize, reactor: &mut Reactor<Task>) -> Result<(), Error> {
         for _ in 0..BURST {
             let now = Instant::now();
-            if self.next_probe().is_none_or(|next| next > now) {
+            if self.targets[index].next_probe(self.stopped).is_none_or(|next| next > now) {
                 break;
             }
-            self.ensure_flow(now, reactor)?;
-            let (Choice::Use(index) | Choice::Open(index)) = self.record.tracker.choose_flow(now);
-            self.blocked = !self.flows[index].is_writable() || !self.send(index)?;
+            self.ensure_flow(index, now, reactor)?;
+            let target = &mut self.targets[index];
+            let (Choice::Use(flow) | Choice::Open(flow)) = target.record.tracker.choose_flow(now);
+            target.blocked = !target.flows[flow].is_writable() || !target.send(flow, &mut self.output)?;
             // It has a timeout now, or waits to be writable.
-            self.flows[index].key.into_iter().for_each(|key| reactor.touch(key));
-            if self.blocked {
+            target.flows[flow].key.into_iter().for_each(|key| reactor.touch(key));
+            if target.blocked {
                 break;
             }
-            self.schedule.advance(now);
+            target.schedule.advance(now);
         }
         Ok(())
+    }
+
+    /// Turns to the next address of a target whose port is closed, before anything was heard of it.
+    fn try_next(&mut self, index: usize, reactor: &mut Reactor<Task>) -> Result<(), Error> {
+        let count = self.targets.len();
+        let target = &mut self.targets[index];
+        let Some(next) = target.others.pop_front() else { return Ok(()) };
+        let closed = target.record.target;
+        self.output.notify(&format_args!("nobody listens on {closed} (port unreachable); trying {next}"));
+        for flow in &mut target.flows {
+            flow.key.into_iter().for_each(|key| reactor.remove(key, Some(&mut flow.socket)));
+        }
+        target.flows.clear();
+        let start = Instant::now();
+        target.record = Record::new(next, index, count, self.options, start);
+        target.record.expect_refusal(!target.others.is_empty());
+        target.schedule =
+            IntervalSchedule::new(start, self.options.interval, self.options.count, self.options.deadline);
+        (target.blocked, target.end) = (false, End::NotYet);
+        target.schedule_key.iter().for_each(|key| reactor.touch(*key));
+        target.record.begin(target.written, &mut self.output)?;
+        self.open_first_flows(index, reactor)
+    }
+
+    /// Advances the end of a target's part, if its probes have ended.
+    fn settle(&mut self, index: usize, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
+        let target = &mut self.targets[index];
+        if target.record.is_refused() {
+            return self.try_next(index, reactor);
+        }
+        if target.end == End::Over || target.is_sending(self.stopped) || target.record.tracker.in_flight() > 0 {
+            return Ok(());
+        }
+        match target.end {
+            End::NotYet => {
+                target.end = End::At(now.checked_add(target.record.linger()));
+                target.schedule_key.iter().for_each(|key| reactor.touch(*key));
+            }
+            End::At(Some(end)) if end <= now => {
+                target.end = End::Receiving(end);
+                for flow in &mut target.flows {
+                    flow.expect_answers(now);
+                    flow.key.into_iter().for_each(|key| reactor.touch(key));
+                }
+            }
+            End::At(Some(_)) => {}
+            End::Receiving(end) if !target.has_received(end) => {}
+            End::At(None) | End::Receiving(_) | End::Over => {
+                target.end = End::Over;
+                self.running -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops sending at a shutdown.
+    fn stop(&mut self, reactor: &mut Reactor<Task>) {
+        self.stopped = true;
+        let in_flight: usize = self.targets.iter().map(|target| target.record.tracker.in_flight()).sum();
+        let waits = self.targets.iter().filter(|target| target.record.tracker.in_flight() > 0);
+        let left = waits.map(|target| target.record.wait()).max().unwrap_or(Duration::ZERO);
+        match in_flight {
+            0 => {}
+            1 => self.output.notify(&wait_notice(left, "1 probe")),
+            probes => self.output.notify(&wait_notice(left, &format!("{probes} probes"))),
+        }
+        self.targets.iter().filter_map(|target| target.schedule_key).for_each(|key| reactor.touch(key));
+    }
+
+    fn print_status(&mut self) -> Result<(), Error> {
+        let reports: Vec<_> = self.targets.iter().map(|target| target.record.report()).collect();
+        let text = match &*reports {
+            [only] => only.text(self.options.terminal),
+            several => table(several),
+        };
+        self.output.text(&text)
+    }
+}
+
+impl Target<'_> {
+    fn is_sending(&self, stopped: bool) -> bool {
+        !stopped && self.schedule.next().is_some()
+    }
+
+    /// Returns when to send; `None` while a send would block.
+    fn next_probe(&self, stopped: bool) -> Option<Instant> {
+        self.schedule.next().filter(|_| !self.blocked && !stopped)
+    }
+
+    fn has_received(&self, end: Instant) -> bool {
+        self.flows.iter().all(|flow| flow.received_by().is_some_and(|time| time >= end))
     }
 
     /// Sends the next probe on a flow; returns whether it left or failed.
-    fn send(&mut self, index: usize) -> Result<bool, Error> {
+    fn send(&mut self, index: usize, output: &mut Output<'_>) -> Result<bool, Error> {
         let Self { record, flows, probe, .. } = self;
         let flow = &mut flows[index];
         record.payload.write_sequence(record.tracker.next_sequence(), probe);
         let datagram = Outgoing { to: record.target, from: None, parts: [probe, b"", b""] };
         let now = Instant::now();
         match flow.send(&[datagram], now).error {
-            None => record.sent(index, now),
+            None => record.sent(index, now, output),
             Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 flow.would_block();
                 return Ok(false);
             }
             Some(error) => {
-                record.sent(index, now);
-                record.refused_to_send(&error, now)?;
+                record.sent(index, now, output);
+                record.refused_to_send(&error, now, output)?;
             }
         }
         Ok(true)
-    }
-
-    /// Begins the last receive of every flow.
-    fn receive_rest(&mut self, end: Instant, now: Instant, reactor: &mut Reactor<Task>) {
-        self.end = End::Receiving(end);
-        for flow in &mut self.flows {
-            flow.expect_answers(now);
-            flow.key.into_iter().for_each(|key| reactor.touch(key));
-        }
     }
 }
 
@@ -218,84 +349,82 @@ impl Handler for Run<'_> {
 
     fn note(&mut self, task: Task, readiness: Readiness, now: Instant) {
         match task {
-            Task::Flow(index) => self.flows[index].note(readiness, now),
-            Task::Schedule => {}
+            Task::Flow(target, flow) => self.targets[target].flows[flow].note(readiness, now),
+            Task::Schedule(_) => {}
             Task::Status => self.status_pending = true,
         }
     }
 
     fn wants(&self, task: Task) -> Wants {
         match task {
-            Task::Flow(index) => {
-                let flow = &self.flows[index];
+            Task::Flow(index, flow_index) => {
+                let target = &self.targets[index];
+                let flow = &target.flows[flow_index];
                 Wants {
-                    turn: !flow.is_drained() || (self.blocked && flow.is_writable()),
+                    turn: !flow.is_drained() || (target.blocked && flow.is_writable()),
                     interest: Some(flow.interest()),
-                    deadline: self.record.tracker.next_timeout(index),
+                    deadline: target.record.tracker.next_timeout(flow_index),
                 }
             }
-            Task::Schedule => {
-                let deadline = match self.end {
+            Task::Schedule(index) => {
+                let target = &self.targets[index];
+                let has_ended = !target.is_sending(self.stopped) && target.record.tracker.in_flight() == 0;
+                let deadline = match target.end {
                     End::NotYet => {
-                        [self.next_probe(), self.schedule.end().filter(|_| !self.stopped)].into_iter().flatten().min()
+                        let end = target.schedule.end().filter(|_| !self.stopped);
+                        [target.next_probe(self.stopped), end].into_iter().flatten().min()
                     }
                     End::At(end) => end,
-                    End::Receiving(_) => None,
+                    End::Receiving(_) | End::Over => None,
                 };
-                Wants { deadline, ..Wants::default() }
+                Wants { turn: target.end == End::NotYet && has_ended, deadline, ..Wants::default() }
             }
-            Task::Status => Wants { turn: self.status_pending, interest: Some(Interest::READABLE), ..Wants::default() },
+            Task::Status => Wants {
+                turn: self.status_pending,
+                interest: Some(Interest::READABLE),
+                deadline: self.output.next_status_line(),
+            },
         }
     }
 
     fn take_turn(&mut self, task: Task, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
-        match (task, self.end) {
-            (Task::Flow(index), _) => self.take_flow_turn(index, now, reactor),
-            (Task::Schedule, End::At(Some(end))) if end <= now => {
-                self.receive_rest(end, now, reactor);
+        match task {
+            Task::Flow(target, flow) => {
+                self.take_flow_turn(target, flow, now, reactor)?;
+                self.settle(target, now, reactor)
+            }
+            Task::Schedule(target) => {
+                self.targets[target].schedule.expire(now);
+                self.send_due(target, reactor)?;
+                self.settle(target, now, reactor)
+            }
+            Task::Status if !self.status_pending => {
+                self.output.draw_status_line(now);
                 Ok(())
             }
-            (Task::Schedule, _) => {
-                self.schedule.expire(now);
-                self.send_due(reactor)
-            }
-            (Task::Status, _) => {
+            Task::Status => {
                 self.status_pending = false;
                 self.status.clear();
-                self.record.status()
+                self.print_status()
             }
         }
     }
 
     fn source(&mut self, task: Task) -> Option<&mut dyn Source> {
         match task {
-            Task::Flow(index) => Some(&mut self.flows[index].socket),
-            Task::Schedule => None,
+            Task::Flow(target, flow) => Some(&mut self.targets[target].flows[flow].socket),
+            Task::Schedule(_) => None,
             Task::Status => self.status.source(),
         }
     }
 
     fn before_wait(&mut self, reactor: &mut Reactor<Task>) -> Result<ControlFlow<()>, Error> {
-        if reactor.shutdown().is_forced() || self.record.is_refused() {
+        if self.running == 0 || reactor.shutdown().is_forced() {
             return Ok(ControlFlow::Break(()));
         }
         if !self.stopped && reactor.shutdown().is_requested() {
-            self.stopped = true;
-            self.record.stopping();
+            self.stop(reactor);
         }
-        if self.is_sending() || self.record.tracker.in_flight() > 0 {
-            return Ok(ControlFlow::Continue(()));
-        }
-        let has_received = |end| self.flows.iter().all(|flow| flow.received_by().is_some_and(|time| time >= end));
-        match self.end {
-            End::NotYet => {
-                self.end = End::At(Instant::now().checked_add(self.record.linger()));
-                self.schedule_key.into_iter().for_each(|key| reactor.touch(key));
-                Ok(ControlFlow::Continue(()))
-            }
-            End::At(Some(_)) => Ok(ControlFlow::Continue(())),
-            End::Receiving(end) if !has_received(end) => Ok(ControlFlow::Continue(())),
-            End::At(None) | End::Receiving(_) => Ok(ControlFlow::Break(())),
-        }
+        Ok(ControlFlow::Continue(()))
     }
 }

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use hdrhistogram::{Counter, Histogram};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The highest time that the histogram can represent, in nanoseconds: 73 minutes. Percentiles treat longer times as
 /// this one.
-const HIGHEST_TRACKABLE: u64 = 1 << 42;
+pub const HIGHEST_TRACKABLE: u64 = 1 << 42;
 
 /// To how many digits percentiles are rounded: those of the histogram's precision and one more, which the middle of its
 /// buckets is worth.
 const SHOWN_DIGITS: i32 = 4;
+
+/// The highest time for which the histogram has room from the start: a millisecond. It grows with longer times.
+const FIRST_TRACKABLE: u64 = 1 << 20;
 
 /// The precision of percentiles. Each further digit would take about ten times the memory.
 const SIGNIFICANT_DIGITS: u8 = 3;
@@ -37,7 +40,7 @@ pub struct Latencies {
 }
 
 /// A summary of times, in milliseconds. Every field is `None` when no time was recorded; none is ever NaN.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Summary {
     /// The minimum.
     pub min: Option<f64>,
@@ -61,9 +64,11 @@ impl Latencies {
     /// Creates an empty record.
     #[allow(clippy::expect_used, reason = "constant bounds are valid")]
     pub fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, HIGHEST_TRACKABLE, SIGNIFICANT_DIGITS);
+        let histogram = Histogram::new_with_bounds(1, FIRST_TRACKABLE, SIGNIFICANT_DIGITS);
+        let mut histogram = histogram.expect("constant bounds are valid");
+        histogram.auto(true);
         Self {
-            histogram: histogram.expect("constant bounds are valid"),
+            histogram,
             count: 0,
             min: u64::MAX,
             max: 0,
@@ -74,19 +79,31 @@ impl Latencies {
         }
     }
 
-    /// Records a time. Does not allocate.
+    /// Records a time. Allocates only if it is far longer than all before.
     pub fn record(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.histogram.saturating_record(nanos.max(1));
-        self.count += 1;
-        self.min = self.min.min(nanos);
-        self.max = self.max.max(nanos);
-        let difference = nanos as f64 - self.mean;
-        self.mean += difference / self.count as f64;
-        self.squared_differences += difference * (nanos as f64 - self.mean);
+        self.record_times(nanos, 1);
         if let Some(last) = self.last.replace(nanos) {
             self.consecutive_differences += nanos.abs_diff(last) as f64;
         }
+    }
+
+    /// Adds the times of a histogram, in nanoseconds, as far as it distinguishes them.
+    pub fn add(&mut self, histogram: &Histogram<u64>) {
+        for recorded in histogram.iter_recorded() {
+            self.record_times(histogram.median_equivalent(recorded.value_iterated_to()), recorded.count_at_value());
+        }
+    }
+
+    fn record_times(&mut self, nanos: u64, times: u64) {
+        // Fails only if it would take more memory than there are addresses.
+        let _ = self.histogram.record_n(nanos.clamp(1, HIGHEST_TRACKABLE), times);
+        self.count += times;
+        self.min = self.min.min(nanos);
+        self.max = self.max.max(nanos);
+        let difference = nanos as f64 - self.mean;
+        self.mean += difference * times as f64 / self.count as f64;
+        self.squared_differences += difference * (nanos as f64 - self.mean) * times as f64;
     }
 
     /// Removes all times and keeps the allocated memory.
@@ -95,6 +112,11 @@ impl Latencies {
         (self.count, self.min, self.max) = (0, u64::MAX, 0);
         (self.mean, self.squared_differences) = (0.0, 0.0);
         (self.last, self.consecutive_differences) = (None, 0.0);
+    }
+
+    /// Returns the shortest time; that of no clock when there is none.
+    pub fn min(&self) -> Duration {
+        Duration::from_nanos(self.min)
     }
 
     /// Returns the longest time; zero when there is none.

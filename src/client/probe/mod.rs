@@ -9,6 +9,7 @@
 //! | [`outcome`] | how a probe ended, and how many ended in which way |
 //! | [`backlog`] | by when everything that had arrived was received |
 //! | [`latency`] | statistics of round-trip times in constant memory |
+//! | [`timeline`] | when round trips were slow and probes lost, in bounded memory |
 //! | [`limits`] | which results make a command fail |
 
 pub mod backlog;
@@ -18,4 +19,5 @@ pub mod limits;
 pub mod outcome;
 pub mod payload;
 pub mod schedule;
+pub mod timeline;
 pub mod tracker;

@@ -33,10 +33,13 @@ const PADDING: &[u8] = b" udpong ABCDEFGHIJKLMNOPQRSTUVWXYZ abcdefghijklmnopqrst
 ///
 /// Thanks to the back tag, a probe is found although a responder changed the front one. A payload of less than 34
 /// bytes has only the front tag, one of less than 17 none, and cannot be found in an answer.
+///
+/// The user's own payload has no tag at all, whatever its size.
 #[derive(Clone, Debug)]
 pub struct Payload {
     template: Vec<u8>,
     identifier: [u8; 8],
+    is_tagged: bool,
 }
 
 /// A probe that was found in an answer.
@@ -65,6 +68,11 @@ impl Payload {
         Self::with_identifier(RandomState::new().hash_one(size), size)
     }
 
+    /// Creates payloads of exactly these bytes.
+    pub fn exact(bytes: Vec<u8>) -> Self {
+        Self { template: bytes, identifier: [0; 8], is_tagged: false }
+    }
+
     fn with_identifier(identifier: u64, size: usize) -> Self {
         let identifier = digits(identifier);
         let padding = PADDING.iter().copied().cycle();
@@ -75,7 +83,7 @@ impl Payload {
             tag[SEPARATOR] = separator;
             tag[SEQUENCE].fill(b'0');
         }
-        Self { template, identifier }
+        Self { template, identifier, is_tagged: size >= TAG_SIZE }
     }
 
     /// Returns the size of each payload in bytes.
@@ -83,9 +91,9 @@ impl Payload {
         self.template.len()
     }
 
-    /// Returns whether the payloads are large enough for a tag, so that they can be found in an answer.
+    /// Returns whether the payloads have a tag, so that they can be found in an answer.
     pub fn is_tagged(&self) -> bool {
-        self.size() >= TAG_SIZE
+        self.is_tagged
     }
 
     /// Returns the payload with sequence number 0: copy it, then [write](Self::write_sequence) other numbers into
@@ -96,6 +104,9 @@ impl Payload {
 
     /// Writes a sequence number into a copy of [`as_bytes`](Self::as_bytes). The digits repeat after 100,000,000.
     pub fn write_sequence(&self, sequence: u64, payload: &mut [u8]) {
+        if !self.is_tagged {
+            return;
+        }
         let digits = digits(sequence);
         for (at, _) in tags(payload.len()) {
             payload[at..at + TAG_SIZE][SEQUENCE].copy_from_slice(&digits);
@@ -200,6 +211,14 @@ mod tests {
 
     fn found(sequence: impl Into<Option<u64>>, integrity: Integrity) -> Option<ProbeMatch> {
         Some(ProbeMatch { sequence: sequence.into(), integrity })
+    }
+
+    #[test]
+    fn exact_payload_stays_as_it_is_and_is_not_found() {
+        let payload = Payload::exact(vec![b'x'; 56]);
+        let mut copy = payload.as_bytes().to_vec();
+        payload.write_sequence(7, &mut copy);
+        assert_eq!((&*copy, payload.find_in(&copy, 8)), (&[b'x'; 56][..], None));
     }
 
     #[test]

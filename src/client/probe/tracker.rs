@@ -235,6 +235,11 @@ impl Tracker {
         Some(sequence)
     }
 
+    /// Returns when a probe was sent that is still remembered.
+    pub fn sent_at(&self, sequence: u64) -> Option<Instant> {
+        self.probe(sequence).map(|probe| probe.sent)
+    }
+
     /// Forgets the probes that are too old at `now` for a late answer, and the oldest of too many. A probe in flight is
     /// never forgotten.
     pub fn forget(&mut self, now: Instant) {

@@ -1,6 +1,6 @@
 //! What bench prints: its report. Pure.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Display, Formatter, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,11 +8,14 @@ use serde::Serialize;
 
 use super::format::{counts, millis, percentiles, range};
 use super::histogram::BarChart;
+use super::plot::{Plot, Series};
+use super::terminal::Terminal;
 use super::{SCHEMA, attribution_note, check, loss_percent};
 use crate::client::Error;
 use crate::client::probe::latency::{Latencies, Summary};
 use crate::client::probe::limits::Limits;
 use crate::client::probe::outcome::OutcomeCounts;
+use crate::client::probe::timeline::Timeline;
 use crate::client::probe::tracker::Attribution;
 
 /// What a bench measured.
@@ -34,6 +37,8 @@ pub struct Measurement {
     pub received_bytes: u64,
     /// The time from when each datagram was due to its first answer.
     pub latencies: Latencies,
+    /// When these were how long, if that was recorded.
+    pub timeline: Option<Timeline>,
     /// The time from when each datagram was due to when it was sent; `None` in a closed loop.
     pub lateness: Option<Latencies>,
     /// How many datagrams were due per second; 0 in a closed loop.
@@ -178,7 +183,36 @@ impl BenchReport {
 }
 
 impl Display for BenchReport {
+    /// Formats the [text](Self::text) for a terminal of which nothing is known.
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.write(f, Terminal::default())
+    }
+}
+
+impl BenchReport {
+    /// Draws the distribution of the latencies, and when they were how long if that was recorded, as SVG.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the picture cannot be laid out.
+    pub fn svg(&self) -> Result<String, Error> {
+        let Measurement { timeline, latencies, .. } = &self.measurement;
+        let name = self.target.to_string();
+        let series = vec![Series { name, timeline: timeline.as_ref(), histogram: latencies.histogram() }];
+        let title = format!("udpong bench {}", self.target);
+        let summary = format!("{}, {:.0} answers/s", counts(self.counts()), self.answers_per_second);
+        Plot { title, summary, quantity: "latency", series }.svg()
+    }
+
+    /// Returns the text, which ends with a line break.
+    pub fn text(&self, terminal: Terminal) -> String {
+        // Writing into a string does not fail.
+        let mut text = String::new();
+        let _ = self.write(&mut text, terminal);
+        text
+    }
+
+    fn write(&self, f: &mut impl Write, terminal: Terminal) -> fmt::Result {
         let clients = if self.clients == 1 { "1 client".to_owned() } else { format!("{} clients", self.clients) };
         writeln!(f, "--- {} udp bench: {:.3} s, {clients} ---", self.target, self.seconds)?;
         writeln!(f, "{}", counts(self.counts()))?;
@@ -193,13 +227,13 @@ impl Display for BenchReport {
         if let Some(lateness) = &self.lateness_ms {
             writeln!(f, "lateness {}   p99 {}", range(lateness), millis(lateness.p99))?;
         }
-        let histogram = self.measurement.latencies.histogram();
-        if histogram.is_empty() {
+        let latencies = &self.measurement.latencies;
+        if latencies.histogram().is_empty() {
             return Ok(());
         }
         writeln!(f, "latency {}", range(&self.latency_ms))?;
-        writeln!(f, "{}\n", percentiles(&self.latency_ms))?;
-        BarChart(histogram).fmt(f)
+        writeln!(f, "{}", percentiles(&self.latency_ms))?;
+        write!(f, "{}", BarChart { latencies, terminal })
     }
 }
 
@@ -232,6 +266,7 @@ mod tests {
             answered_in_window: 980,
             received_bytes: 500_000,
             latencies,
+            timeline: None,
             lateness: None,
             rate: 0,
             silence: Silence::default(),
@@ -243,14 +278,14 @@ mod tests {
     #[test]
     fn text_and_json_show_the_measurement() {
         let report = BenchReport::new(target(), measurement(Latencies::from_micros(&[100])));
-        let text = report.to_string();
+        let text = report.text(Terminal::default());
         assert!(
             text.starts_with(
                 "--- 127.0.0.1:5000 udp bench: 2.000 s, 4 clients ---\n\
                  1000 sent, 988 answered, 11 lost (1.1%; 1 late, 1 refused), 2 duplicate, 0 reordered, 1 altered\n\
                  490 answers/s   4.000 Mbit/s out, 2.000 Mbit/s in\n\
                  latency min/avg/max/stddev = 0.100/0.100/0.100/0.000 ms\n\
-                 p50 0.100   p90 0.100   p99 0.100   p99.9 0.100 ms\n\n"
+                 p50 0.100   p90 0.100   p99 0.100   p99.9 0.100 ms\n"
             ),
             "{text}"
         );
@@ -275,7 +310,7 @@ mod tests {
         let silence = Silence { time: Duration::from_millis(2040), is_dead: true };
         let dead = Measurement { silence, ..measurement(Latencies::from_micros(&[100])) };
         let report = BenchReport::new(target(), dead);
-        assert!(report.to_string().contains("\nno answer for the last 2.0 s\n"), "{report}");
+        assert!(report.text(Terminal::default()).contains("\nno answer for the last 2.0 s\n"), "{report:?}");
         let limits = Limits { loss: Some(1.0), ..Limits::default() };
         assert_eq!(
             report.check(&limits),

@@ -5,11 +5,22 @@
 
 mod bench;
 mod format;
+mod hdr_log;
 mod histogram;
+mod merge;
 mod ping;
+mod plot;
+mod status_line;
+mod strip;
+mod table;
+mod terminal;
 
 pub use bench::{BenchReport, Measurement, Silence};
-pub use ping::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome};
+pub use hdr_log::HdrLog;
+pub use merge::{Merge, MergedReport};
+pub use ping::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome, svg, table};
+pub use status_line::StatusLine;
+pub use terminal::Terminal;
 
 use std::net::SocketAddr;
 

@@ -1,6 +1,6 @@
 //! What ping prints: a line or a JSON object for each probe, and the summary. Pure.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Display, Formatter, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -8,12 +8,17 @@ use serde::Serialize;
 
 use super::format::{counts, millis, percentiles, range};
 use super::histogram::BarChart;
+use super::plot::{MOST_SERIES, Plot, Series};
+use super::strip::Strip;
+use super::table::{Row, Table};
+use super::terminal::Terminal;
 use super::{Clock, SCHEMA, attribution_note, check, loss_percent};
 use crate::client::Error;
 use crate::client::ping::Options;
 use crate::client::probe::latency::{Latencies, Summary};
 use crate::client::probe::limits::Limits;
 use crate::client::probe::outcome::{Outcome, OutcomeCounts};
+use crate::client::probe::timeline::Timeline;
 use crate::client::probe::tracker::{Answer, Attribution, FlowCounts, Tracker};
 
 /// The line for an answer.
@@ -135,6 +140,8 @@ pub struct PingReport {
     in_flight: usize,
     #[serde(skip)]
     latencies: Latencies,
+    #[serde(skip)]
+    timeline: Timeline,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -181,7 +188,7 @@ impl PingReport {
         options: &Options,
         duration: Duration,
         tracker: &Tracker,
-        latencies: Latencies,
+        (latencies, timeline): (Latencies, Timeline),
         clock: Clock,
         flows: Option<Vec<FlowReport>>,
     ) -> Self {
@@ -190,7 +197,7 @@ impl PingReport {
             schema: SCHEMA,
             target,
             interval_ms: options.interval.as_nanos() as f64 / 1e6,
-            size: options.size,
+            size: options.payload.as_ref().map_or(options.size, Vec::len),
             duration_s: duration.as_millis() as f64 / 1e3,
             counts,
             loss_percent: loss_percent(&counts),
@@ -200,6 +207,7 @@ impl PingReport {
             flows,
             in_flight: tracker.in_flight(),
             latencies,
+            timeline,
         }
     }
 
@@ -219,7 +227,36 @@ impl PingReport {
 }
 
 impl Display for PingReport {
+    /// Formats the [text](Self::text) for a terminal of which nothing is known.
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.write(f, Terminal::default())
+    }
+}
+
+impl PingReport {
+    /// Returns the address of the target.
+    pub fn target(&self) -> SocketAddr {
+        self.target
+    }
+
+    /// Draws the round trips over time and their distribution, as SVG.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the picture cannot be laid out.
+    pub fn svg(&self) -> Result<String, Error> {
+        svg(std::slice::from_ref(self))
+    }
+
+    /// Returns the text, which ends with a line break.
+    pub fn text(&self, terminal: Terminal) -> String {
+        // Writing into a string does not fail.
+        let mut text = String::new();
+        let _ = self.write(&mut text, terminal);
+        text
+    }
+
+    fn write(&self, f: &mut impl Write, terminal: Terminal) -> fmt::Result {
         writeln!(f, "--- {} udp ping statistics ---", self.target)?;
         f.write_str(&counts(&self.counts))?;
         match self.in_flight {
@@ -245,9 +282,46 @@ impl Display for PingReport {
             Some(jitter) => writeln!(f, "   jitter {jitter:.3} ms")?,
             None => writeln!(f)?,
         }
-        writeln!(f, "{}\n", percentiles(summary))?;
-        BarChart(self.latencies.histogram()).fmt(f)
+        writeln!(f, "{}", percentiles(summary))?;
+        let strip = Strip::new(&self.timeline, terminal);
+        if let Some(legend) = strip.legend() {
+            writeln!(f, "{legend}\n{strip}")?;
+        }
+        write!(f, "{}", BarChart { latencies: &self.latencies, terminal })
     }
+}
+
+/// Draws the round trips to several targets, as far as they are distinguishable, as SVG.
+///
+/// # Errors
+///
+/// As [`PingReport::svg`].
+pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
+    let series = reports.iter().take(MOST_SERIES).map(|report| Series {
+        name: report.target.to_string(),
+        timeline: Some(&report.timeline),
+        histogram: report.latencies.histogram(),
+    });
+    let series: Vec<_> = series.collect();
+    let mut sum = OutcomeCounts::default();
+    reports.iter().for_each(|report| sum.add(&report.counts));
+    let title = match &*series {
+        [only] => format!("udpong ping {}", only.name),
+        shown if shown.len() < reports.len() => format!("udpong ping: {} of {} targets", shown.len(), reports.len()),
+        shown => format!("udpong ping: {} targets", shown.len()),
+    };
+    Plot { title, summary: counts(&sum), quantity: "round trip", series }.svg()
+}
+
+/// Returns a table of several targets, a line each.
+pub fn table(reports: &[PingReport]) -> String {
+    let row = |report: &PingReport| Row {
+        target: report.target.to_string(),
+        sent: Some(report.counts.sent),
+        lost: Some((report.counts.without_timely_answer(), report.counts.loss_percent())),
+        times: report.rtt_ms.summary,
+    };
+    Table(reports.iter().map(row).collect()).to_string()
 }
 
 #[cfg(test)]
@@ -259,6 +333,7 @@ mod tests {
     use super::*;
     use crate::client::probe::flows::Flows;
     use crate::client::probe::payload::{Integrity, ProbeMatch};
+    use crate::client::probe::timeline::MOST_SLICES;
 
     fn target() -> SocketAddr {
         ([127, 0, 0, 1], 5000).into()
@@ -277,24 +352,22 @@ mod tests {
         }
         while tracker.time_out(0, start + timeout).is_some() {}
         let latencies = Latencies::from_micros(answered);
+        let timeline = Timeline::new(start, timeout, MOST_SLICES);
         let (options, duration) = (Options::default(), Duration::from_millis(2500));
-        PingReport::new(target(), &options, duration, &tracker, latencies, Clock::User, flows)
+        PingReport::new(target(), &options, duration, &tracker, (latencies, timeline), Clock::User, flows)
     }
 
     #[test]
     fn text_shows_counts_round_trips_and_percentiles() {
         let report = report(10, &[31, 48, 48, 48, 48, 50, 52, 83, 120], None);
-        let text = report.to_string();
-        assert!(
-            text.starts_with(
-                "--- 127.0.0.1:5000 udp ping statistics ---\n\
+        let text = report.text(Terminal::default());
+        assert_eq!(
+            text,
+            "--- 127.0.0.1:5000 udp ping statistics ---\n\
                  10 sent, 9 answered, 1 lost (10.0%), 0 duplicate, 0 reordered\n\
                  rtt min/avg/max/stddev = 0.031/0.059/0.120/0.025 ms   jitter 0.011 ms\n\
-                 p50 0.048   p90 0.120   p99 0.120   p99.9 0.120 ms\n\n"
-            ),
-            "{text}"
+                 p50 0.048   p90 0.120   p99 0.120   p99.9 0.120 ms\n"
         );
-        assert!(text.ends_with("  1\n"), "{text}");
         assert!(report.check(&Limits::default()).is_ok());
     }
 
@@ -308,7 +381,7 @@ mod tests {
             flow(40_004, 9, 9, None),
         ];
         let report = report(1, &[5], Some(flows));
-        let text = report.to_string();
+        let text = report.text(Terminal::default());
         let lines = "port 40001: 4 sent, 2 lost, p50 0.500 ms\n\
                      port 40002: 2 sent, 2 lost, p50 - ms\n\
                      port 40003: 3 sent, 2 lost, p50 0.250 ms   bad\n\
@@ -323,7 +396,7 @@ mod tests {
     fn times_are_null_without_answer() {
         let report = report(3, &[], None);
         assert_eq!(
-            report.to_string(),
+            report.text(Terminal::default()),
             "--- 127.0.0.1:5000 udp ping statistics ---\n3 sent, 0 answered, 3 lost (100.0%), 0 duplicate, 0 reordered\n"
         );
         assert_eq!(report.check(&Limits::default()), Err(Error::Unmet("no answer from 127.0.0.1:5000".to_owned())));

@@ -25,13 +25,14 @@ impl Fixture {
         let setup = Setup {
             target: address,
             io: IoBackend::Portable,
+            egress: Egress::default(),
             window,
             timeout: Duration::from_secs(60),
             flows: 64,
             remembered: 1000,
         };
         let client = Client::new(setup).expect("a socket");
-        let traffic = Traffic::new(address, 64, 1, ReceiveBatch::with_slots(1));
+        let traffic = Traffic::new(address, Payload::new(64), 1, ReceiveBatch::with_slots(1));
         let mut fixture = Self { responder, client, traffic, results: Results::new(), flow: 0 };
         fixture.take_turn(Instant::now(), true);
         fixture

@@ -1,0 +1,432 @@
+//! An SVG picture of a measurement: round trips over time, and their distribution. Pure.
+//!
+//! The picture follows the reader's preference for light or dark: each colour is replaced by a style sheet, which finds it by
+//! its value in the light picture.
+
+use std::error;
+use std::ops::Range;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use plotters::chart::{ChartBuilder, ChartContext};
+use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use plotters::drawing::{DrawingArea, IntoDrawingArea};
+use plotters::element::{Circle, Cross, PathElement, Text};
+use plotters::prelude::SVGBackend;
+use plotters::series::LineSeries;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{Color, IntoTextStyle, RGBColor, TRANSPARENT, TextStyle};
+
+use crate::client::Error;
+use crate::client::probe::timeline::{Slice, Timeline};
+
+const WIDTH: u32 = 1000;
+const HEAD_HEIGHT: u32 = 64;
+const PANEL_HEIGHT: u32 = 380;
+
+/// The width of the axis on the left, with its labels.
+const LEFT: u32 = 84;
+const RIGHT: u32 = 28;
+
+/// More are not distinguishable.
+pub const MOST_SERIES: usize = 8;
+
+const SURFACE: RGBColor = RGBColor(0xFF, 0xFF, 0xFF);
+const INK: RGBColor = RGBColor(0x1F, 0x23, 0x28);
+const FAINT_INK: RGBColor = RGBColor(0x59, 0x63, 0x6E);
+const GRID: RGBColor = RGBColor(0xDE, 0xE3, 0xE8);
+const LOSS: RGBColor = RGBColor(0xCF, 0x22, 0x2E);
+const SERIES: [RGBColor; MOST_SERIES] = [
+    RGBColor(0x1F, 0x6F, 0xD1),
+    RGBColor(0xC4, 0x5F, 0x08),
+    RGBColor(0x1A, 0x7F, 0x4F),
+    RGBColor(0x82, 0x50, 0xDF),
+    RGBColor(0x8A, 0x6D, 0x00),
+    RGBColor(0x0E, 0x7A, 0x99),
+    RGBColor(0xBF, 0x39, 0x89),
+    RGBColor(0x6E, 0x77, 0x81),
+];
+
+/// Each colour and its counterpart in the dark.
+const DARK: [(RGBColor, &str); 5 + MOST_SERIES] = [
+    (SURFACE, "#0D1117"),
+    (INK, "#E6EDF3"),
+    (FAINT_INK, "#9BA5B0"),
+    (GRID, "#2A313A"),
+    (LOSS, "#FF7B72"),
+    (SERIES[0], "#58A6FF"),
+    (SERIES[1], "#F0A355"),
+    (SERIES[2], "#46C795"),
+    (SERIES[3], "#B593F5"),
+    (SERIES[4], "#D6B53C"),
+    (SERIES[5], "#4FC3DD"),
+    (SERIES[6], "#F078B8"),
+    (SERIES[7], "#9AA4AE"),
+];
+
+/// What a picture shows.
+#[derive(Debug)]
+pub struct Plot<'a> {
+    /// What was measured.
+    pub title: String,
+    /// The result in a line.
+    pub summary: String,
+    /// What the times are, such as `round trip`.
+    pub quantity: &'a str,
+    /// One per target, at most [`MOST_SERIES`].
+    pub series: Vec<Series<'a>>,
+}
+
+/// The times of one target.
+#[derive(Debug)]
+pub struct Series<'a> {
+    /// The target.
+    pub name: String,
+    /// When which times occurred, if that is known.
+    pub timeline: Option<&'a Timeline>,
+    /// All times, in nanoseconds.
+    pub histogram: &'a Histogram<u64>,
+}
+
+impl Plot<'_> {
+    /// Draws the picture.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the picture cannot be laid out.
+    pub fn svg(&self) -> Result<String, Error> {
+        self.draw().map_err(|error| Error::Failed(format!("cannot draw the picture: {error}")))
+    }
+
+    fn draw(&self) -> Result<String, Box<dyn error::Error>> {
+        let over_time = if self.timelines().next().is_some() { PANEL_HEIGHT } else { 0 };
+        let mut svg = String::new();
+        {
+            let size = (WIDTH, HEAD_HEIGHT + over_time + PANEL_HEIGHT);
+            let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+            root.fill(&SURFACE)?;
+            let (head, panels) = root.split_vertically(HEAD_HEIGHT);
+            self.draw_head(&head)?;
+            let (upper, lower) = panels.split_vertically(over_time);
+            let times = Axis::of_times(self.series.iter().map(|series| series.histogram));
+            if over_time > 0 {
+                self.draw_over_time(&upper, times.clone())?;
+            }
+            self.draw_distribution(&lower, times)?;
+            root.present()?;
+        }
+        // The backend has no style sheets.
+        Ok(svg.replacen(">\n", &format!(">\n{}\n", style_sheet()), 1))
+    }
+
+    fn timelines(&self) -> impl Iterator<Item = (RGBColor, &Timeline)> {
+        self.series.iter().zip(SERIES).filter_map(|(series, colour)| Some((colour, series.timeline?)))
+    }
+
+    fn draw_head(&self, area: &Area<'_>) -> Drawn {
+        area.draw(&Text::new(self.title.clone(), (LEFT as i32, 14), text(24, &INK)))?;
+        area.draw(&Text::new(self.summary.clone(), (LEFT as i32, 42), text(17, &FAINT_INK)))?;
+        Ok(())
+    }
+
+    /// Draws the range and the median of each slice of time, and a cross above for each slice with losses.
+    fn draw_over_time(&self, area: &Area<'_>, mut times: Axis) -> Drawn {
+        let longest = self.timelines().map(|(_, timeline)| timeline.duration()).max().unwrap_or_default();
+        let (unit, seconds) = match longest.as_secs() {
+            0..300 => ("s", 1.0),
+            300..18_000 => ("min", 60.0),
+            _ => ("h", 3600.0),
+        };
+        let all_slices = || self.timelines().flat_map(|(_, timeline)| timeline.slices());
+        let lane = all_slices().any(|slice| slice.lost > 0).then(|| times.add_lane("lost"));
+        let has_ranges = all_slices().filter_map(Slice::range).any(|(min, max)| min < max);
+        let legend = if has_ranges { "; dots: median, lines: range of a slice of time" } else { "" };
+        let axes = (Axis::linear(longest.as_secs_f64() / seconds), times);
+        let mut chart = self.chart(area, axes, &format!("time since the start ({unit}){legend}"))?;
+        for (colour, timeline) in self.timelines() {
+            let length = timeline.slice_length().as_secs_f64() / seconds;
+            let slices = timeline.slices().iter().zip(0..);
+            let slices = slices.map(|(slice, index)| (f64::from(index) * length, slice));
+            let height = |time: Duration| position(time.as_nanos() as f64);
+            let ranges = slices.clone().filter_map(|(x, slice)| Some((x, slice.range()?)));
+            let ranges = ranges.filter(|(_, (min, max))| min < max);
+            // Of several targets, each has its own losses.
+            let mark = if self.series.len() > 1 { colour } else { LOSS };
+            let line = colour.mix(0.4).stroke_width(2);
+            chart.draw_series(
+                ranges.map(|(x, (min, max))| PathElement::new([(x, height(min)), (x, height(max))], line)),
+            )?;
+            let medians = slices.clone().filter_map(|(x, slice)| Some((x, height(slice.median()?))));
+            let radius = if timeline.slices().len() < 200 { 3 } else { 2 };
+            chart.draw_series(medians.map(|at| Circle::new(at, radius, colour.filled())))?;
+            let losses = slices.filter(|(_, slice)| slice.lost > 0).filter_map(|(x, _)| Some((x, lane?)));
+            chart.draw_series(losses.map(|at| Cross::new(at, 4, mark.stroke_width(2))))?;
+        }
+        Ok(())
+    }
+
+    /// Draws which time which share of the answers did not exceed. To the right, each further tick is a tenth of the rest.
+    fn draw_distribution(&self, area: &Area<'_>, times: Axis) -> Drawn {
+        let most = self.series.iter().map(|series| series.histogram.len()).max().unwrap_or_default();
+        let shares = Axis::of_shares(most);
+        let (ticks, end) = (shares.ticks.clone(), shares.range.end);
+        let mut chart = self.chart(area, (shares, times), "percentile of the answers (%)")?;
+        for ((series, colour), row) in self.series.iter().zip(SERIES).zip(0..) {
+            chart.draw_series(LineSeries::new(steps(series.histogram, end), colour.stroke_width(2)))?;
+            if self.series.len() > 1 {
+                area.draw(&Text::new(series.name.clone(), (LEFT as i32 + 12, 14 + 20 * row), text(16, &colour)))?;
+                continue;
+            }
+            let percentile = |tick: &f64| {
+                let nanos = series.histogram.value_at_quantile(1.0 - 0.1_f64.powf(*tick));
+                let nanos = series.histogram.median_equivalent(nanos) as f64;
+                (!series.histogram.is_empty()).then_some((*tick, nanos))
+            };
+            for (tick, nanos) in ticks.iter().skip(1).filter_map(|(tick, _)| percentile(tick)) {
+                let point = (tick, position(nanos));
+                let label = text(15, &INK).pos(Pos::new(HPos::Right, VPos::Bottom));
+                chart.draw_series([Circle::new(point, 3, colour.filled())])?;
+                let (x, y) = chart.backend_coord(&point);
+                let base = area.get_base_pixel();
+                area.draw(&Text::new(format!("{:.3}", nanos / 1e6), (x - base.0 - 5, y - base.1 - 4), label))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws the axes of a panel. The second one is that of the times.
+    fn chart<'a>(
+        &self,
+        area: &Area<'a>,
+        axes: (Axis, Axis),
+        description: &str,
+    ) -> Result<Chart<'a>, Box<dyn error::Error>> {
+        let mut chart = ChartBuilder::on(area)
+            .margin_right(RIGHT)
+            .margin_top(8)
+            .x_label_area_size(46)
+            .y_label_area_size(LEFT)
+            .build_cartesian_2d(axes.0, axes.1)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(FAINT_INK)
+            .label_style(text(15, &FAINT_INK))
+            .axis_desc_style(text(16, &INK))
+            .x_desc(description)
+            .y_desc(format!("{} (ms)", self.quantity))
+            .draw()?;
+        Ok(chart)
+    }
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<Axis, Axis>>;
+type Drawn = Result<(), Box<dyn error::Error>>;
+
+/// Returns a point of the axis of percentiles for a share of the answers; infinite for all of them.
+fn rarity(share: f64) -> f64 {
+    -(1.0 - share).log10()
+}
+
+/// Returns a point of the axis of times for a time in nanoseconds.
+fn position(nanos: f64) -> f64 {
+    (nanos.max(1.0) / 1e6).log10()
+}
+
+/// Returns the corners of the distribution function, as far as they are distinguishable.
+fn steps(histogram: &Histogram<u64>, end: f64) -> Vec<(f64, f64)> {
+    let closest = end / f64::from(2 * WIDTH);
+    let mut steps = Vec::new();
+    let (mut sum, mut from) = (0, 0.0);
+    for recorded in histogram.iter_recorded() {
+        sum += recorded.count_at_value();
+        let to = rarity(sum as f64 / histogram.len() as f64).min(end);
+        let height = position(histogram.median_equivalent(recorded.value_iterated_to()) as f64);
+        if to - from >= closest || sum == histogram.len() {
+            steps.extend([(from, height), (to, height)]);
+            from = to;
+        }
+    }
+    steps
+}
+
+/// An axis with ticks of its own.
+#[derive(Clone, Debug)]
+struct Axis {
+    /// Where they are, and their labels.
+    ticks: Vec<(f64, String)>,
+    range: Range<f64>,
+}
+
+impl Axis {
+    /// Returns an axis from 0 to `end`.
+    fn linear(end: f64) -> Self {
+        let end = end.max(1e-9);
+        let decade = 10_f64.powf((end / 10.0).log10().floor());
+        let step = [1.0, 2.0, 5.0].into_iter().map(|step| step * decade).find(|step| end / step <= 10.0);
+        let step = step.unwrap_or(10.0 * decade);
+        let ticks = (0..=10).map(|tick| f64::from(tick) * step).filter(|tick| *tick <= end * 1.001);
+        Self { ticks: ticks.map(|tick| (tick, label(tick))).collect(), range: 0.0..end }
+    }
+
+    /// Returns the logarithmic axis, in milliseconds, that has room for all times.
+    fn of_times<'a>(histograms: impl Iterator<Item = &'a Histogram<u64>>) -> Self {
+        let ends = histograms.filter(|histogram| !histogram.is_empty());
+        let ends = ends.map(|histogram| (position(histogram.min_nz() as f64), position(histogram.max() as f64)));
+        let (min, max) = ends.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))).unwrap_or((-1.0, 0.0));
+        let middle = (min + max) / 2.0;
+        // At least a factor of 2.5, or noise would look like a trend.
+        let (min, max) = (min.min(middle - 0.2), max.max(middle + 0.2));
+        let margin = (max - min) / 20.0;
+        let range = min - margin..max + margin;
+        let steps: &[f64] = match max - min {
+            ..0.7 => &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
+            ..4.0 => &[1.0, 2.0, 5.0],
+            _ => &[1.0],
+        };
+        let decades = range.start.floor() as i32..=range.end.floor() as i32;
+        let ticks = decades.flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)));
+        let ticks = ticks.map(|millis| (millis.log10(), label(millis))).filter(|(tick, _)| range.contains(tick));
+        Self { ticks: ticks.collect(), range }
+    }
+
+    /// Returns the axis of the shares of `most` answers, where each further tick is a tenth of the rest.
+    fn of_shares(most: u64) -> Self {
+        // The slowest of n answers begins at 1 - 1/n.
+        let end = (most.max(1) as f64).log10().max(1.0) + 0.3;
+        let nines = (1..).map(|nines| (nines, 1.0 - 0.1_f64.powi(nines)));
+        let ticks = [(0, 0.0), (0, 0.5)].into_iter().chain(nines);
+        let ticks =
+            ticks.map(|(nines, share)| (rarity(share), format!("{:.*}", (nines - 2).max(0) as usize, 100.0 * share)));
+        Self { ticks: ticks.take_while(|(tick, _)| *tick < end).collect(), range: 0.0..end }
+    }
+
+    /// Adds a tick above all others and returns it.
+    fn add_lane(&mut self, label: &str) -> f64 {
+        let height = (self.range.end - self.range.start) / 16.0;
+        let lane = self.range.end + height;
+        self.range.end += 2.0 * height;
+        self.ticks.push((lane, label.to_owned()));
+        lane
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (first, last): (i32, i32)) -> i32 {
+        let share = (value - self.range.start) / (self.range.end - self.range.start);
+        first + (share * f64::from(last - first)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.ticks.iter().map(|(tick, _)| *tick).collect()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.clone()
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format_ext(&self, value: &f64) -> String {
+        self.ticks.iter().find(|(tick, _)| tick == value).map(|(_, label)| label.clone()).unwrap_or_default()
+    }
+}
+
+/// Returns a number of two digits, without what the floating point adds to it.
+fn label(number: f64) -> String {
+    if number <= 0.0 {
+        return "0".to_owned();
+    }
+    let text = format!("{number:.*}", (1.0 - number.log10().floor()).clamp(0.0, 9.0) as usize);
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+fn text<'a>(size: u32, colour: &'a RGBColor) -> TextStyle<'a> {
+    ("sans-serif", size).with_color(colour).into_text_style(&(WIDTH, PANEL_HEIGHT))
+}
+
+/// Returns the style sheet that replaces the colours in the dark.
+fn style_sheet() -> String {
+    let mut rules = String::new();
+    for (RGBColor(red, green, blue), dark) in DARK {
+        let light = format!("#{red:02X}{green:02X}{blue:02X}");
+        for property in ["fill", "stroke"] {
+            rules += &format!("[{property}=\"{light}\"]{{{property}:{dark}}}");
+        }
+    }
+    format!("<style>text{{font-family:system-ui,sans-serif}}@media (prefers-color-scheme:dark){{{rules}}}</style>")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::client::probe::latency::Latencies;
+    use crate::client::probe::timeline::MOST_SLICES;
+
+    /// Draws probes that were sent every 10 ms; 0 is a lost one.
+    fn svg(micros: impl IntoIterator<Item = u64>) -> String {
+        let start = Instant::now();
+        let mut timeline = Timeline::new(start, Duration::from_millis(10), MOST_SLICES);
+        let mut latencies = Latencies::new();
+        for (number, micros) in (0..).zip(micros) {
+            let sent = start + Duration::from_millis(10 * number);
+            match Duration::from_micros(micros) {
+                Duration::ZERO => timeline.lose(sent),
+                time => {
+                    timeline.record(sent, time);
+                    latencies.record(time);
+                }
+            }
+        }
+        let series = Series { name: String::new(), timeline: Some(&timeline), histogram: latencies.histogram() };
+        let (title, summary) = ("ping <target>".to_owned(), "counts".to_owned());
+        Plot { title, summary, quantity: "round trip", series: vec![series] }.svg().expect("a picture")
+    }
+
+    #[test]
+    fn axes_have_units_and_losses_a_mark() {
+        let picture = svg([48, 52, 0, 50]);
+        for text in ["ping &lt;target&gt;", "counts", "round trip (ms)", "time since the start (s)", "(%)", "lost"] {
+            assert!(picture.contains(text), "{text} in {picture}");
+        }
+        assert!(!svg([48, 52, 50]).contains("lost"));
+    }
+
+    #[test]
+    fn every_colour_has_a_counterpart_in_the_dark() {
+        let picture = svg((0..5000).map(|number| number % 97));
+        let colours = picture.split('"').filter(|text| text.len() == 7 && text.starts_with('#'));
+        let known = DARK.map(|(RGBColor(red, green, blue), _)| format!("#{red:02X}{green:02X}{blue:02X}"));
+        colours.for_each(|colour| assert!(known.iter().any(|known| known == colour), "{colour}"));
+        assert!(picture.contains("prefers-color-scheme:dark"));
+    }
+
+    #[test]
+    fn picture_of_a_long_run_is_small_and_of_an_empty_one_possible() {
+        assert!(svg((0..100_000).map(|number| (number * 7919) % 50_000)).len() < 400_000);
+        for few in [&[][..], &[0], &[1]] {
+            assert!(svg(few.iter().copied()).trim_end().ends_with("</svg>"));
+        }
+    }
+
+    #[test]
+    fn ticks_are_round_numbers() {
+        let labels = |axis: Axis| axis.ticks.into_iter().map(|(_, label)| label).collect::<Vec<_>>();
+        assert_eq!(labels(Axis::linear(10.0)), ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]);
+        assert_eq!(labels(Axis::linear(0.25)), ["0", "0.05", "0.1", "0.15", "0.2", "0.25"]);
+        assert_eq!(labels(Axis::of_shares(2000)), ["0", "50", "90", "99", "99.9"]);
+        let times = |micros| labels(Axis::of_times([Latencies::from_micros(micros).histogram()].into_iter()));
+        assert_eq!(times(&[48, 5_100]), ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"]);
+        assert_eq!(times(&[50]), ["0.04", "0.05", "0.06", "0.07", "0.08"]);
+        assert_eq!(times(&[1, 10_000_000]), ["0.001", "0.01", "0.1", "1", "10", "100", "1000", "10000"]);
+    }
+}

@@ -1,0 +1,255 @@
+//! The options that `send`, `ping` and `bench` share with other tools: own payloads, IP headers, limits.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+use crate::harness::{Responder, Server, closed_address, needs, run, run_in_namespace, shell, signal, udpong};
+
+fn output(arguments: &[&str]) -> Output {
+    run(&mut udpong(arguments), b"")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error} in {output:?}"))
+}
+
+/// Returns a socket on a free port and its address.
+fn listener() -> (UdpSocket, String) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let address = socket.local_addr().expect("an address").to_string();
+    (socket, address)
+}
+
+fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = vec![0; 65_535];
+    let length = socket.recv(&mut buffer).expect("a datagram");
+    buffer.truncate(length);
+    buffer
+}
+
+#[test]
+fn own_payload_is_sent_as_it_is() {
+    let file = NamedTempFile::new().expect("a file");
+    let binary: Vec<u8> = (0..=255).chain([10, 10]).collect();
+    fs::write(file.path(), &binary).expect("written");
+    let path = file.path().display().to_string();
+    for (options, expected) in [
+        (&["--hex", "00:ff 0A"][..], &[0, 255, 10][..]),
+        (&["--hex", ""], &[]),
+        (&["--file", &path], &binary),
+        (&["--pattern", "abcd", "-s", "5"], &[0xAB, 0xCD, 0xAB, 0xCD, 0xAB]),
+    ] {
+        for command in
+            [&["send", "-W", "1ms"][..], &["ping", "-c", "1", "-W", "1ms"], &["bench", "-n", "1", "-W", "1ms"]]
+        {
+            let (socket, address) = listener();
+            output(&[command, options, &[&address]].concat());
+            assert_eq!(receive(&socket), expected, "{command:?} {options:?}");
+        }
+    }
+    let (socket, address) = listener();
+    run(udpong(&["send", &address, "--file", "-", "--no-wait"]).arg("-4"), b"two\nlines");
+    assert_eq!(receive(&socket), b"two\nlines");
+}
+
+#[test]
+fn own_payloads_exclude_each_other() {
+    for (options, option) in [
+        (&["--hex", "00", "-s", "5"][..], "--size"),
+        (&["--hex", "00", "--file", "x"], "--file"),
+        (&["--file", "x", "--pattern", "00"], "--pattern"),
+    ] {
+        for command in ["ping", "bench", "send"] {
+            let output = output(&[&[command, ":1"][..], options].concat());
+            assert_eq!(output.status.code(), Some(2), "{command} {options:?}");
+            assert!(text(&output.stderr).contains(option), "{output:?}");
+        }
+    }
+    let output = output(&["send", ":1", "message", "--hex", "00"]);
+    assert!(text(&output.stderr).contains("cannot be used with"), "{output:?}");
+}
+
+/// Answers like a name server and a time server: with what was asked and more, or with something else.
+#[test]
+fn responders_of_other_protocols_lose_only_what_is_lost() {
+    needs!("python3");
+    let dns = "123401000001000000000000076578616d706c6503636f6d0000010001";
+    let ntp = format!("e3{}", "00".repeat(47));
+    let name_server = "def answer(n, data, to):
+    if n != 7: server.sendto(data[:2] + b'\\x81\\x80' + data[4:] + b'\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4\\x7f\\0\\0\\1', to)";
+    let time_server = "def answer(n, data, to):
+    if n != 7: server.sendto(b'\\x24' + n.to_bytes(8, 'big') * 5 + bytes(7), to)";
+    for (responder, payload) in [(name_server, dns), (time_server, &ntp)] {
+        let responder = Responder::python(responder);
+        let arguments = ["-c", "20", "-i", "20ms", "-W", "2s", "--json", "--hex", payload];
+        let report = report(&output(&[&["ping", &responder.target()][..], &arguments].concat()));
+        assert_eq!(
+            (&report["answered"], &report["lost"], &report["sent"]),
+            (&19.into(), &1.into(), &20.into()),
+            "{report}"
+        );
+        assert_eq!((&report["attribution"], &report["size"]), (&"port".into(), &(payload.len() / 2).into()));
+    }
+}
+
+#[test]
+fn message_is_sent_once_unless_more_is_asked_for() {
+    let (socket, address) = listener();
+    let output = output(&["send", &address, "only once", "-W", "100ms"]);
+    assert!(text(&output.stderr).contains("(sent once)"), "{output:?}");
+    assert_eq!(receive(&socket), b"only once");
+    socket.set_nonblocking(true).expect("a socket");
+    assert!(socket.recv(&mut [0; 10]).is_err());
+}
+
+#[test]
+fn no_wait_sends_and_ends() {
+    let (socket, address) = listener();
+    let start = Instant::now();
+    let output = run(&mut udpong(&["send", &address, "--no-wait"]), b"requests:1|c\nrequests:2|c\n");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), String::new()));
+    assert_eq!((receive(&socket), receive(&socket)), (b"requests:1|c".to_vec(), b"requests:2|c".to_vec()));
+    let closed = closed_address().to_string();
+    let output = run(&mut udpong(&["send", &closed, "--no-wait"]), b"nobody\nlistens\n");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn bench_sends_the_number_that_is_asked_for() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    for load in [&["-c", "3"][..], &["--in-flight", "8", "--segments", "4"], &["-r", "1k"]] {
+        let report =
+            report(&output(&[&["bench", &target, "-n", "250", "-W", "10s", "-q", "--json"][..], load].concat()));
+        assert_eq!((&report["sent"], &report["answered"]), (&250.into(), &250.into()), "{load:?}: {report}");
+        assert!(report["answers_per_second"].as_f64() > Some(0.0), "{report}");
+    }
+    let report = report(&output(&["bench", &target, "-n", "1M", "-t", "200ms", "-r", "1k", "--json"]));
+    assert!(report["sent"].as_u64().is_some_and(|sent| (1..=200).contains(&sent)), "-t still limits: {report}");
+}
+
+#[test]
+fn habits_from_other_tools_get_a_hint() {
+    for (arguments, hint) in [
+        (&["bench", ":1", "-q", "100"][..], "the rate is -r 100"),
+        (&["ping", ":1", "-A"], "udpong bench"),
+        (&["ping", ":1", "-f"], "udpong bench"),
+    ] {
+        let output = output(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(hint), "{output:?}");
+    }
+}
+
+#[test]
+fn timestamps_precede_lines() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let stdout = text(&output(&["ping", &server.address().to_string(), "-c", "2", "-i", "10ms", "-D"]).stdout);
+    let times =
+        stdout.lines().filter_map(|line| line.strip_prefix('[')?.split_once("] 56 bytes from ")?.0.parse().ok());
+    let times: Vec<f64> = times.collect();
+    assert!(times.len() == 2 && times.is_sorted() && times[0] > 1.7e9, "{stdout}");
+}
+
+#[test]
+fn probes_leave_from_the_address_and_with_the_header_that_are_asked_for() {
+    needs!("python3");
+    let responder = Responder::python(
+        "
+server.setsockopt(socket.IPPROTO_IP, 13, 1)
+server.setsockopt(socket.IPPROTO_IP, 12, 1)
+def answer(n, data, to): pass
+print(server.getsockname()[1], flush=True)
+while True:
+    data, control, flags, to = server.recvmsg(2000, 200)
+    server.sendto(repr((to[0], [list(value)[0] for level, kind, value in control])).encode(), to)
+",
+    );
+    for (options, expected) in [
+        (&["-I", "127.0.0.7", "-Q", "0xb8", "--ttl", "9"][..], "('127.0.0.7', [9, 184])"),
+        (&["--dscp", "AF41", "--dont-fragment"], "('127.0.0.1', [64, 136])"),
+        (&["-I", "lo"], "('127.0.0.1', [64, 0])"),
+    ] {
+        let output = output(&[&["send", &responder.target(), "-W", "10s", "x"][..], options].concat());
+        assert_eq!(text(&output.stdout).trim_end(), expected, "{output:?}");
+    }
+    for command in ["ping", "bench", "send"] {
+        for (source, why) in
+            [("203.0.113.9", "cannot send from 203.0.113.9"), ("nowhere0", "cannot send from nowhere0")]
+        {
+            let output = output(&[command, &responder.target(), "-I", source]);
+            assert_ne!(output.status.code(), Some(0));
+            assert!(text(&output.stderr).contains(why), "{output:?}");
+        }
+    }
+}
+
+#[test]
+fn datagram_over_the_mtu_fails_if_it_must_not_be_fragmented() {
+    run_in_namespace!();
+    shell("ip link set lo mtu 1500");
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    let ping = ["ping", &target, "-s", "2000", "-c", "3", "-i", "10ms", "-W", "1s", "--json"];
+    assert_eq!(report(&output(&ping))["answered"], 3);
+    let output = output(&[&ping[..], &["--dont-fragment"]].concat());
+    assert_eq!(report(&output)["refused"], 3, "{output:?}");
+}
+
+#[test]
+fn several_targets_have_a_line_each_and_any_broken_one_fails() {
+    let server = Server::start_many(2, &["echo@127.0.0.1:0", "hello@127.0.0.1:0", "-q"]);
+    let [one, other] = server.addresses() else { panic!("two addresses") };
+    let (one, other, closed) = (one.to_string(), other.to_string(), closed_address().to_string());
+    let arguments = ["-c", "3", "-i", "20ms", "-W", "2s"];
+    let good = output(&[&["ping", &one, &other][..], &arguments].concat());
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    let stdout = text(&good.stdout);
+    for target in [&one, &other] {
+        assert_eq!(stdout.matches(&format!("from {target}: seq=")).count(), 3, "{stdout}");
+        assert!(stdout.lines().any(|line| line.split_whitespace().take(3).eq([target, "3", "0"])), "{stdout}");
+    }
+    let bad = output(&[&["ping", &one, &closed, "--json"][..], &arguments].concat());
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    assert!(text(&bad.stderr).contains(&format!("1 of 2 targets failed: no answer from {closed}")), "{bad:?}");
+    let reports: Vec<Value> = text(&bad.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&reports[0]["target"], &reports[0]["answered"]), (&one.into(), &3.into()));
+    assert_eq!((&reports[1]["target"], &reports[1]["refused"], reports.len()), (&closed.into(), &3.into(), 2));
+}
+
+#[test]
+fn thousand_targets_are_pinged_with_few_open_files_allowed() {
+    let server = Server::start(&["echo@0.0.0.0:0", "-q"]);
+    let port = server.address().port();
+    let targets: Vec<String> =
+        (0..1000).map(|target| format!("127.1.{}.{}:{port}", target / 200, 1 + target % 200)).collect();
+    let program = env!("CARGO_BIN_EXE_udpong");
+    let script = format!("ulimit -S -n 256; exec {program} ping -c 1 -W 10s -q --json {}", targets.join(" "));
+    let output = run(std::process::Command::new("sh").args(["-c", &script]), b"");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let answered = text(&output.stdout).lines().filter(|line| line.contains("\"answered\":1,")).count();
+    assert_eq!(answered, 1000);
+}
+
+#[test]
+fn interrupted_ping_of_several_targets_reports_all() {
+    let server = Server::start_many(2, &["echo@127.0.0.1:0", "echo@127.0.0.1:0", "-q"]);
+    let targets: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+    let mut command = udpong(&["ping", &targets[0], &targets[1], "-i", "10ms", "--json"]);
+    let child = command.stdout(std::process::Stdio::piped()).spawn().expect("udpong");
+    std::thread::sleep(Duration::from_millis(500));
+    signal("INT", child.id());
+    let output = child.wait_with_output().expect("the output");
+    assert_eq!((output.status.code(), text(&output.stdout).lines().count()), (Some(0), 2), "{output:?}");
+}
