@@ -31,6 +31,8 @@
 //! | statistics | The counts of how datagrams ended; every datagram ends in exactly one way. |
 //! | probe, answer | A datagram of the client, and one that came back. |
 //! | outcome | How a probe ended: answered, late, lost, refused, truncated or altered. |
+//! | link, impairment | One direction of a simulated network path, and what it does to datagrams. |
+//! | flow | The datagrams within which order counts: those of one peer to one local address. |
 //! | closed, open loop | A load that waits for answers before it sends, and one that sends on a schedule. |
 //!
 //! # Reading order
@@ -40,7 +42,8 @@
 //!    reactor.
 //! 3. [`net`]: the contract for moving datagrams, first in its [`portable`](net::portable) form, then in that for
 //!    [`linux`](net::linux), with [`gso`](net::gso) for what can leave as one. Why a short batch means drained is there.
-//! 4. Pure parts, each on its own: [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`].
+//! 4. Pure parts, each on its own: [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`],
+//!    [`impair`].
 //! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, on the same reactor and [`net`].
 //!
 //! # Invariants
@@ -56,6 +59,7 @@
 //! 7. Nothing in the loop blocks. [`LogWriter`](logging::writer::LogWriter)
 //! 8. A warm loop allocates nothing per datagram. [`SendBatch`](net::SendBatch), `tests/allocation_server.rs`
 //! 9. A deadline fires once and never early. [`reactor`]
+//! 10. The same seed and the same arrivals, their times included, give the same impairment. [`impair`]
 //!
 //! `server::simulation`, a test of the real endpoint over a scripted network, defends the first six together.
 //!
@@ -79,7 +83,8 @@
 //! | (none) | | [`reactor`], [`net`], [`server`] | mio, slab, log, libc, socket2; nix on Linux |
 //! | `serde` | | reports implement `serde::Serialize` | serde |
 //! | `client` | | [`client`]: send, ping, bench; implies `serde` | hdrhistogram, humantime, indicatif, serde_json; signal-hook on Unix |
-//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` | clap, clap_complete, clap_mangen, ctrlc, simple_logger |
+//! | `impair` | yes | [`impair`]: bad links for the replies of a server | rand_distr, rand_xoshiro |
+//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` and `impair` | clap, clap_complete, clap_mangen, ctrlc, simple_logger |
 //!
 //! # As a library
 //!
@@ -127,6 +132,8 @@
 pub mod client;
 mod guard;
 mod host_port;
+#[cfg(feature = "impair")]
+pub mod impair;
 pub mod logging;
 pub mod net;
 mod parse_error;
