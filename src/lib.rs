@@ -84,7 +84,7 @@
 //! | `serde` | | reports implement `serde::Serialize` | serde |
 //! | `client` | | [`client`]: send, ping, bench; implies `serde` | hdrhistogram, humantime, indicatif, serde_json; signal-hook on Unix |
 //! | `impair` | yes | [`impair`]: bad links for the replies of a server | rand_distr, rand_xoshiro |
-//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` and `impair` | clap, clap_complete, clap_mangen, ctrlc, simple_logger |
+//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` and `impair` | clap, clap_complete, ctrlc, roff, simple_logger |
 //!
 //! # As a library
 //!

@@ -1,97 +1,78 @@
-//! Durations, sizes, counts and shares as they are written on a command line.
+//! Parsers for the values of options: durations, sizes, counts and percentages.
+//!
+//! Each returns its error as one line that says what to write instead; clap puts the value and the option before it.
 
+use std::num::NonZeroUsize;
+use std::thread;
 use std::time::Duration;
 
 use udpong::client::LONGEST_PAYLOAD;
 
-/// Reads `300ms`, `5s`, `1m30s` or `50us`; `0` needs no unit.
-///
-/// # Errors
-///
-/// What is wrong with the text, in one line.
+/// Parses a duration: `300ms`, `5s`, `1m30s`, `50us` or `0`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|error| format!("{error} (write a duration as 300ms, 5s or 1m30s)"))
+    humantime::parse_duration(text).map_err(|_| "write a number and a unit, such as 300ms, 5s or 1m30s".to_owned())
 }
 
-/// A [`duration`] that is not zero.
-///
-/// # Errors
-///
-/// What is wrong with the text, in one line.
+/// Parses a [`duration`] longer than 0.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("it must be longer than nothing".to_owned()),
+        Duration::ZERO => Err("write a duration longer than 0, such as 300ms".to_owned()),
         duration => Ok(duration),
     }
 }
 
-/// Reads a size in bytes, `4194304`, `4096k` or `4M`; k is 1,024 bytes, M 1,024 k. 1 byte to 1,023 M.
-///
-/// # Errors
-///
-/// What is wrong with the text, in one line.
+/// Parses a size of 1 byte to 1,023 MiB: `65536`, `64k` or `4M`; k is 1,024 bytes, M is 1,024 k.
 pub fn size(text: &str) -> Result<usize, String> {
     let size = scaled(text, 1024).filter(|size| (1..1 << 30).contains(size));
-    size.and_then(|size| size.try_into().ok()).ok_or_else(|| "write 1 to 1023M bytes, as 65536, 64k or 4M".to_owned())
+    size.and_then(|size| size.try_into().ok())
+        .ok_or_else(|| "write 1 to 1023M bytes, such as 65536, 64k or 4M".to_owned())
 }
 
-/// Reads the size of a payload in bytes, `0` to `65507`; k is 1,024 bytes.
-///
-/// # Errors
-///
-/// What is wrong with the text, in one line.
+/// Parses the size of a payload, 0 to 65,507 bytes: `56` or `8k`; k is 1,024 bytes.
 pub fn payload_size(text: &str) -> Result<usize, String> {
     let size = scaled(text, 1024).and_then(|size| usize::try_from(size).ok());
     let size = size.filter(|size| *size <= LONGEST_PAYLOAD);
-    size.ok_or_else(|| format!("write 0 to {LONGEST_PAYLOAD} bytes, as 56 or 8k"))
+    size.ok_or_else(|| format!("write 0 to {LONGEST_PAYLOAD} bytes, such as 56 or 8k"))
 }
 
-/// Reads a share, `1%` or `0.5`: 0 to 100 percent.
-///
-/// # Errors
-///
-/// What is wrong with the text, in one line.
+/// Parses a percentage of 0 to 100: `1%` or `0.5`.
 pub fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
-    number.filter(|percent| (0.0..=100.0).contains(percent)).ok_or_else(|| "write 0% to 100%, as 1% or 0.5%".to_owned())
+    let percent = number.filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| "write 0% to 100%, such as 1% or 0.5%".to_owned())
 }
 
-/// Reads a count of at least 1, `1000`, `10k` or `2M`; k is 1,000, M 1,000 k.
-///
-/// # Errors
-///
-/// What is wrong with the text, in one line.
+/// Parses a count of at least 1: `1000`, `10k` or `2M`; k is 1,000, M is 1,000 k.
 pub fn count(text: &str) -> Result<u64, String> {
-    scaled(text, 1000)
-        .filter(|count| *count > 0)
-        .ok_or_else(|| "write a whole number from 1, as 1000, 10k or 2M".to_owned())
+    let count = scaled(text, 1000).filter(|count| *count > 0);
+    count.ok_or_else(|| "write a whole number of at least 1, such as 1000, 10k or 2M".to_owned())
 }
 
-/// Reads a [`count`] that may be 0, and is 4,294,967,295 at the most.
-///
-/// # Errors
-///
-/// What is wrong with the text, in one line.
+/// Parses a [`count`] per second, which may be 0, of at most 4,294,967,295.
 pub fn rate(text: &str) -> Result<u32, String> {
     let rate = scaled(text, 1000).and_then(|rate| rate.try_into().ok());
-    rate.ok_or_else(|| "write a whole number from 0, as 0, 1000 or 10k".to_owned())
+    rate.ok_or_else(|| "write a whole number from 0 to 4294967295, such as 1000 or 10k".to_owned())
 }
 
-/// A [`rate`] that is not zero.
-///
-/// # Errors
-///
-/// What is wrong with the text, in one line.
+/// Parses a [`rate`] of at least 1.
 pub fn positive_rate(text: &str) -> Result<u32, String> {
-    match rate(text)? {
-        0 => Err("it must be at least 1".to_owned()),
-        rate => Ok(rate),
-    }
+    let rate = rate(text).ok().filter(|rate| *rate > 0);
+    rate.ok_or_else(|| "write a whole number of at least 1, such as 1000 or 10k".to_owned())
 }
 
+/// Parses a number of threads: 1 to 1,024, or `auto` for one per core.
+pub fn workers(text: &str) -> Result<NonZeroUsize, String> {
+    if text == "auto" {
+        return Ok(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    }
+    let workers = text.parse().ok().filter(|workers: &NonZeroUsize| workers.get() <= 1024);
+    workers.ok_or_else(|| "write auto, or 1 to 1024".to_owned())
+}
+
+/// Parses digits with an optional k or M behind them.
 fn scaled(text: &str, step: u64) -> Option<u64> {
     let (digits, factor) = match text.as_bytes() {
         [.., b'k' | b'K'] => (&text[..text.len() - 1], step),
@@ -121,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_counts_have_scales() {
+    fn sizes_scale_by_1024_and_counts_by_1000() {
         assert_eq!(size("4M"), Ok(4 << 20));
         assert_eq!(size("64k"), Ok(65_536));
         assert_eq!(count("10k"), Ok(10_000));
@@ -137,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_percent() {
+    fn percentages_are_0_to_100() {
         assert_eq!((percent("1%"), percent("0.5"), percent("100%")), (Ok(1.0), Ok(0.5), Ok(100.0)));
         for wrong in ["", "%", "-1", "101%", "NaN", "inf", "1%%"] {
             assert!(percent(wrong).is_err(), "{wrong}");
@@ -146,7 +127,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "[-+0-9.a-zA-Zµ ]*") {
+        fn no_input_panics(text in "[-+0-9.a-zA-Zµ ]*") {
             let _ = (duration(&text), size(&text), count(&text), percent(&text));
         }
     }

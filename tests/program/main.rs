@@ -17,7 +17,7 @@
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
-//! | `pages` | help, man pages, completions, `make install` |
+//! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
 //!
 //! `harness` is what they share. A test that uses a tool begins with `needs!("socat")`; one that needs root, fixed ports
@@ -32,8 +32,8 @@ mod guard;
 mod harness;
 mod hostile_responders;
 mod log;
+mod manual;
 mod overload;
-mod pages;
 mod ping;
 mod reply_source;
 mod send;

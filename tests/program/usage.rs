@@ -1,26 +1,27 @@
-//! What cannot be served: each wrong use ends with one line that says what to do, and nothing half started.
+//! What cannot be served: a usage error or a failure ends with a message that says what to write instead, and leaves
+//! nothing half started.
 
 use std::net::UdpSocket;
 use std::process::{Command, Output};
 
 use crate::harness::{in_namespace, needs, run, udpong};
 
-/// Runs `udpong serve` to its end, which has to come by itself.
+/// Runs `udpong serve`, which has to end by itself.
 fn serve(arguments: &[&str]) -> Output {
     run(udpong(&["serve"]).args(arguments), b"")
 }
 
-/// Checks the exit code and that one line is all it said; gives the line.
+/// Checks the exit code and that the output is one line on stderr; returns the line.
 fn one_line(what: &str, output: &Output, code: i32) -> String {
-    let said = String::from_utf8(output.stderr.clone()).expect("UTF-8");
-    assert_eq!(output.status.code(), Some(code), "{what}: {said}");
+    let error = String::from_utf8(output.stderr.clone()).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{what}: {error}");
     assert_eq!(output.stdout, b"", "{what}");
-    assert!(said.starts_with("udpong: ") && said.ends_with('\n') && said.lines().count() == 1, "{what}: {said}");
-    said
+    assert!(error.starts_with("udpong: ") && error.ends_with('\n') && error.lines().count() == 1, "{what}: {error}");
+    error
 }
 
 #[test]
-fn what_was_asked_wrongly_is_exit_2_with_a_way_out() {
+fn wrong_service_is_exit_2_and_says_what_to_write() {
     let wrong: [(&[&str], &str); 22] = [
         (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard or reply=TEXT)"),
         (&[""], "there is no service \"\" (choose"),
@@ -45,43 +46,51 @@ fn what_was_asked_wrongly_is_exit_2_with_a_way_out() {
         (&["hello@:7000", "echo@[::]:7000"], "cannot share the port: try echo@[::]:7001"),
         (&["fixed", "fixed"], "fixed on 127.0.0.1:20001 and fixed on 127.0.0.1:20001 cannot share the port"),
     ];
-    for (arguments, way_out) in wrong {
+    for (arguments, advice) in wrong {
         let what = format!("{arguments:?}");
         let line = one_line(&what, &serve(arguments), 2);
-        assert!(line.contains(way_out), "{what}: {line}");
+        assert!(line.contains(advice), "{what}: {line}");
     }
 }
 
 #[test]
-fn wrong_flags_are_exit_2_and_say_what_to_write() {
+fn wrong_option_is_exit_2_and_says_what_to_write() {
     let wrong: [(&[&str], &str); 9] = [
-        (&["--for", "5"], "write a duration as 300ms, 5s or 1m30s"),
-        (&["--grace=-1s"], "write a duration as 300ms, 5s or 1m30s"),
-        (&["--stats", "0s"], "it must be longer than nothing"),
-        (&["--count", "0"], "write a whole number from 1, as 1000, 10k or 2M"),
-        (&["--recv-buffer", "lots"], "write 1 to 1023M bytes, as 65536, 64k or 4M"),
-        (&["--send-buffer", "2000M"], "write 1 to 1023M bytes, as 65536, 64k or 4M"),
+        (&["--for", "5"], "write a number and a unit, such as 300ms, 5s or 1m30s"),
+        (&["--grace=-1s"], "write a number and a unit, such as 300ms, 5s or 1m30s"),
+        (&["--stats", "0s"], "write a duration longer than 0, such as 300ms"),
+        (&["--count", "0"], "write a whole number of at least 1, such as 1000, 10k or 2M"),
+        (&["--recv-buffer", "lots"], "write 1 to 1023M bytes, such as 65536, 64k or 4M"),
+        (&["--send-buffer", "2000M"], "write 1 to 1023M bytes, such as 65536, 64k or 4M"),
         (&["--log", "loud"], "--log"),
         (&["--json=yes"], "--json"),
         (&["--nonsense"], "--nonsense"),
     ];
-    for (arguments, way_out) in wrong {
+    for (arguments, advice) in wrong {
         let output = serve(arguments);
-        let said = String::from_utf8(output.stderr).expect("UTF-8");
-        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}: {said}");
-        assert!(said.starts_with("error: ") && said.contains(way_out), "{arguments:?}: {said}");
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}: {error}");
+        assert!(error.starts_with("error: ") && error.contains(advice), "{arguments:?}: {error}");
     }
 }
 
 #[test]
-fn help_and_version_are_no_failures() {
-    let help = run(&mut udpong(&["--help"]), b"");
-    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("serve"));
-    let help = serve(&["--help"]);
-    let said = String::from_utf8_lossy(&help.stdout);
-    assert!(help.status.success());
-    for word in ["hello", "echo", "fixed", "ack", "discard", "reply=TEXT", "0.0.0.0:5000", "--grace", "--no-guard"] {
-        assert!(said.contains(word), "{word} is not in the help: {said}");
+fn port_option_is_exit_2_and_suggests_the_service_syntax() {
+    let advice = "the port is part of the service, as in hello@:5000";
+    for arguments in [&["--port", "5000"][..], &["--port=5000"], &["-p", "5000"], &["-p5000"], &["echo", "--port"]] {
+        let line = one_line(&format!("{arguments:?}"), &serve(arguments), 2);
+        assert!(line.contains("there is no option ") && line.contains(advice), "{arguments:?}: {line}");
+    }
+    let output = run(&mut udpong(&["send", "-p", "5000"]), b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains(advice), "{output:?}");
+}
+
+#[test]
+fn help_and_version_are_exit_0_and_no_command_is_exit_2() {
+    for arguments in [&["--help"][..], &["-h"], &["help", "serve"], &["serve", "--help"]] {
+        let output = run(&mut udpong(arguments), b"");
+        assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("serve"), "{output:?}");
     }
     let version = run(&mut udpong(&["--version"]), b"");
     assert!(version.status.success());
@@ -90,10 +99,10 @@ fn help_and_version_are_no_failures() {
 }
 
 #[test]
-fn an_address_in_use_is_exit_1_and_leaves_nothing_half_started() {
+fn address_in_use_is_exit_1_and_leaves_nothing_bound() {
     let holder = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let taken = holder.local_addr().expect("an address");
-    // Where no other test takes it meanwhile.
+    // On an address that no other test binds.
     let free = UdpSocket::bind("127.0.0.97:0").expect("a free port").local_addr().expect("an address");
     let first = format!("hello@{free}");
     for host in ["127.0.0.1", "0.0.0.0"] {
@@ -107,16 +116,16 @@ fn an_address_in_use_is_exit_1_and_leaves_nothing_half_started() {
 }
 
 #[test]
-fn an_address_of_another_machine_is_exit_1() {
+fn foreign_address_is_exit_1() {
     let line = one_line("192.0.2.1", &serve(&["hello@127.0.0.1:0", "echo@192.0.2.1:7000"]), 1);
     assert!(line.contains("cannot listen on 192.0.2.1:7000 (echo): this machine has no such address"), "{line}");
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_exit_1() {
+fn unknown_host_is_exit_1() {
     needs!("unshare", "ip");
-    // In a namespace nobody else's name server is asked.
-    if in_namespace("usage::a_name_that_does_not_resolve_is_exit_1") {
+    // In a namespace no name server is reached.
+    if in_namespace("usage::unknown_host_is_exit_1") {
         let line = one_line("a name", &serve(&["hello@127.0.0.1:7000", "echo@nowhere.invalid:7001"]), 1);
         assert!(line.contains("cannot look up \"nowhere.invalid\" for echo: "), "{line}");
         assert!(line.contains("(try an address such as 127.0.0.1)"), "{line}");
@@ -124,9 +133,9 @@ fn a_name_that_does_not_resolve_is_exit_1() {
 }
 
 #[test]
-fn a_port_without_permission_is_exit_1() {
+fn privileged_port_is_exit_1() {
     needs!("unshare", "ip", "setpriv");
-    if in_namespace("usage::a_port_without_permission_is_exit_1") {
+    if in_namespace("usage::privileged_port_is_exit_1") {
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service"]);
         command.arg(env!("CARGO_BIN_EXE_udpong")).args(["serve", "hello@127.0.0.1:7000", "echo@127.0.0.1:7"]);
@@ -137,12 +146,12 @@ fn a_port_without_permission_is_exit_1() {
 }
 
 #[test]
-fn a_report_that_cannot_be_printed_is_exit_1() {
+fn report_that_cannot_be_printed_is_exit_1() {
     needs!("sh");
     let mut command = Command::new("sh");
     command.arg("-c").arg("exec \"$0\" serve hello@127.0.0.1:0 --for 1ms --json >/dev/full");
     let output = run(command.arg(env!("CARGO_BIN_EXE_udpong")), b"");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.lines().last().is_some_and(|line| line.starts_with("udpong: cannot print the report: ")), "{said}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.lines().last().is_some_and(|line| line.starts_with("udpong: cannot print the report: ")), "{error}");
 }

@@ -1,0 +1,137 @@
+//! `udpong bench`: a load, and how many answers it gets how fast.
+
+use std::io;
+use std::time::Duration;
+
+use clap::Args;
+use udpong::client::bench::{Bench, Options};
+use udpong::client::{Load, Shape};
+
+use super::{Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, shutdown_on_signals, units};
+
+/// Load a UDP responder and measure throughput and latency.
+///
+/// By default a closed loop: each socket keeps a fixed number of datagrams in flight, and each answer lets the next
+/// datagram leave. With --rate an open loop: datagrams leave on a schedule, and latency counts from the time when a
+/// datagram was due, so a responder that stalls cannot hide it. If bench itself cannot keep the schedule, it reports
+/// that.
+///
+/// Use it only on servers that you may load.
+#[derive(Args, Debug)]
+#[command(help_template = TEMPLATE, before_long_help = EXAMPLES)]
+#[command(after_long_help = format!("{JSON}\n{LIMIT_EXIT_STATUS}\n{SIGNALS}"))]
+pub struct BenchArgs {
+    /// Where to send: HOST:PORT, HOST (port 5000) or :PORT (127.0.0.1)
+    #[arg(value_name = "TARGET")]
+    target: String,
+
+    /// Number of sockets
+    #[arg(long, value_name = "N", value_parser = units::count, default_value = "1", help_heading = "Load")]
+    clients: u64,
+
+    /// Datagrams in flight on each socket [default: --segments]
+    #[arg(long, value_name = "N", value_parser = units::count, conflicts_with = "rate", help_heading = "Load")]
+    in_flight: Option<u64>,
+
+    /// Datagrams per second, on all sockets together
+    #[arg(long, value_name = "R", value_parser = units::positive_rate, help_heading = "Load")]
+    rate: Option<u32>,
+
+    /// Payload of a datagram, 0 to 65507 bytes
+    ///
+    /// Answers to datagrams under 17 bytes are matched in order: such a datagram has no room for its number.
+    #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size, default_value = "56")]
+    #[arg(help_heading = "Load")]
+    size: usize,
+
+    /// Datagrams per send
+    ///
+    /// On Linux with UDP_SEGMENT.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), default_value = "1")]
+    #[arg(help_heading = "Load")]
+    segments: u8,
+
+    #[command(flatten)]
+    family: FamilyArgs,
+
+    /// Time to measure (300ms, 5s, 1m30s)
+    #[arg(short, long, value_name = "DURATION", value_parser = units::positive_duration, default_value = "5s")]
+    #[arg(help_heading = "When to stop")]
+    time: Duration,
+
+    /// Time to send before the measurement
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "0")]
+    #[arg(hide_short_help = true, help_heading = "When to stop")]
+    warm_up: Duration,
+
+    /// Time to wait for an answer
+    ///
+    /// A datagram that is not answered within this time is lost.
+    #[arg(short = 'W', long, value_name = "DURATION", value_parser = units::positive_duration, default_value = "1s")]
+    #[arg(help_heading = "When to stop")]
+    timeout: Duration,
+
+    /// Print the report as one JSON object
+    #[arg(long, hide_short_help = true, help_heading = "Output")]
+    json: bool,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  udpong bench :5000                              one in flight, for 5 s
+  udpong bench :5000 --clients 64 --in-flight 32  as fast as answers come
+  udpong bench :5000 --rate 10k --max-p99 5ms     exit status 1 if slower
+";
+
+const JSON: &str = "\
+JSON:
+  schema              version of this format: 1
+  target              address of the target
+  seconds             time measured
+  clients             number of sockets
+  sent, answered      datagrams sent, and those that were answered
+  lost                datagrams that were not answered
+  duplicate           further answers to the same datagram
+  answers_per_second  answered / seconds
+  mbit_per_second     payloads in Mbit/s: sent and answered
+  latency_ms          latency in milliseconds: min, mean, max, stddev, p50,
+                      p90, p99 and p99_9; null without an answer
+  lateness_ms         how late datagrams left, with the same fields; null
+                      without --rate
+";
+
+const SIGNALS: &str = "\
+Signals:
+  SIGINT (Ctrl+C), SIGTERM, SIGHUP
+       Stop sending, wait for the answers to what is in flight, then print
+       the report. A second signal ends the program at once.
+";
+
+/// Loads the target and prints what was measured.
+pub fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let segments = usize::from(args.segments);
+    let options = Options {
+        shape: Shape {
+            clients: number(args.clients),
+            load: match args.rate {
+                Some(rate) => Load::Rate(rate),
+                None => Load::InFlight(args.in_flight.map_or(segments, number)),
+            },
+            size: args.size,
+            segments,
+            timeout: args.timeout,
+        },
+        time: args.time,
+        warm_up: args.warm_up,
+        family: args.family.into(),
+        json: args.json,
+        limits: args.limits.into(),
+    };
+    let shutdown = shutdown_on_signals(Failure::USAGE)?;
+    let mut bench = Bench::new(&args.target, options, &shutdown)?;
+    Ok(bench.run(&mut io::stdout(), &mut io::stderr())?)
+}

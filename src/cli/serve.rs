@@ -1,0 +1,265 @@
+//! `udpong serve`: the server.
+
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::{ContextKind, ErrorKind};
+use log::{LevelFilter, info};
+use simple_logger::SimpleLogger;
+use udpong::logging::DATAGRAM_LOG;
+use udpong::logging::writer::LogWriter;
+use udpong::server::{IoBackend, Options, Report, Server, Service};
+
+use super::{Failure, TEMPLATE, shutdown_on_signals, units};
+
+/// Answer every UDP datagram, until Ctrl+C.
+///
+/// Runs any number of services in one event loop. Each reply leaves from the address to which the request was sent.
+/// Requests whose reply could be used to attack others are not answered: see Refusals. The log goes to the standard
+/// error, the report of --json to the standard output.
+#[derive(Args, Debug)]
+#[command(help_template = TEMPLATE, before_long_help = EXAMPLES)]
+#[command(after_help = format!("Services (NAME@HOST:PORT sets another address) [default: hello]:\n{SERVICES}"))]
+#[command(after_long_help = format!("Services:\n{SERVICES}\n{DETAILS}"))]
+pub struct ServeArgs {
+    /// What to answer and where, see Services
+    #[arg(value_name = "SERVICE", default_value = "hello", hide_short_help = true)]
+    services: Vec<String>,
+
+    /// Stop after this time (300ms, 5s, 1m30s)
+    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration, help_heading = "When to stop")]
+    run_for: Option<Duration>,
+
+    /// Stop after N datagrams
+    ///
+    /// Datagrams that have arrived by then are answered, too.
+    #[arg(long, value_name = "N", value_parser = units::count, help_heading = "When to stop")]
+    count: Option<u64>,
+
+    /// Time to answer what has arrived and to send what waits, after a stop
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "500ms")]
+    #[arg(hide_short_help = true, help_heading = "When to stop")]
+    grace: Duration,
+
+    /// Do not log single datagrams
+    #[arg(short, long, help_heading = "Output")]
+    quiet: bool,
+
+    /// Log level [default: RUST_LOG, or info]
+    ///
+    /// One of off, error, warn, info, debug and trace.
+    #[arg(long, value_name = "LEVEL", help_heading = "Output")]
+    #[arg(value_parser = log_level(), ignore_case = true, hide_possible_values = true)]
+    log: Option<LevelFilter>,
+
+    /// Log the statistics and rates at this interval
+    #[arg(long, value_name = "DURATION", value_parser = units::positive_duration)]
+    #[arg(hide_short_help = true, help_heading = "Output")]
+    stats: Option<Duration>,
+
+    /// Print the statistics as one JSON object at the end
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+
+    /// Kernel receive buffer of each socket [default: 4M if the system allows]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, hide_short_help = true, help_heading = "Sockets")]
+    recv_buffer: Option<usize>,
+
+    /// Kernel send buffer of each socket [default: 4M if the system allows]
+    #[arg(long, value_name = "SIZE", value_parser = units::size, hide_short_help = true, help_heading = "Sockets")]
+    send_buffer: Option<usize>,
+
+    /// How datagrams are received and sent: auto, portable or segmented
+    ///
+    /// "portable" moves one datagram per system call; "segmented" (Linux) moves many, with recvmmsg, sendmmsg, UDP_GRO
+    /// and UDP_SEGMENT; "auto" takes the best that the system has.
+    #[arg(long, value_name = "BACKEND", value_parser = io_backend(), default_value = "auto")]
+    #[arg(hide_possible_values = true, hide_short_help = true, help_heading = "Performance")]
+    io: IoBackend,
+
+    /// Number of event loops, each in a thread of its own; auto is one per core
+    #[arg(long, value_name = "N", value_parser = units::workers, default_value = "1")]
+    #[arg(hide_short_help = true, help_heading = "Performance")]
+    workers: NonZeroUsize,
+
+    /// How long to poll before sleeping: lower latency, but a busy core
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, default_value = "0")]
+    #[arg(hide_short_help = true, help_heading = "Performance")]
+    spin: Duration,
+
+    /// Replies per second to one IPv4 address or IPv6 /64; 0 for no limit
+    #[arg(long, value_name = "N", value_parser = units::rate, default_value = "1000")]
+    #[arg(hide_short_help = true, help_heading = "Safety")]
+    rate_limit: u32,
+
+    /// Answer every source that can be answered
+    ///
+    /// Lifts all refusals except "unanswerable" and "discard".
+    #[arg(long, hide_short_help = true, help_heading = "Safety")]
+    no_guard: bool,
+}
+
+/// The services that completions offer.
+pub const SERVICE_NAMES: [&str; 6] = ["hello", "echo", "fixed", "ack", "discard", "reply="];
+
+const EXAMPLES: &str = "\
+Examples:
+  udpong serve                        answer with \"Hello \" on port 5000
+  udpong serve echo@127.0.0.1:12345   echo on another address
+  udpong serve hello fixed ack -q     three services, a quiet log
+  udpong serve 'reply=got {}@127.0.0.1:7000'
+                                      a text of your own; {} is the message
+";
+
+const SERVICES: &str = "  \
+  hello       \"Hello \" and the message                 0.0.0.0:5000
+  echo        the message                              localhost:10000
+  fixed       \"Hello UDP Client\"                       127.0.0.1:20001
+  ack         \"Server acknowledges: \" and the message  127.0.0.1:12345
+  discard     no reply                                 discard@HOST:PORT
+  reply=TEXT  TEXT, with the message in place of {}    reply=TEXT@HOST:PORT
+";
+
+const DETAILS: &str = "\
+A service listens on the address shown, or on the one given as NAME@HOST:PORT,
+NAME@:PORT or NAME@HOST. Write IPv6 addresses in brackets: hello@[::]:5000.
+Port 0 selects a free port, which the log and the report show. In TEXT, write
+{{ and }} for braces.
+
+Refusals:
+A refused request gets no reply. Refusals are counted by reason and logged at
+most once a minute per reason. The reasons are:
+
+  unanswerable   the source has port 0, or an unspecified, multicast,
+                 broadcast or reserved (240.0.0.0/4) address
+  own_port       the source port is one that this server has bound
+  service_port   the source port belongs to a UDP service that might answer
+                 the reply: 7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137,
+                 138, 161, 389, 500, 1900, 5353 or 11211
+  amplification  the reply's packet would be more than three times as long
+                 as the request's; not on loopback
+  rate_limit     more than --rate-limit replies per second to one IPv4
+                 address or IPv6 /64; not on loopback
+  discard        the service is discard
+
+JSON:
+  schema              version of this format: 1
+  seconds             time since all services listened
+  endpoints           one object per address, with these fields:
+    service           name of the service
+    address           address that it listened on
+    received          datagrams received
+    received_bytes    their payloads, in bytes
+    answered          replies sent
+    answered_bytes    their payloads, in bytes
+    refused           requests refused, by reason
+    failed            replies that the system did not send, by error
+    receive_errors    errors returned in place of a datagram, by error
+    waited            replies that waited because a send would have blocked
+    waiting_peak      the most replies that waited at the same time
+    unsent            replies that still waited at the end
+    kernel_dropped    datagrams dropped because the receive buffer was
+                      full; null if the system does not report it
+
+The sum of answered, refused, failed and unsent is received.
+
+Exit status:
+  0    stopped by a signal, --for or --count
+  1    could not listen, failed later, or could not print the report
+  2    usage error
+  130  ended at once by a second signal
+
+Environment:
+  RUST_LOG  log level if --log is not given
+  NO_COLOR  if set, the log is not coloured
+
+Signals:
+  SIGINT (Ctrl+C), SIGTERM, SIGHUP
+       Answer what has arrived and send what waits, for at most --grace,
+       then end with the statistics. A second signal ends the program at
+       once.
+";
+
+/// Serves until a stop is requested, then logs and prints the statistics.
+pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let services = args.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
+    let services = services.map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
+    let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
+    let log = LogWriter::install(logger(args)).map_err(|error| failed("start the log", error))?;
+    let shutdown = shutdown_on_signals(Failure::FAILED)?;
+
+    let server = Server::bind(&services, options(args), shutdown.clone()).inspect_err(|_| {
+        log.flush(Instant::now() + LAST_LINES);
+    })?;
+    let (report, result) = server.run();
+
+    let stopped = shutdown.requested_at().unwrap_or_else(Instant::now);
+    let deadline = stopped.checked_add(args.grace).unwrap_or(stopped).max(Instant::now() + LAST_LINES);
+    // Flush what is queued first, so that the queue has room for the statistics.
+    log.flush(deadline);
+    report.endpoints.iter().for_each(|endpoint| info!(target: "udpong", "{endpoint}"));
+    log.flush(deadline);
+    let printed = if args.json { print(&report) } else { Ok(()) };
+    result?;
+    printed.map_err(|error| failed("print the report", error))
+}
+
+/// The time for the last log lines when the grace period is over.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
+fn options(args: &ServeArgs) -> Options {
+    Options {
+        receive_buffer: args.recv_buffer,
+        send_buffer: args.send_buffer,
+        run_for: args.run_for,
+        count: args.count,
+        stats: args.stats,
+        grace: args.grace,
+        rate_limit: args.rate_limit,
+        no_guard: args.no_guard,
+        io: args.io,
+        workers: args.workers,
+        spin: args.spin,
+    }
+}
+
+fn logger(args: &ServeArgs) -> SimpleLogger {
+    let logger = SimpleLogger::new().with_level(LevelFilter::Info).env().with_utc_timestamps();
+    let logger = logger.with_colors(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let logger = if let Some(level) = args.log { logger.with_level(level) } else { logger };
+    if args.quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger }
+}
+
+fn print(report: &Report) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    serde_json::to_writer(&mut stdout, report)?;
+    stdout.write_all(b"\n")?;
+    stdout.flush()
+}
+
+fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
+    let levels = PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"]);
+    levels.try_map(|level| level.parse::<LevelFilter>())
+}
+
+fn io_backend() -> impl TypedValueParser<Value = IoBackend> {
+    PossibleValuesParser::new(["auto", "portable", "segmented"]).map(|backend| match &*backend {
+        "portable" => IoBackend::Portable,
+        "segmented" => IoBackend::Segmented,
+        _ => IoBackend::Auto,
+    })
+}
+
+/// Returns a better error for `serve --port` and `serve -p`, which many servers have.
+pub fn explain_port(error: &clap::Error) -> Option<Failure> {
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let option = context(ContextKind::InvalidArg);
+    let is_port = error.kind() == ErrorKind::UnknownArgument && matches!(&*option, "-p" | "--port");
+    (is_port && context(ContextKind::Usage).contains("udpong serve")).then(|| {
+        let message = format!("there is no option {option}: the port is part of the service, as in hello@:5000");
+        Failure::new(Failure::USAGE, message)
+    })
+}
