@@ -132,7 +132,6 @@
 pub mod client;
 mod guard;
 mod host_port;
-#[cfg(feature = "impair")]
 pub mod impair;
 pub mod logging;
 pub mod net;

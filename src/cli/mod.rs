@@ -4,6 +4,7 @@
 //! man pages, see [`manual`].
 
 mod bench;
+mod impair;
 mod manual;
 mod ping;
 mod send;
@@ -128,7 +129,7 @@ impl Failure {
 impl From<server::Error> for Failure {
     fn from(error: server::Error) -> Self {
         match error {
-            server::Error::Conflict(message) => Self::new(Self::USAGE, message),
+            server::Error::Conflict(message) | server::Error::Usage(message) => Self::new(Self::USAGE, message),
             error => Self::new(Self::FAILED, error.to_string()),
         }
     }

@@ -9,10 +9,12 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ErrorKind};
 use log::{LevelFilter, info};
 use simple_logger::SimpleLogger;
+use udpong::impair::Impairments;
 use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
 use udpong::server::{IoBackend, Options, Report, Server, Service};
 
+use super::impair::{self, LinkArgs, SeedArgs};
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
 /// Answer every UDP datagram, until Ctrl+C.
@@ -23,7 +25,7 @@ use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 #[derive(Args, Debug)]
 #[command(help_template = TEMPLATE, before_long_help = EXAMPLES)]
 #[command(after_help = format!("Services (NAME@HOST:PORT sets another address) [default: hello]:\n{SERVICES}"))]
-#[command(after_long_help = format!("Services:\n{SERVICES}\n{DETAILS}"))]
+#[command(after_long_help = details())]
 pub struct ServeArgs {
     /// What to answer and where, see Services
     #[arg(value_name = "SERVICE", default_value = "hello", hide_short_help = true)]
@@ -100,6 +102,12 @@ pub struct ServeArgs {
     /// Lifts all refusals except "unanswerable" and "discard".
     #[arg(long, hide_short_help = true, help_heading = "Safety")]
     no_guard: bool,
+
+    #[command(flatten)]
+    impairments: LinkArgs,
+
+    #[command(flatten)]
+    seed: SeedArgs,
 }
 
 /// The services that completions offer.
@@ -110,6 +118,8 @@ Examples:
   udpong serve                        answer with \"Hello \" on port 5000
   udpong serve echo@127.0.0.1:12345   echo on another address
   udpong serve hello fixed ack -q     three services, a quiet log
+  udpong serve echo --delay 40ms --loss 2%
+                                      a responder behind a bad network
   udpong serve 'reply=got {}@127.0.0.1:7000'
                                       a text of your own; {} is the message
 ";
@@ -144,10 +154,13 @@ most once a minute per reason. The reasons are:
   rate_limit     more than --rate-limit replies per second to one IPv4
                  address or IPv6 /64; not on loopback
   discard        the service is discard
+";
 
+const JSON: &str = "\
 JSON:
   schema              version of this format: 1
   seconds             time since all services listened
+  seed                seed of the impairments; null without
   endpoints           one object per address, with these fields:
     service           name of the service
     address           address that it listened on
@@ -163,8 +176,12 @@ JSON:
     unsent            replies that still waited at the end
     kernel_dropped    datagrams dropped because the receive buffer was
                       full; null if the system does not report it
+";
 
-The sum of answered, refused, failed and unsent is received.
+const MORE_DETAILS: &str = "\
+The sum of answered, refused, failed and unsent is received. With impairments,
+the sum of answered, refused, failed, unsent, lost and over_limit is the sum of
+received and duplicated.
 
 Exit status:
   0    stopped by a signal, --for or --count
@@ -182,6 +199,11 @@ Signals:
        then end with the statistics. A second signal ends the program at
        once.
 ";
+
+fn details() -> String {
+    let impairments = impair::DETAILS;
+    format!("Services:\n{SERVICES}\n{DETAILS}\n{impairments}\n{JSON}{}\n{MORE_DETAILS}", impair::JSON)
+}
 
 /// Serves until a stop is requested, then logs and prints the statistics.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -223,6 +245,8 @@ fn options(args: &ServeArgs) -> Options {
         io: args.io,
         workers: args.workers,
         spin: args.spin,
+        impairments: args.impairments.is_given().then(|| args.impairments.apply(Impairments::default())),
+        seed: args.seed.seed,
     }
 }
 

@@ -26,6 +26,7 @@ use super::reply::ReplyTemplate;
 use super::reply_queue::ReplyQueue;
 use super::statistics::Statistics;
 use crate::guard::{Guard, Refusal};
+use crate::impair::{Link, header_length};
 use crate::logging::DATAGRAM_LOG;
 use crate::logging::escape::Escaped;
 use crate::logging::throttle::Throttle;
@@ -36,6 +37,12 @@ use crate::reactor::{Readiness, Wants};
 ///
 /// Failed sends do not count: a stranger can cause any number of them, with spoofed sources that no route leads to.
 const ERRORS_IN_A_ROW: u32 = 100;
+
+/// At most this many replies that were delayed leave in one turn.
+const DELAYED_PER_TURN: usize = 64;
+
+/// The destination of a reply, and the local address that it leaves from.
+pub type ReplyFlow = (SocketAddr, Option<SocketAddr>);
 
 /// What the endpoints of one worker share, one turn at a time.
 #[derive(Debug)]
@@ -73,6 +80,8 @@ pub struct Endpoint<S> {
     /// A send may be tried. A new socket is writable, and raises no event for it until a send would have blocked.
     writable: bool,
     queue: ReplyQueue,
+    /// What impairs the replies, and holds those that wait; `queue` stays empty then.
+    link: Option<Link<ReplyFlow>>,
     /// How much may still be received after a stop was requested, in bytes as the kernel charges them.
     backlog: Option<usize>,
     /// Failed receives since the last datagram.
@@ -94,6 +103,7 @@ impl<S: Transport> Endpoint<S> {
             readable: false,
             writable: true,
             queue: ReplyQueue::default(),
+            link: None,
             backlog: None,
             receive_errors: 0,
             broken: None,
@@ -102,19 +112,25 @@ impl<S: Transport> Endpoint<S> {
         }
     }
 
+    /// Lets every reply that the guard allows pass through a link, if there is one.
+    pub fn with_link(self, link: Option<Link<ReplyFlow>>) -> Self {
+        Self { link, ..self }
+    }
+
     /// Records an event.
     pub fn note(&mut self, readiness: Readiness) {
         self.readable |= readiness.readable;
         self.writable |= readiness.writable;
     }
 
-    /// Returns a turn if it would do anything without a further event, and the interest of the table above.
+    /// Returns a turn if it would do anything without a further event, the interest of the table above, and when the
+    /// next delay ends.
     pub fn wants(&self) -> Wants {
-        let waiting = !self.queue.is_empty();
+        let waits = self.waits_for_socket();
         Wants {
-            turn: self.may_receive() || (self.writable && waiting),
-            interest: Some(if waiting { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }),
-            deadline: None,
+            turn: self.may_receive() || (self.writable && waits),
+            interest: Some(if waits { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }),
+            deadline: self.link.as_ref().and_then(Link::next_deadline),
         }
     }
 
@@ -124,14 +140,19 @@ impl<S: Transport> Endpoint<S> {
     ///
     /// Returns an error if the socket is unusable, so that trying again would spin.
     pub fn take_turn(&mut self, now: Instant, resources: &mut Resources) -> io::Result<()> {
-        if self.writable && !self.queue.is_empty() {
-            self.flush(now, &mut resources.replies);
+        if let Some(link) = &mut self.link {
+            link.advance(now);
         }
+        self.flush(now, &mut resources.replies);
         if self.may_receive() {
             let received = self.socket.receive(&mut resources.received);
             self.backlog = self.backlog.map(|backlog| backlog.saturating_sub(resources.received.charge()));
             self.answer(now, resources);
             self.note_received(received, now);
+            if self.link.is_some() {
+                // Damaged replies are copies, and ready at once.
+                self.flush(now, &mut resources.replies);
+            }
         }
         self.broken.take().map_or(Ok(()), Err)
     }
@@ -145,12 +166,13 @@ impl<S: Transport> Endpoint<S> {
 
     /// Returns whether everything that had arrived was received, and every reply has left.
     pub fn is_settled(&self) -> bool {
-        self.queue.is_empty() && !self.may_receive()
+        self.unsent() == 0 && !self.may_receive()
     }
 
     /// Returns how the datagrams so far have ended.
     pub fn statistics(&self) -> Statistics {
-        Statistics { unsent: self.queue.len() as u64, ..self.statistics.clone() }
+        let impaired = self.link.as_ref().map(Link::impaired);
+        Statistics { unsent: self.unsent() as u64, impaired, ..self.statistics.clone() }
     }
 
     /// Returns how many datagrams were received.
@@ -179,10 +201,37 @@ impl<S: Transport> Endpoint<S> {
     }
 
     fn may_receive(&self) -> bool {
-        self.readable && self.queue.is_empty() && self.backlog != Some(0) && self.broken.is_none()
+        self.readable && !self.waits_for_socket() && self.backlog != Some(0) && self.broken.is_none()
     }
 
+    /// Returns whether replies wait to be sent, other than those that are delayed.
+    fn waits_for_socket(&self) -> bool {
+        !self.queue.is_empty() || self.link.as_ref().is_some_and(Link::is_ready)
+    }
+
+    /// Returns how many replies wait.
+    fn unsent(&self) -> usize {
+        self.queue.len() + self.link.as_ref().map_or(0, Link::waiting)
+    }
+
+    /// Sends what waits.
     fn flush(&mut self, now: Instant, batch: &mut SendBatch) {
+        if !self.writable || !self.waits_for_socket() {
+            return;
+        }
+        if let Some(mut link) = self.link.take() {
+            let mut replies = batch.take();
+            replies.extend(link.ready().take(DELAYED_PER_TURN).map(|((to, from), payload)| Outgoing {
+                to,
+                from,
+                parts: [payload, b"", b""],
+            }));
+            let done = self.send(&replies, now);
+            batch.put_back(replies);
+            link.release(done);
+            self.link = Some(link);
+            return;
+        }
         // Taken out while the replies borrow it: `self` counts meanwhile.
         let mut queue = std::mem::take(&mut self.queue);
         let mut replies = batch.take();
@@ -198,22 +247,33 @@ impl<S: Transport> Endpoint<S> {
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         // Taken out while the replies borrow it: `self` counts meanwhile.
         let template = self.template.take();
+        let mut link = self.link.take();
+        // They arrived by now, and perhaps not yet when the turn began: no delay is shorter than asked for.
+        let arrived = if link.is_some() { Instant::now() } else { now };
         let mut replies = batch.take();
         for datagram in received.datagrams() {
             self.receive_errors = 0;
             self.count(&datagram, logged);
             match reply_to(&datagram, template.as_ref(), guard, now) {
-                Ok(reply) => replies.push(reply),
+                Ok(reply) => match &mut link {
+                    None => replies.push(reply),
+                    Some(link) => replies.extend(impair(link, &reply, arrived)),
+                },
                 Err(refusal) => self.refuse(&datagram, refusal, now),
             }
         }
         self.socket.arrange(&mut replies);
         let done = self.send(&replies, now);
-        replies[done..].iter().for_each(|reply| self.queue.push(reply));
-        self.statistics.waited += self.queue.len() as u64;
-        self.statistics.waiting_peak = self.statistics.waiting_peak.max(self.queue.len() as u64);
+        let rest = &replies[done..];
+        match &mut link {
+            None => rest.iter().for_each(|reply| self.queue.push(reply)),
+            Some(link) => rest.iter().rev().for_each(|reply| link.put_back((reply.to, reply.from), reply.parts)),
+        }
+        self.statistics.waited += rest.len() as u64;
+        self.statistics.waiting_peak = self.statistics.waiting_peak.max(rest.len() as u64);
         batch.put_back(replies);
         self.template = template;
+        self.link = link;
     }
 
     fn count(&mut self, datagram: &Datagram<'_>, logged: bool) {
@@ -310,6 +370,17 @@ fn reply_to<'a>(
     let reply = Outgoing { to: datagram.source, from: datagram.local, parts: template.reply(datagram.payload) };
     guard.check(datagram, &reply, now)?;
     Ok(reply)
+}
+
+/// Returns the copies of a reply that leave the link at once.
+fn impair<'a>(
+    link: &mut Link<ReplyFlow>,
+    reply: &Outgoing<'a>,
+    now: Instant,
+) -> impl Iterator<Item = Outgoing<'a>> + use<'a> {
+    let Outgoing { to, from, parts } = *reply;
+    let left = link.handle(now, (to, from), header_length(to.ip()), parts);
+    left.into_iter().flatten().map(move |parts| Outgoing { to, from, parts })
 }
 
 /// Shows how often something happened, unless it was once.

@@ -29,9 +29,10 @@ pub use service::Service;
 pub use statistics::{CountsByName, EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
+use crate::impair::{self, Generator, Impairments, Link, Seed};
 use crate::net::{ReceiveBatch, SendBatch, Socket};
-use crate::reactor::Reactor;
 use crate::reactor::shutdown::Shutdown;
+use crate::reactor::{Precision, Reactor};
 use bind::Bound;
 use endpoint::{Endpoint, Resources};
 use statistics::sum_of_workers;
@@ -69,6 +70,10 @@ pub struct Options {
     /// How long a worker polls without sleeping after there was something to do, which shortens round trips and uses up
     /// a processor. Default: zero.
     pub spin: Duration,
+    /// What happens to replies on purpose. Default: `None`, nothing, at no cost.
+    pub impairments: Option<Impairments>,
+    /// What all impairments follow from. Default: `None`, another one each time.
+    pub seed: Option<Seed>,
 }
 
 impl Default for Options {
@@ -85,6 +90,8 @@ impl Default for Options {
             io: IoBackend::Auto,
             workers: NonZeroUsize::MIN,
             spin: Duration::ZERO,
+            impairments: None,
+            seed: None,
         }
     }
 }
@@ -94,6 +101,8 @@ impl Default for Options {
 pub enum Error {
     /// Two services claim one address.
     Conflict(String),
+    /// Two options do not work together.
+    Usage(String),
     /// The host of a service has no address.
     LookUp(String),
     /// The system refuses a socket on an address.
@@ -112,6 +121,7 @@ impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Conflict(message)
+            | Self::Usage(message)
             | Self::LookUp(message)
             | Self::Listen(message)
             | Self::Socket(message)
@@ -142,8 +152,9 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Conflict`], [`Error::LookUp`], [`Error::Listen`] or [`Error::Start`].
-    pub fn bind(services: &[Service], options: Options, shutdown: Shutdown) -> Result<Self, Error> {
+    /// Returns [`Error::Usage`], [`Error::Conflict`], [`Error::LookUp`], [`Error::Listen`] or [`Error::Start`].
+    pub fn bind(services: &[Service], mut options: Options, shutdown: Shutdown) -> Result<Self, Error> {
+        check_impairments(&mut options)?;
         let places = bind::places(services)?;
         let mut sockets = vec![bind::bind_all(&places, &options)?];
         let bound: Vec<_> = sockets[0].iter().map(|(service, address, _)| (*service, vec![*address])).collect();
@@ -160,6 +171,9 @@ impl Server {
         let workers = workers.collect::<io::Result<_>>().map_err(Error::Start)?;
         for (service, addresses) in &bound {
             addresses.iter().for_each(|address| info!("Server is listening on {address} ({})", service.name()));
+        }
+        if let (Some(impairments), Some(seed)) = (&options.impairments, options.seed) {
+            info!("Impairing replies: {impairments} (seed {seed})");
         }
         Ok(Self { workers, options, addresses, shutdown, started: Instant::now() })
     }
@@ -188,7 +202,8 @@ impl Server {
         let result = run_all(&mut self.workers, &plan, &self.shutdown);
         let seconds = self.started.elapsed().as_millis() as f64 / 1000.0;
         let endpoints = sum_of_workers(self.workers.iter().map(Worker::reports));
-        (Report { schema: 1, seconds, endpoints }, result)
+        let seed = self.options.seed.map(Seed::get);
+        (Report { schema: 1, seconds, seed, endpoints }, result)
     }
 }
 
@@ -227,13 +242,37 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-fn worker(sockets: Vec<Bound<'_>>, options: &Options, shutdown: &Shutdown, guard: Guard) -> io::Result<Worker> {
-    let mut reactor = Reactor::new(shutdown)?;
-    reactor.set_spin(options.spin);
-    let endpoint = |(service, address, socket): Bound<'_>| {
-        Endpoint::new(socket, address, service.name(), service.template().cloned())
+/// Checks the impairments, and leaves a seed in the options if there are any.
+fn check_impairments(options: &mut Options) -> Result<(), Error> {
+    let Some(impairments) = &options.impairments else {
+        options.seed = None;
+        return Ok(());
     };
-    let endpoints = sockets.into_iter().map(endpoint).collect();
+    impairments.check().map_err(|error| Error::Usage(error.to_string()))?;
+    if options.workers != NonZeroUsize::MIN {
+        // The system decides which worker gets a datagram, and thus which random numbers meet it.
+        return Err(Error::Usage(
+            "impairments need a single worker: with several, a seed reproduces nothing".to_owned(),
+        ));
+    }
+    options.seed.get_or_insert_with(Seed::random);
+    Ok(())
+}
+
+fn worker(sockets: Vec<Bound<'_>>, options: &Options, shutdown: &Shutdown, guard: Guard) -> io::Result<Worker> {
+    // The ends of delays are worth a system call.
+    let precision = if options.impairments.is_some() { Precision::Exact } else { Precision::Milliseconds };
+    let mut reactor = Reactor::with_precision(shutdown, precision)?;
+    reactor.set_spin(options.spin);
+    let max_bytes = impair::MAX_BYTES / sockets.len().max(1);
+    let link = |number| {
+        let impaired = options.impairments.clone().zip(options.seed);
+        impaired.map(|(what, seed)| Link::new(what, Generator::new(seed, number), max_bytes, Instant::now()))
+    };
+    let endpoint = |(number, (service, address, socket)): (usize, Bound<'_>)| {
+        Endpoint::new(socket, address, service.name(), service.template().cloned()).with_link(link(number))
+    };
+    let endpoints = sockets.into_iter().enumerate().map(endpoint).collect();
     let resources = Resources { received: ReceiveBatch::new(), replies: SendBatch::default(), guard };
     Ok(Worker::new(reactor, endpoints, resources))
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 
+use crate::impair::Impaired;
+
 /// Counts by name: refusals by reason, errors by kind. The names are few and fixed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(transparent))]
@@ -49,7 +51,8 @@ impl Display for CountsByName {
 
 /// How the datagrams of one endpoint ended.
 ///
-/// Every datagram ends in exactly one way: `received` = `answered` + `refused` + `failed` + `unsent`
+/// Every datagram ends in exactly one way: `received` = `answered` + `refused` + `failed` + `unsent`. Where replies are
+/// impaired, `received` + `duplicated` = `answered` + `refused` + `failed` + `unsent` + `lost` + `over_limit`
 /// (invariant 6, defended by `server::simulation` and `tests/program/overload.rs`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -72,8 +75,10 @@ pub struct Statistics {
     pub waited: u64,
     /// The largest number of replies of one socket that waited at the same time.
     pub waiting_peak: u64,
-    /// Replies that are waiting now; in the final report, those that were never sent.
+    /// Replies that are waiting now, for the socket or delayed; in the final report, those that were never sent.
     pub unsent: u64,
+    /// What was done to replies on purpose; `None` if nothing is.
+    pub impaired: Option<Impaired>,
 }
 
 /// The statistics of one endpoint. Displayed as a line for the log.
@@ -105,6 +110,9 @@ impl EndpointReport {
         sum.waited += new.waited;
         sum.waiting_peak = sum.waiting_peak.max(new.waiting_peak);
         sum.unsent += new.unsent;
+        if let (Some(sum), Some(new)) = (&mut sum.impaired, &new.impaired) {
+            sum.add(new);
+        }
         self.kernel_dropped = self.kernel_dropped.zip(other.kernel_dropped).map(|(a, b)| a + b);
     }
 }
@@ -129,6 +137,9 @@ impl Display for EndpointReport {
             write!(f, ", waited {} (at most {} at a time)", statistics.waited, statistics.waiting_peak)?;
         }
         write!(f, ", unsent {}", statistics.unsent)?;
+        if let Some(impaired) = &statistics.impaired {
+            write!(f, ", {impaired}")?;
+        }
         match kernel_dropped {
             Some(count) => write!(f, ", dropped by the kernel {count}"),
             None => Ok(()),
@@ -154,6 +165,8 @@ pub struct Report {
     pub schema: u32,
     /// The time since all services were listening, in seconds.
     pub seconds: f64,
+    /// What all impairments follow from; `None` if there are none.
+    pub seed: Option<u64>,
     /// One report for each address, in the order in which the services were given.
     pub endpoints: Vec<EndpointReport>,
 }

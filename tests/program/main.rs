@@ -12,6 +12,7 @@
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
+//! | `impair` | `serve`: replies that are lost, delayed, reordered, damaged on purpose |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
@@ -31,6 +32,7 @@ mod faults;
 mod guard;
 mod harness;
 mod hostile_responders;
+mod impair;
 mod log;
 mod manual;
 mod overload;

@@ -101,7 +101,7 @@ fn help_states_the_default_of_every_option_that_has_one() {
 #[test]
 fn long_help_ends_with_the_reference_sections() {
     let sections: [(&str, &[&str]); 5] = [
-        ("serve", &["Services", "Refusals", "JSON", "Exit status", "Environment", "Signals"]),
+        ("serve", &["Services", "Refusals", "Stages", "JSON", "Exit status", "Environment", "Signals"]),
         ("send", &["Exit status"]),
         ("ping", &["Outcomes", "JSON", "Exit status", "Signals"]),
         ("bench", &["JSON", "Exit status", "Signals"]),
@@ -122,7 +122,7 @@ fn long_help_ends_with_the_reference_sections() {
 fn examples_of_serve_are_accepted() {
     let help = stdout(&["serve", "--help"]);
     let examples = help.split("\nExamples:\n").nth(1).and_then(|text| text.split("\n\n").next()).expect("examples");
-    assert_eq!(examples.matches("udpong serve").count(), 4, "{examples}");
+    assert_eq!(examples.matches("udpong serve").count(), 5, "{examples}");
     for line in examples.lines().filter(|line| line.starts_with("  udpong ")) {
         let example = line.trim().split("  ").next().expect("a command");
         // The first address is not one of this machine: everything is parsed, nothing is bound. A usage error is 2.
@@ -149,7 +149,7 @@ fn every_json_field_is_documented() {
     let server = Server::start(&["echo@127.0.0.1:0"]);
     let target = server.address().to_string();
     let runs: [&[&str]; 4] = [
-        &["serve", "discard@127.0.0.1:0", "--for", "1ms", "--log", "off", "--json"],
+        &["serve", "discard@127.0.0.1:0", "--for", "1ms", "--log", "off", "--json", "--loss", "1%"],
         &["ping", &target, "-c", "1", "--json"],
         &["ping", &target, "-c", "1", "--json-stream"],
         &["bench", &target, "-t", "10ms", "--rate", "1k", "--json"],
@@ -205,7 +205,7 @@ fn bash_completes_commands_options_values_and_services() {
     assert!(check.status.success() && check.stderr.is_empty(), "{}", String::from_utf8_lossy(&check.stderr));
     for (typed, expected) in [
         ("udpong p", "ping"),
-        ("udpong serve --rate", "--rate-limit"),
+        ("udpong serve --rate-", "--rate-limit"),
         ("udpong serve --io p", "portable"),
         ("udpong serve f", "fixed"),
         ("udpong serve hello -q ec", "echo"),

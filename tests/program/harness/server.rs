@@ -230,13 +230,25 @@ impl ServerOutput {
 pub struct EndpointReport(Value);
 
 impl EndpointReport {
-    /// Checks that every received datagram has ended in exactly one way (invariant 6).
+    /// Checks that every received datagram, and every duplicate, has ended in exactly one way (invariant 6).
     fn new(report: Value) -> Self {
         let endpoint = Self(report);
         let ended =
             endpoint.get("answered") + endpoint.total("refused") + endpoint.total("failed") + endpoint.get("unsent");
-        assert_eq!(endpoint.get("received"), ended, "{endpoint:?}");
+        assert_eq!(
+            endpoint.get("received") + endpoint.impaired("duplicated"),
+            ended + endpoint.impaired("lost") + endpoint.impaired("over_limit"),
+            "{endpoint:?}"
+        );
         endpoint
+    }
+
+    /// Returns a count of the impairments; 0 if there are none.
+    pub fn impaired(&self, name: &str) -> u64 {
+        match &self.0["impaired"] {
+            Value::Null => 0,
+            impaired => impaired[name].as_u64().unwrap_or_else(|| panic!("no count {name} in {self:?}")),
+        }
     }
 
     pub fn get(&self, field: &str) -> u64 {

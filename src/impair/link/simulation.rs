@@ -10,6 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{Generator, Impaired, Impairments, Link, Loss};
+use crate::impair::Probability;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -99,7 +100,7 @@ fn run(impairments: Impairments) -> Simulation {
     simulation
 }
 
-fn percent(text: &str) -> super::Probability {
+fn percent(text: &str) -> Probability {
     text.parse().expect("a probability")
 }
 
@@ -519,7 +520,7 @@ fn impairments() -> impl Strategy<Value = Impairments> {
     let blackout = prop_oneof![3 => Just(None), 1 => Just("50ms,10ms".parse().ok())];
     (loss, probability(), probability(), probability(), probability(), delay, rate, blackout, 1..50_usize).prop_map(
         |(loss, duplicate, reorder, corrupt, truncate, (delay, jitter, distribution), rate, blackout, limit)| {
-            let reorder = if delay == 0 { super::Probability::NEVER } else { reorder };
+            let reorder = if delay == 0 { Probability::NEVER } else { reorder };
             let delay = delayed(delay, jitter, distribution);
             Impairments { loss, duplicate, reorder, corrupt, truncate, rate, blackout, limit, ..delay }
         },
