@@ -130,6 +130,7 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+mod counts;
 mod guard;
 mod host_port;
 pub mod impair;
@@ -137,4 +138,6 @@ pub mod logging;
 pub mod net;
 mod parse_error;
 pub mod reactor;
+#[cfg(feature = "impair")]
+pub mod relay;
 pub mod server;

@@ -116,6 +116,20 @@ link_args!(
     "Impairments"
 );
 
+link_args!(
+    /// The impairments of `relay` from clients to the target, which override those of both directions.
+    UpArgs,
+    "up-",
+    "Impairments from the client to the target"
+);
+
+link_args!(
+    /// The impairments of `relay` from the target to clients, which override those of both directions.
+    DownArgs,
+    "down-",
+    "Impairments from the target to the client"
+);
+
 /// The seed of all impairments.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Impairments")]

@@ -8,11 +8,12 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ErrorKind};
 use log::{LevelFilter, info};
+use serde::Serialize;
 use simple_logger::SimpleLogger;
 use udpong::impair::Impairments;
 use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
-use udpong::server::{IoBackend, Options, Report, Server, Service};
+use udpong::server::{IoBackend, Options, Server, Service};
 
 use super::impair::{self, LinkArgs, SeedArgs};
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
@@ -210,7 +211,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let services = args.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
     let services = services.map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
     let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
-    let log = LogWriter::install(logger(args)).map_err(|error| failed("start the log", error))?;
+    let log = LogWriter::install(logger(args.log, args.quiet)).map_err(|error| failed("start the log", error))?;
     let shutdown = shutdown_on_signals(Failure::FAILED)?;
 
     let server = Server::bind(&services, options(args), shutdown.clone()).inspect_err(|_| {
@@ -230,7 +231,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 /// The time for the last log lines when the grace period is over.
-const LAST_LINES: Duration = Duration::from_millis(100);
+pub const LAST_LINES: Duration = Duration::from_millis(100);
 
 fn options(args: &ServeArgs) -> Options {
     Options {
@@ -250,26 +251,28 @@ fn options(args: &ServeArgs) -> Options {
     }
 }
 
-fn logger(args: &ServeArgs) -> SimpleLogger {
+/// Returns the logger with a level, and without the lines about single datagrams if it is to be quiet.
+pub fn logger(level: Option<LevelFilter>, quiet: bool) -> SimpleLogger {
     let logger = SimpleLogger::new().with_level(LevelFilter::Info).env().with_utc_timestamps();
     let logger = logger.with_colors(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    let logger = if let Some(level) = args.log { logger.with_level(level) } else { logger };
-    if args.quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger }
+    let logger = if let Some(level) = level { logger.with_level(level) } else { logger };
+    if quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger }
 }
 
-fn print(report: &Report) -> io::Result<()> {
+/// Prints a report as one line of JSON.
+pub fn print(report: &impl Serialize) -> io::Result<()> {
     let mut stdout = io::stdout();
     serde_json::to_writer(&mut stdout, report)?;
     stdout.write_all(b"\n")?;
     stdout.flush()
 }
 
-fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
+pub fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
     let levels = PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"]);
     levels.try_map(|level| level.parse::<LevelFilter>())
 }
 
-fn io_backend() -> impl TypedValueParser<Value = IoBackend> {
+pub fn io_backend() -> impl TypedValueParser<Value = IoBackend> {
     PossibleValuesParser::new(["auto", "portable", "segmented"]).map(|backend| match &*backend {
         "portable" => IoBackend::Portable,
         "segmented" => IoBackend::Segmented,

@@ -203,6 +203,11 @@ impl<F: Copy + Eq + Hash> Link<F> {
         self.delayed.len() + self.transmitting.len() + self.ready.len()
     }
 
+    /// Returns whether datagrams of this flow wait inside.
+    pub fn waits_for(&self, flow: F) -> bool {
+        self.flows.contains_key(&flow)
+    }
+
     /// Returns the counts so far.
     pub fn impaired(&self) -> Impaired {
         self.impaired

@@ -1,6 +1,7 @@
 //! Limits repeated messages in the log: each kind at once, then at most once a minute. Pure: time is an argument.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,18 @@ impl Throttle {
         }
         repeated.logged_at = now;
         Some(mem::take(&mut repeated.suppressed) + 1)
+    }
+}
+
+/// Displays how often something happened, unless it was once.
+pub struct Times(pub u64);
+
+impl Display for Times {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => Ok(()),
+            times => write!(f, " ({times} times since this was last logged)"),
+        }
     }
 }
 

@@ -391,6 +391,14 @@ pub(super) fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
     (result == 0 && length as usize == size_of_val(&words)).then(|| words[DROPS].into())
 }
 
+/// Raises the soft limit of open files to the hard one, or leaves it as it is.
+pub(crate) fn raise_open_files_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the value lives through the call, and its length is told.

@@ -32,6 +32,9 @@ mod linux {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 
+    /// There is no such limit, or no way to raise it.
+    pub fn raise_open_files_limit() {}
+
     /// Nobody counts for us.
     pub fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
         None
@@ -41,6 +44,8 @@ mod linux {
 use std::io;
 use std::net::SocketAddr;
 
+#[cfg_attr(not(feature = "impair"), allow(unused_imports, reason = "for a relay"))]
+pub(crate) use linux::raise_open_files_limit;
 pub use receive_batch::ReceiveBatch;
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};

@@ -14,7 +14,6 @@
 //! | send: would block | not writable until the next event; the rest waits | the same |
 //! | interest | READABLE | READABLE and WRITABLE |
 
-use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -29,7 +28,7 @@ use crate::guard::{Guard, Refusal};
 use crate::impair::{Link, header_length};
 use crate::logging::DATAGRAM_LOG;
 use crate::logging::escape::Escaped;
-use crate::logging::throttle::Throttle;
+use crate::logging::throttle::{Throttle, Times};
 use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, SendBatch, Transport};
 use crate::reactor::{Readiness, Wants};
 
@@ -381,16 +380,4 @@ fn impair<'a>(
     let Outgoing { to, from, parts } = *reply;
     let left = link.handle(now, (to, from), header_length(to.ip()), parts);
     left.into_iter().flatten().map(move |parts| Outgoing { to, from, parts })
-}
-
-/// Shows how often something happened, unless it was once.
-struct Times(u64);
-
-impl Display for Times {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            1 => Ok(()),
-            times => write!(f, " ({times} times since this was last logged)"),
-        }
-    }
 }

@@ -22,11 +22,12 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
+pub use crate::counts::CountsByName;
 pub use crate::net::IoBackend;
 pub use crate::parse_error::ParseError;
 pub use reply::ReplyTemplate;
 pub use service::Service;
-pub use statistics::{CountsByName, EndpointReport, Report, Statistics};
+pub use statistics::{EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
 use crate::impair::{self, Generator, Impairments, Link, Seed};

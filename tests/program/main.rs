@@ -16,6 +16,7 @@
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
+//! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
@@ -37,6 +38,7 @@ mod log;
 mod manual;
 mod overload;
 mod ping;
+mod relay;
 mod reply_source;
 mod send;
 mod services;

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Server, needs, run, shell, udpong};
 
-const COMMANDS: [&str; 6] = ["serve", "send", "ping", "bench", "completions", "man"];
+const COMMANDS: [&str; 7] = ["serve", "relay", "send", "ping", "bench", "completions", "man"];
 
 const SERVICES: [&str; 6] = ["hello", "echo", "fixed", "ack", "discard", "reply="];
 
@@ -84,7 +84,8 @@ fn short_help_of_serve_lists_services_and_json() {
 
 #[test]
 fn help_states_the_default_of_every_option_that_has_one() {
-    let defaults: [(&str, &[&str]); 4] = [
+    let defaults: [(&str, &[&str]); 5] = [
+        ("relay", &["60s", "1024", "500ms", "RUST_LOG, or info", "auto", "normal", "random, see the log"]),
         ("serve", &["hello", "500ms", "RUST_LOG, or info", "4M if the system allows", "auto", "1", "0", "1000"]),
         ("send", &["127.0.0.1:5000", "every line of the standard input", "1s", "2"]),
         ("ping", &["1s", "56"]),
@@ -100,7 +101,8 @@ fn help_states_the_default_of_every_option_that_has_one() {
 
 #[test]
 fn long_help_ends_with_the_reference_sections() {
-    let sections: [(&str, &[&str]); 5] = [
+    let sections: [(&str, &[&str]); 6] = [
+        ("relay", &["Stages", "JSON", "Exit status", "Environment", "Signals"]),
         ("serve", &["Services", "Refusals", "Stages", "JSON", "Exit status", "Environment", "Signals"]),
         ("send", &["Exit status"]),
         ("ping", &["Outcomes", "JSON", "Exit status", "Signals"]),
@@ -148,7 +150,8 @@ fn add_fields(value: &Value, names: &mut Vec<String>) {
 fn every_json_field_is_documented() {
     let server = Server::start(&["echo@127.0.0.1:0"]);
     let target = server.address().to_string();
-    let runs: [&[&str]; 4] = [
+    let runs: [&[&str]; 5] = [
+        &["relay", "127.0.0.1:0", "127.0.0.1:9", "--for", "1ms", "--log", "off", "--json", "--loss", "1%"],
         &["serve", "discard@127.0.0.1:0", "--for", "1ms", "--log", "off", "--json", "--loss", "1%"],
         &["ping", &target, "-c", "1", "--json"],
         &["ping", &target, "-c", "1", "--json-stream"],
@@ -244,7 +247,8 @@ fn man_pages_have_the_usual_sections_and_every_option() {
 
 #[test]
 fn man_pages_list_arguments_apart_from_options() {
-    let arguments: [(&str, &[&str]); 6] = [
+    let arguments: [(&str, &[&str]); 7] = [
+        ("relay", &["LISTEN", "TARGET"]),
         ("serve", &["SERVICE"]),
         ("send", &["TARGET", "MESSAGE"]),
         ("ping", &["TARGET"]),
