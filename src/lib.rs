@@ -122,6 +122,7 @@
 //! [`Wants`]: reactor::Wants
 //! [`receive`]: net::Transport::receive
 
+#![deny(unsafe_code)]
 // No input may panic, and output has one place each. Tests may do both.
 #![cfg_attr(
     not(test),

@@ -5,8 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::Error;
 use crate::host_port;
-use crate::net::bind::{BufferSizes, connect};
-use crate::net::{BUFFER_SIZE_FACTOR, IoBackend, Socket};
+use crate::net::{BufferSizes, IoBackend, Socket, connect};
 
 /// The default target: `serve hello` on this machine.
 const DEFAULT_HOST: &str = "127.0.0.1";
@@ -84,7 +83,7 @@ pub fn open(target: SocketAddr, io: IoBackend) -> io::Result<Socket> {
 /// Returns an upper bound for what the receive buffer of an [opened](open) socket holds, in bytes as the kernel
 /// charges them.
 pub fn receive_buffer(socket: &Socket) -> usize {
-    socket.receive_buffer().unwrap_or(BUFFER_SIZES.receive * BUFFER_SIZE_FACTOR)
+    socket.receive_buffer().unwrap_or(2 * BUFFER_SIZES.receive)
 }
 
 /// Returns the error for a `target` to which nothing can be sent.

@@ -1,22 +1,27 @@
-//! The contract of [`Transport`], as one suite for every datapath, on real sockets.
+//! The contract of [`Transport`] as a test suite, run over real sockets with every implementation of the platform.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::bind::{BufferSizes, Port, bind};
 use super::receive_batch::SLOTS;
-use super::{IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport};
+use super::{
+    BufferSizes, IoBackend, LONGEST_PAYLOAD, Outgoing, PortSharing, ReceiveBatch, Received, SendBatch, Socket,
+    Transport, bind,
+};
 
-/// Runs a check with each datapath that this platform has.
+/// How long a test waits for what must come.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs a check with each implementation of this platform.
 fn with_each(check: impl Fn(IoBackend)) {
     check(IoBackend::Portable);
     check(IoBackend::Auto);
 }
 
-fn socket(address: &str, io: IoBackend) -> Socket {
+fn bind_socket(address: &str, io: IoBackend) -> Socket {
     let sizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
-    let (socket, _) = bind(address.parse().expect("an address"), sizes, Port::Own).expect("a free port");
+    let (socket, _) = bind(address.parse().expect("an address"), sizes, PortSharing::Exclusive).expect("a free port");
     Socket::new(socket, io).expect("a socket")
 }
 
@@ -24,7 +29,7 @@ fn peer(socket: &Socket, address: &str) -> UdpSocket {
     let peer = UdpSocket::bind(format!("{address}:0")).expect("a free port");
     let port = socket.local_addr().expect("an address").port();
     peer.connect(format!("{address}:{port}")).expect("connected");
-    peer.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    peer.set_read_timeout(Some(LIMIT)).expect("a timeout");
     peer
 }
 
@@ -35,15 +40,15 @@ fn next(peer: &UdpSocket) -> Vec<u8> {
     bytes
 }
 
-/// Receives until so many datagrams came: source, local address and payload.
+/// Receives until `count` datagrams have come: source, local address and payload.
 fn receive(socket: &mut Socket, count: usize) -> Vec<(SocketAddr, Option<SocketAddr>, Vec<u8>)> {
-    let (mut inbox, mut datagrams) = (ReceiveBatch::new(), Vec::new());
+    let (mut batch, mut datagrams) = (ReceiveBatch::new(), Vec::new());
     let start = Instant::now();
     while datagrams.len() < count {
-        assert!(start.elapsed() < Duration::from_secs(60), "{} of {count} came", datagrams.len());
-        let received = socket.receive(&mut inbox);
+        assert!(start.elapsed() < LIMIT, "{} of {count} came", datagrams.len());
+        let received = socket.receive(&mut batch);
         assert!(!matches!(received, Received::Failed(_)), "{received:?}");
-        datagrams.extend(inbox.datagrams().map(|d| (d.source, d.local, d.payload.to_vec())));
+        datagrams.extend(batch.datagrams().map(|d| (d.source, d.local, d.payload.to_vec())));
     }
     datagrams
 }
@@ -53,19 +58,25 @@ fn send_all(socket: &mut Socket, datagrams: &[Outgoing<'_>]) {
     assert_eq!(sent.count, datagrams.len(), "{:?}", sent.error);
 }
 
+/// Reports that a check is left out because this platform lacks something, which fails in CI.
+fn leave_out(lacks: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{lacks}");
+    eprintln!("left out, {lacks}");
+}
+
 #[test]
-fn datagrams_of_every_length_come_whole_and_in_order() {
+fn datagrams_of_every_length_arrive_whole_and_in_order() {
     with_each(|io| {
         for address in ["127.0.0.1", "[::1]"] {
-            let mut socket = socket(&format!("{address}:0"), io);
+            let mut socket = bind_socket(&format!("{address}:0"), io);
             let peer = peer(&socket, address);
             let messages: Vec<_> =
                 [0, 1, 1472, 1473, 8192, LONGEST_PAYLOAD, 0, 3].iter().map(|n| vec![*n as u8; *n]).collect();
             messages.iter().for_each(|message| assert_eq!(peer.send(message).expect("sent"), message.len()));
-            let came = receive(&mut socket, messages.len());
+            let received = receive(&mut socket, messages.len());
             let source = peer.local_addr().expect("an address");
-            assert!(came.iter().all(|(from, _, _)| *from == source));
-            assert!(came.iter().map(|(_, _, payload)| payload).eq(&messages));
+            assert!(received.iter().all(|(from, _, _)| *from == source));
+            assert!(received.iter().map(|(_, _, payload)| payload).eq(&messages));
 
             let parts = |message| Outgoing { to: source, from: None, parts: [b"", message, b""] };
             let replies: Vec<_> = messages.iter().map(|message| parts(message.as_slice())).collect();
@@ -76,29 +87,29 @@ fn datagrams_of_every_length_come_whole_and_in_order() {
 }
 
 #[test]
-fn an_empty_socket_is_drained_and_a_datagram_too_many_is_not() {
+fn only_an_empty_socket_is_drained() {
     with_each(|io| {
-        let mut socket = socket("127.0.0.1:0", io);
-        let mut inbox = ReceiveBatch::new();
-        assert!(matches!(socket.receive(&mut inbox), Received::Drained));
-        assert_eq!(inbox.datagrams().count(), 0);
+        let mut socket = bind_socket("127.0.0.1:0", io);
+        let mut batch = ReceiveBatch::new();
+        assert!(matches!(socket.receive(&mut batch), Received::Drained));
+        assert_eq!(batch.datagrams().count(), 0);
         let peer = peer(&socket, "127.0.0.1");
         (0..=SLOTS).for_each(|i| assert_eq!(peer.send(&[i as u8]).expect("sent"), 1));
-        let (mut came, mut drained) = (Vec::new(), false);
+        let (mut received, mut drained) = (Vec::new(), false);
         while !drained {
-            drained = matches!(socket.receive(&mut inbox), Received::Drained);
-            assert!(inbox.datagrams().count() <= SLOTS);
-            assert!(drained || inbox.datagrams().count() > 0);
-            came.extend(inbox.datagrams().map(|datagram| datagram.payload[0]));
+            drained = matches!(socket.receive(&mut batch), Received::Drained);
+            assert!(batch.datagrams().count() <= SLOTS);
+            assert!(drained || batch.datagrams().count() > 0);
+            received.extend(batch.datagrams().map(|datagram| datagram.payload[0]));
         }
-        assert!(came.into_iter().eq(0..=SLOTS as u8), "drained only when all came, in order");
+        assert!(received.into_iter().eq(0..=SLOTS as u8), "drained with datagrams left, or out of order");
     });
 }
 
 #[test]
-fn parts_leave_as_one_datagram_to_each_peer_in_order() {
+fn datagrams_to_each_peer_leave_in_order() {
     with_each(|io| {
-        let mut socket = socket("127.0.0.1:0", io);
+        let mut socket = bind_socket("127.0.0.1:0", io);
         let peers = [peer(&socket, "127.0.0.1"), peer(&socket, "127.0.0.1"), peer(&socket, "127.0.0.1")];
         let lengths = [20, 20, 20, 7, 20, 0, 20, 3_000, 3_000, 1, 1];
         let messages: Vec<_> = (0..200_usize).map(|i| vec![i as u8; lengths[i % lengths.len()]]).collect();
@@ -108,7 +119,7 @@ fn parts_leave_as_one_datagram_to_each_peer_in_order() {
                 Outgoing { to, from: None, parts: [b"<", message, b">"] }
             })
             .collect();
-        socket.arrange(&mut replies);
+        SendBatch::default().group_by_peer(&mut replies);
         send_all(&mut socket, &replies);
         for (number, peer) in peers.iter().enumerate() {
             for (_, message) in messages.iter().enumerate().filter(|(i, _)| i * i % 3 == number) {
@@ -119,9 +130,9 @@ fn parts_leave_as_one_datagram_to_each_peer_in_order() {
 }
 
 #[test]
-fn an_error_takes_only_its_datagram() {
+fn error_costs_only_its_datagram() {
     with_each(|io| {
-        let mut socket = socket("127.0.0.1:0", io);
+        let mut socket = bind_socket("127.0.0.1:0", io);
         let peer = peer(&socket, "127.0.0.1");
         let to = peer.local_addr().expect("an address");
         let too_long = vec![0; LONGEST_PAYLOAD + 1];
@@ -151,44 +162,50 @@ fn an_error_takes_only_its_datagram() {
 }
 
 #[test]
-fn where_it_can_be_known_replies_leave_from_the_address_that_was_asked() {
+fn replies_leave_from_the_address_that_was_asked() {
     for (wildcard, asked) in [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "127.0.0.3"), ("[::]:0", "[::1]")] {
-        let mut socket = socket(wildcard, IoBackend::Auto);
+        let mut socket = bind_socket(wildcard, IoBackend::Auto);
         if !socket.knows_local_address() {
-            return;
+            leave_out("it needs packet info");
+            continue;
         }
-        // The peer is connected: the kernel gives it nothing that comes from elsewhere.
+        // The peer is connected, so the kernel drops what comes from any other address.
         let peer = peer(&socket, asked);
         (0..3).for_each(|_| assert_eq!(peer.send(b"who are you?").expect("sent"), 12));
-        let came = receive(&mut socket, 3);
-        let local = came[0].1.expect("a local address").ip().to_canonical();
+        let received = receive(&mut socket, 3);
+        let local = received[0].1.expect("a local address").ip().to_canonical();
         assert_eq!(local.to_string(), asked.trim_matches(['[', ']']));
         let reply = |(to, from, _): &(_, _, _)| Outgoing { to: *to, from: *from, parts: [b"it is me", b"", b""] };
-        let replies: Vec<_> = came.iter().map(reply).collect();
+        let replies: Vec<_> = received.iter().map(reply).collect();
         send_all(&mut socket, &replies);
-        (0..3).for_each(|_| assert_eq!(next(&peer), b"it is me"));
+        send_all(&mut socket, &replies[..1]);
+        (0..4).for_each(|_| assert_eq!(next(&peer), b"it is me"));
     }
 }
 
 #[test]
-fn a_socket_bound_to_one_address_is_not_told_what_it_knows() {
-    let mut socket = socket("127.0.0.1:0", IoBackend::Auto);
-    peer(&socket, "127.0.0.1").send(b"x").expect("sent");
-    assert_eq!(receive(&mut socket, 1)[0].1, None);
+fn socket_bound_to_one_address_asks_for_no_packet_info() {
+    with_each(|io| {
+        let mut socket = bind_socket("127.0.0.1:0", io);
+        assert!(socket.knows_local_address());
+        peer(&socket, "127.0.0.1").send(b"x").expect("sent");
+        assert_eq!(receive(&mut socket, 1)[0].1, None);
+    });
 }
 
 #[test]
-fn what_the_kernel_drops_is_counted() {
+fn kernel_drops_are_counted() {
     with_each(|io| {
         let sizes = BufferSizes { receive: 4096, send: 4096 };
-        let (bound, _) = bind("127.0.0.1:0".parse().expect("an address"), sizes, Port::Own).expect("a free port");
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let (bound, _) = bind(address, sizes, PortSharing::Exclusive).expect("a free port");
         let mut socket = Socket::new(bound, io).expect("a socket");
         let peer = peer(&socket, "127.0.0.1");
         (0..1000).for_each(|_| assert_eq!(peer.send(b"too many").expect("sent"), 8));
-        let Some(dropped) = socket.kernel_drops() else { return };
-        let came = receive(&mut socket, 1000 - dropped as usize).len();
+        let Some(dropped) = socket.kernel_drops() else { return leave_out("it needs SO_MEMINFO") };
+        let received = receive(&mut socket, 1000 - dropped as usize).len();
         assert!(dropped > 0);
         assert!(matches!(socket.receive(&mut ReceiveBatch::new()), Received::Drained));
-        assert_eq!(came + dropped as usize, 1000);
+        assert_eq!(received + dropped as usize, 1000);
     });
 }

@@ -1,13 +1,69 @@
-//! Datagrams in, datagrams out: the one contract that server and client talk to the system through.
+//! UDP sockets for an edge-triggered loop: datagrams in, datagrams out, many per system call.
 //!
-//! Above this module there are single [`Datagram`]s in order and single [`Outgoing`] ones in order. How many
-//! of them a system call moves at once is known below it only. It knows sockets and buffers; it knows nothing
-//! of services, templates or probes.
+//! [`bind()`] and [`connect`] make a non-blocking socket, and a [`Socket`] moves its datagrams: [`Transport::receive`]
+//! fills a [`ReceiveBatch`], [`Transport::send`] sends a slice of [`Outgoing`] datagrams. Callers see single datagrams
+//! in order. How many of them a system call moves is decided inside this module.
 //!
-//! The platform is chosen here and nowhere else in the crate.
+//! A [`Socket`] is registered with a [`mio::Poll`], whose events are edge-triggered. After an event, including one that
+//! reports only an error, the socket counts as readable until a receive returns [`Received::Drained`].
+//!
+//! # Terms
+//!
+//! - A *datagram* is one UDP payload with its addresses.
+//! - A *message* is what one slot of a receive batch holds: one datagram, or several that the kernel coalesced.
+//! - A *run* is a sequence of datagrams that one segmented send can carry; each of them is a *segment* of it.
+//!
+//! # Files
+//!
+//! | file | responsibility |
+//! |---|---|
+//! | `bind` | making sockets, with the options that are set before they are bound |
+//! | `socket` | [`Socket`], which is one of the two implementations below |
+//! | [`portable`] | one datagram per system call, on every platform |
+//! | [`linux`] | recvmmsg(2), sendmmsg(2), `UDP_GRO`, `UDP_SEGMENT`; the only `unsafe` code of the crate |
+//! | [`gso`] | which datagrams one segmented send can carry |
+//! | `cmsg`, `sockaddr` | control messages and addresses as the kernel lays them out |
+//! | `receive_batch`, `send_batch` | reusable buffers |
+//! | `error` | the names of errors, and which of them break a socket |
+//!
+//! # Examples
+//!
+//! A socket that echoes what has arrived:
+//!
+//! ```
+//! use mio::{Events, Interest, Poll, Token};
+//! use udpong::net::{self, BufferSizes, IoBackend, Outgoing, PortSharing, ReceiveBatch, Received, Socket, Transport};
+//!
+//! let sizes = BufferSizes { receive: 1 << 20, send: 1 << 20 };
+//! let (socket, _) = net::bind("127.0.0.1:0".parse()?, sizes, PortSharing::Exclusive)?;
+//! let mut socket = Socket::new(socket, IoBackend::Auto)?;
+//! let mut poll = Poll::new()?;
+//! poll.registry().register(&mut socket, Token(0), Interest::READABLE)?;
+//!
+//! let peer = std::net::UdpSocket::bind("127.0.0.1:0")?;
+//! peer.send_to(b"ping", socket.local_addr()?)?;
+//!
+//! let mut events = Events::with_capacity(8);
+//! poll.poll(&mut events, None)?;
+//! let mut batch = ReceiveBatch::new();
+//! loop {
+//!     let received = socket.receive(&mut batch);
+//!     let echoes: Vec<_> = batch
+//!         .datagrams()
+//!         .map(|datagram| Outgoing { to: datagram.source, from: datagram.local, parts: [datagram.payload, b"", b""] })
+//!         .collect();
+//!     assert_eq!(socket.send(&echoes).count, echoes.len());
+//!     if let Received::Drained = received {
+//!         break; // The next datagram raises an event.
+//!     }
+//! }
+//! # let mut reply = [0; 8];
+//! # assert_eq!(peer.recv(&mut reply)?, 4);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-pub mod bind;
-mod datapath;
+mod bind;
+mod error;
 pub(crate) mod portable;
 mod receive_batch;
 mod send_batch;
@@ -15,27 +71,36 @@ mod socket;
 
 #[cfg(test)]
 mod contract;
+#[cfg(all(test, target_os = "linux"))]
+mod readiness;
 
+// The platform is chosen here and nowhere else in this module.
 #[cfg(target_os = "linux")]
 mod cmsg;
 #[cfg(target_os = "linux")]
 pub(crate) mod gso;
 #[cfg(target_os = "linux")]
+#[allow(
+    unsafe_code,
+    reason = "recvmmsg, sendmmsg and UDP socket options have no safe wrapper that passes coalesced messages"
+)]
 pub(crate) mod linux;
 #[cfg(target_os = "linux")]
 mod sockaddr;
 
 #[cfg(not(target_os = "linux"))]
 mod linux {
-    //! Elsewhere than on Linux the portable datapath is the only one.
-    pub fn datapath(_: &std::net::UdpSocket) -> std::io::Result<Box<dyn super::datapath::Datapath>> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
+    //! Other platforms have the portable implementation only.
+
+    pub use super::portable::Portable as Linux;
+
+    pub const IS_AVAILABLE: bool = false;
+
+    pub const BUFFER_SIZE_FACTOR: usize = 1;
 
     /// There is no such limit, or no way to raise it.
     pub fn raise_open_files_limit() {}
 
-    /// Nobody counts for us.
     pub fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
         None
     }
@@ -44,125 +109,96 @@ mod linux {
 use std::io;
 use std::net::SocketAddr;
 
-#[cfg_attr(not(feature = "impair"), allow(unused_imports, reason = "for a relay"))]
+pub use bind::{BufferSizes, PortSharing, bind, connect};
+pub use error::{BrokenSocket, error_name, is_broken};
+#[cfg(feature = "impair")]
 pub(crate) use linux::raise_open_files_limit;
 pub use receive_batch::ReceiveBatch;
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};
 
-/// The longest payload that a UDP datagram over IPv4 can carry, in bytes: 65,535 less 20 of IP and 8 of UDP.
+/// The longest payload that a UDP datagram over IPv4 can carry, in bytes: 65,535 less 20 of IP and 8 of UDP header.
 pub const LONGEST_PAYLOAD: usize = 65_507;
 
-/// Linux counts its own bookkeeping into a socket buffer: it doubles the size asked for, and reports it doubled
-/// (socket(7), `SO_RCVBUF`).
-pub(crate) const BUFFER_SIZE_FACTOR: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
-
-/// Lets the system spread peers over several sockets on one port.
-#[cfg(unix)]
-fn set_reuse_port(socket: &socket2::Socket) -> io::Result<()> {
-    socket.set_reuse_port(true)
-}
-#[cfg(not(unix))]
-fn set_reuse_port(_: &socket2::Socket) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-/// A datagram that came, borrowed from the [`ReceiveBatch`].
+/// A received datagram, borrowed from a [`ReceiveBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
-    /// Who sent it. Not to be believed: UDP sources can be forged.
+    /// The sender. It can be spoofed: nothing in UDP verifies it.
     pub source: SocketAddr,
-    /// The address that it was sent to, where the implementation knows it; a reply leaves from there.
+    /// The local address that the datagram was sent to, with port 0, if the socket learns it; see
+    /// [`Socket::knows_local_address`]. A reply should leave [from](Outgoing::from) there.
     pub local: Option<SocketAddr>,
-    /// What it says: 0 to 65,535 bytes, any bytes.
+    /// The payload: 0 to 65,535 arbitrary bytes.
     pub payload: &'a [u8],
 }
 
-/// A datagram to send, borrowed from wherever its parts lie, so that sending an echo copies nothing.
+/// A datagram to send. Its payload is borrowed in up to three parts, so that a reply which quotes its request copies
+/// nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing<'a> {
-    /// Where it goes; from a connected socket, always to its peer.
+    /// The destination. A connected socket ignores it and sends to its peer.
     pub to: SocketAddr,
-    /// The local address that it should leave from; `None` leaves the choice to the system.
+    /// The local address to send from, whose port is ignored; `None` leaves the choice to the system. The portable
+    /// implementation always does.
     pub from: Option<SocketAddr>,
-    /// What it says: the parts, one after the other.
+    /// The parts that make up the payload, in order; any of them may be empty.
     pub parts: [&'a [u8]; 3],
 }
 
 impl Outgoing<'_> {
-    /// The length of all parts together, in bytes.
+    /// Returns the length of the payload in bytes.
     pub fn length(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
     }
 }
 
-/// Why a [`Transport::receive`] came back.
+/// The result of a [`Transport::receive`]. In each case the batch holds the datagrams that were received before it.
 #[derive(Debug)]
 pub enum Received {
-    /// The inbox is full, or the batch is: there may be more to receive.
+    /// The batch is full, or enough for one turn. More datagrams may wait, and no event will report them.
     More,
-    /// The socket was seen empty, or what is left has raised an event that is still to come. Polling is
-    /// edge-triggered, so this is the only proof that an event will bring the next datagram. How each datapath knows:
-    /// [`portable`] by `EAGAIN`, [`linux`] by a short batch too.
+    /// The socket was seen empty: the next datagram raises a new event. [`linux`] concludes this from a short batch,
+    /// [`portable`] from `EAGAIN`.
     Drained,
-    /// The system reported an error. What came before it lies in the inbox; there may be more to receive.
+    /// The system reported an error. More datagrams may wait, and no event will report them.
     Failed(io::Error),
 }
 
-/// What a [`Transport::send`] achieved.
+/// The result of a [`Transport::send`].
 #[derive(Debug)]
 pub struct Sent {
-    /// How many of the datagrams left; they are the first of those given.
+    /// How many datagrams left: the first `count` of those given.
     pub count: usize,
-    /// Why the next one did not leave; `None` when all did. After [`io::ErrorKind::WouldBlock`] it may be tried
-    /// again when the socket is writable, after [`io::ErrorKind::ConnectionRefused`], which tells of an earlier one, at
-    /// once; after anything else it is lost, and the one behind it may be tried at once.
+    /// Why the next datagram did not leave; `None` if all left.
+    ///
+    /// - [`WouldBlock`](io::ErrorKind::WouldBlock): it can be sent when the socket is writable.
+    /// - [`ConnectionRefused`](io::ErrorKind::ConnectionRefused): an ICMP error that an earlier datagram caused,
+    ///   reported by the first call after it. The datagram can be sent at once.
+    /// - Any other error: this datagram cannot be sent. The one after it can be tried at once, unless the error
+    ///   [breaks](is_broken) the socket.
     pub error: Option<io::Error>,
 }
 
-/// A non-blocking datagram socket: [`Socket`] in the program, a script in the tests.
+/// A non-blocking datagram socket: a [`Socket`], or a replacement in tests.
 pub trait Transport {
-    /// Empties the inbox, then receives what has arrived, whole datagrams in the order of their arrival: as much as the
-    /// inbox takes, or the datapath fetches at a time.
+    /// Clears `batch`, then receives datagrams into it in the order of their arrival.
     ///
-    /// Interrupted calls are repeated and never reported.
-    fn receive(&mut self, inbox: &mut ReceiveBatch) -> Received;
+    /// Datagrams are never truncated. Interrupted system calls are repeated.
+    fn receive(&mut self, batch: &mut ReceiveBatch) -> Received;
 
-    /// Brings datagrams into the order in which sending them costs least. Those that go to one peer keep their
-    /// order.
-    fn arrange(&mut self, datagrams: &mut [Outgoing<'_>]) {
-        let _ = datagrams;
-    }
-
-    /// Sends `datagrams` in order until one cannot be sent.
+    /// Sends `datagrams` in order until one of them cannot be sent.
     ///
-    /// Interrupted calls are repeated and never reported.
+    /// Datagrams of equal length to one peer cost least if they follow each other; see [`SendBatch::group_by_peer`].
+    /// Interrupted system calls are repeated.
     fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent;
 }
 
-/// Whether an error says that the socket itself is unusable, so that trying again would spin for ever.
-pub fn is_broken(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOTSOCK))
-}
-
-/// The symbolic name of an error as errno(3) lists it, for those that a datagram can meet; `"other"` for the rest.
-pub fn error_name(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EACCES) => "EACCES",
-        Some(libc::EADDRNOTAVAIL) => "EADDRNOTAVAIL",
-        Some(libc::EBADF) => "EBADF",
-        Some(libc::ECONNREFUSED) => "ECONNREFUSED",
-        Some(libc::ECONNRESET) => "ECONNRESET",
-        Some(libc::EHOSTUNREACH) => "EHOSTUNREACH",
-        Some(libc::EINVAL) => "EINVAL",
-        Some(libc::EIO) => "EIO",
-        Some(libc::EMSGSIZE) => "EMSGSIZE",
-        Some(libc::ENETDOWN) => "ENETDOWN",
-        Some(libc::ENETUNREACH) => "ENETUNREACH",
-        Some(libc::ENOBUFS) => "ENOBUFS",
-        Some(libc::ENOMEM) => "ENOMEM",
-        Some(libc::ENOTSOCK) => "ENOTSOCK",
-        Some(libc::EPERM) => "EPERM",
-        _ => "other",
+/// Repeats a system call for as long as signals interrupt it.
+fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }

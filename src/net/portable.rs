@@ -1,41 +1,54 @@
-//! One datagram a system call, on every platform that mio runs on: recv_from, and send_to or send.
+//! The portable implementation: one datagram per system call, on every platform that mio supports.
 //!
-//! It cannot learn which address a datagram was sent to, so on a wildcard address the system chooses where
-//! replies leave from.
+//! It does not learn which local address a datagram was sent to, so the system chooses where replies from a wildcard
+//! address leave from.
 
 use std::io;
 
 use mio::net::UdpSocket;
 
-use super::datapath::Datapath;
-use super::{Outgoing, ReceiveBatch, Received, Sent};
+use super::{Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
 
-/// Moves one datagram at a time.
+/// Receives and sends one datagram per system call.
 #[derive(Debug)]
 pub struct Portable {
-    connected: bool,
-    /// Where a reply of several parts is put together: `send_to` takes one slice.
-    assembled: Vec<u8>,
+    pub(super) is_connected: bool,
+    /// Where a payload of several parts is assembled, because `send_to` takes one slice.
+    payload: Vec<u8>,
 }
 
-impl Datapath for Portable {
-    fn receive(&mut self, socket: &UdpSocket, inbox: &mut ReceiveBatch) -> Received {
-        inbox.clear();
-        while let Some(slot) = inbox.slot() {
-            match socket.recv_from(slot) {
-                // Ok(0) is an empty datagram: a datagram socket has no end of file.
-                Ok((length, source)) => inbox.keep(length, length, source, None),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => return Received::Drained,
-                    _ => return Received::Failed(error),
-                },
+impl Portable {
+    /// Prepares for a bound or connected socket.
+    pub fn new(socket: &UdpSocket) -> Self {
+        Self { is_connected: socket.peer_addr().is_ok(), payload: Vec::with_capacity(1_500) }
+    }
+
+    /// Returns whether received datagrams carry their local address.
+    pub fn has_packet_info(&self) -> bool {
+        false
+    }
+
+    /// See [`Socket::describe`](super::Socket::describe).
+    pub fn describe(&self) -> String {
+        "one datagram per system call".to_owned()
+    }
+
+    /// See [`Transport::receive`](super::Transport::receive).
+    pub fn receive(&mut self, socket: &UdpSocket, batch: &mut ReceiveBatch) -> Received {
+        batch.clear();
+        while let Some(slot) = batch.slot() {
+            match retry_interrupted(|| socket.recv_from(slot)) {
+                // A length of 0 is an empty datagram, not the end of a stream.
+                Ok((length, source)) => batch.push(length, length, source, None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Received::Drained,
+                Err(error) => return Received::Failed(error),
             }
         }
         Received::More
     }
 
-    fn send(&mut self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> Sent {
+    /// See [`Transport::send`](super::Transport::send).
+    pub fn send(&mut self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> Sent {
         for (count, datagram) in datagrams.iter().enumerate() {
             if let Err(error) = self.send_one(socket, datagram) {
                 return Sent { count, error: Some(error) };
@@ -44,44 +57,19 @@ impl Datapath for Portable {
         Sent { count: datagrams.len(), error: None }
     }
 
-    fn knows_local_address(&self) -> bool {
-        false
-    }
-
-    fn describe(&self) -> String {
-        "one datagram a system call".to_owned()
-    }
-}
-
-impl Portable {
-    /// The portable datapath for a socket, bound or connected.
-    pub fn new(socket: &std::net::UdpSocket) -> Self {
-        Self { connected: socket.peer_addr().is_ok(), assembled: Vec::new() }
-    }
-
-    /// The same, with memory at hand for putting together up to so many bytes.
-    pub fn with_room(mut self, room: usize) -> Self {
-        self.assembled.reserve(room);
-        self
-    }
-
-    /// Sends one datagram, from whatever address the system chooses.
-    pub fn send_one(&mut self, socket: &UdpSocket, datagram: &Outgoing<'_>) -> io::Result<()> {
+    fn send_one(&mut self, socket: &UdpSocket, datagram: &Outgoing<'_>) -> io::Result<usize> {
         let payload = match datagram.parts {
             [only, [], []] | [[], only, []] => only,
             parts => {
-                self.assembled.clear();
-                parts.iter().for_each(|part| self.assembled.extend_from_slice(part));
-                &self.assembled
+                self.payload.clear();
+                parts.iter().for_each(|part| self.payload.extend_from_slice(part));
+                &self.payload
             }
         };
-        loop {
-            // The BSDs refuse an address for what is connected (EISCONN).
-            let sent = if self.connected { socket.send(payload) } else { socket.send_to(payload, datagram.to) };
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result.map(drop),
-            }
-        }
+        // The BSDs refuse an address on a connected socket (EISCONN).
+        retry_interrupted(|| match self.is_connected {
+            true => socket.send(payload),
+            false => socket.send_to(payload, datagram.to),
+        })
     }
 }

@@ -1,8 +1,8 @@
-//! Socket addresses as the kernel lays them out, `sockaddr_in` and `sockaddr_in6`. Pure: bytes in, bytes out.
+//! Socket addresses in the layout of `sockaddr_in` and `sockaddr_in6` (ip(7), ipv6(7)). Pure: bytes in, bytes out.
 //!
 //! ```text
 //! IPv4  │ family 2 │ port 2 │ address 4        │ zero 8 │
-//! IPv6  │ family 2 │ port 2 │ flow label 4     │ address 16 │ scope 4 │    port: network order; family, scope: the host's
+//! IPv6  │ family 2 │ port 2 │ flow label 4     │ address 16 │ scope 4 │    port: big-endian; family, scope: host order
 //! ```
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 const IPV4_LENGTH: usize = size_of::<libc::sockaddr_in>();
 const IPV6_LENGTH: usize = size_of::<libc::sockaddr_in6>();
 
-/// Room for the address of one message, aligned as the kernel wants it.
+/// A buffer for the address of one message, aligned as the kernel requires.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(4))]
 pub struct SockaddrBuf {
@@ -18,18 +18,18 @@ pub struct SockaddrBuf {
 }
 
 impl SockaddrBuf {
-    /// How much room there is, in bytes.
+    /// The size of the buffer in bytes.
     pub const SPACE: usize = IPV6_LENGTH;
 
-    /// No address.
-    pub const NONE: Self = Self { bytes: [0; IPV6_LENGTH] };
+    /// A buffer without an address.
+    pub const EMPTY: Self = Self { bytes: [0; IPV6_LENGTH] };
 
-    /// How many of the bytes belong to the address.
+    /// Returns the length of the address in bytes.
     pub fn length(&self) -> usize {
         if self.family() == libc::AF_INET { IPV4_LENGTH } else { IPV6_LENGTH }
     }
 
-    /// The address; `0.0.0.0:0`, which the guard never answers, if there is none.
+    /// Returns the address; `0.0.0.0:0`, to which nothing can be sent, if there is none.
     pub fn address(&self) -> SocketAddr {
         let [_, _, p1, p2, a, b, c, d, ..] = self.bytes;
         let port = u16::from_be_bytes([p1, p2]);
@@ -53,7 +53,7 @@ impl SockaddrBuf {
 
 impl From<SocketAddr> for SockaddrBuf {
     fn from(address: SocketAddr) -> Self {
-        let mut name = Self::NONE;
+        let mut name = Self::EMPTY;
         let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         name.bytes[..2].copy_from_slice(&(family as u16).to_ne_bytes());
         name.bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
@@ -77,13 +77,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_address_is_one_that_nobody_answers() {
-        assert_eq!(SockaddrBuf::NONE.address(), ([0, 0, 0, 0], 0).into());
+    fn empty_buffer_is_the_unspecified_address() {
+        assert_eq!(SockaddrBuf::EMPTY.address(), ([0, 0, 0, 0], 0).into());
     }
 
     proptest! {
         #[test]
-        fn an_address_comes_back(v4: bool, ip: [u8; 16], port: u16, flow: u32, scope: u32) {
+        fn address_survives_the_round_trip(v4: bool, ip: [u8; 16], port: u16, flow: u32, scope: u32) {
             let address = if v4 {
                 SocketAddr::from(([ip[0], ip[1], ip[2], ip[3]], port))
             } else {

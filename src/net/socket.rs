@@ -1,4 +1,4 @@
-//! A bound or connected socket as server and client hold it, whichever datapath moves its datagrams.
+//! A bound or connected UDP socket, on one of the two implementations.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -6,94 +6,116 @@ use std::net::{SocketAddr, UdpSocket};
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
-use super::datapath::Datapath;
+use super::linux::{self, Linux};
 use super::portable::Portable;
-use super::{Outgoing, ReceiveBatch, Received, Sent, Transport, linux};
+use super::{Outgoing, ReceiveBatch, Received, Sent, Transport};
 
-/// Which datapath moves the datagrams of a socket.
+/// The implementation that moves the datagrams of a [`Socket`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoBackend {
-    /// Segmented where the system has it, else portable.
+    /// [`Segmented`](Self::Segmented) on Linux, [`Portable`](Self::Portable) elsewhere.
     #[default]
     Auto,
-    /// One datagram a system call.
+    /// One datagram per system call.
     Portable,
-    /// As many datagrams a system call, and a way through the network stack, as can be. Linux only.
+    /// Many datagrams per system call, coalesced and segmented by the kernel where it can. Linux only.
     Segmented,
 }
 
-/// A non-blocking UDP socket.
+/// A non-blocking UDP socket that receives and sends in batches.
+///
+/// Received datagrams and those to be sent are described at [`Transport`], which it implements; readiness is reported
+/// by a [`mio::Poll`] that it is registered with.
 #[derive(Debug)]
 pub struct Socket {
     socket: mio::net::UdpSocket,
-    datapath: Box<dyn Datapath>,
+    implementation: Implementation,
+}
+
+#[derive(Debug)]
+enum Implementation {
+    Portable(Portable),
+    Linux(Linux),
 }
 
 impl Socket {
-    /// Takes over a bound or connected socket, which must be in non-blocking mode.
+    /// Takes over a bound or connected socket, which must be in non-blocking mode, as [`bind`](super::bind()) and
+    /// [`connect`](super::connect) return it.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::Unsupported`] for [`IoBackend::Segmented`] elsewhere than on Linux, or what getsockname(2) reports.
+    /// [`io::ErrorKind::Unsupported`] for [`IoBackend::Segmented`] on platforms other than Linux.
     pub fn new(socket: UdpSocket, io: IoBackend) -> io::Result<Self> {
-        let datapath = match io {
-            IoBackend::Portable => Box::new(Portable::new(&socket)),
-            IoBackend::Segmented => linux::datapath(&socket)?,
-            IoBackend::Auto => match linux::datapath(&socket) {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => Box::new(Portable::new(&socket)),
-                result => result?,
-            },
+        let socket = mio::net::UdpSocket::from_std(socket);
+        let implementation = match io {
+            IoBackend::Auto | IoBackend::Segmented if linux::IS_AVAILABLE => Implementation::Linux(Linux::new(&socket)),
+            IoBackend::Auto | IoBackend::Portable => Implementation::Portable(Portable::new(&socket)),
+            IoBackend::Segmented => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(Self { socket: mio::net::UdpSocket::from_std(socket), datapath })
+        Ok(Self { socket, implementation })
     }
 
-    /// The address that the socket is bound to.
+    /// Returns the address that the socket is bound to.
     ///
     /// # Errors
     ///
-    /// What getsockname(2) reports.
+    /// Those of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Whether it learns which address a datagram was sent to even on a wildcard address, so that replies can leave
-    /// from there.
+    /// Returns whether the local address of every received datagram is known: the socket is bound to one address, or
+    /// [`Datagram::local`](super::Datagram::local) holds it.
+    ///
+    /// If it is not known, the system chooses the address that replies leave from, and a peer that sent to another
+    /// address of this host will not recognise them.
     pub fn knows_local_address(&self) -> bool {
-        self.datapath.knows_local_address()
+        let is_wildcard = self.local_addr().is_ok_and(|address| address.ip().is_unspecified());
+        !is_wildcard
+            || match &self.implementation {
+                Implementation::Portable(portable) => portable.has_packet_info(),
+                Implementation::Linux(linux) => linux.has_packet_info(),
+            }
     }
 
-    /// How it moves datagrams, in a few words for the log.
+    /// Describes in a few words how datagrams are moved, for the log.
     pub fn describe(&self) -> String {
-        self.datapath.describe()
+        match &self.implementation {
+            Implementation::Portable(portable) => portable.describe(),
+            Implementation::Linux(linux) => linux.describe(),
+        }
     }
 
-    /// How many datagrams the kernel threw away since the socket was bound, because the receive buffer was full;
-    /// `None` where the system does not tell.
+    /// Returns how many messages the kernel has dropped since the socket was made, most often because the receive
+    /// buffer was full; `None` where the system does not report it. A coalesced message counts once.
     pub fn kernel_drops(&self) -> Option<u64> {
         linux::kernel_drops(&self.socket)
     }
 
-    /// What the kernel's receive buffer holds at the most, in bytes as the kernel charges them.
+    /// Returns how much the kernel's receive buffer holds, in bytes as the kernel charges them: payload and
+    /// bookkeeping.
     ///
     /// # Errors
     ///
-    /// What getsockopt(2) reports.
+    /// Those of getsockopt(2).
     pub fn receive_buffer(&self) -> io::Result<usize> {
         socket2::SockRef::from(&self.socket).recv_buffer_size()
     }
 }
 
 impl Transport for Socket {
-    fn receive(&mut self, inbox: &mut ReceiveBatch) -> Received {
-        self.datapath.receive(&self.socket, inbox)
-    }
-
-    fn arrange(&mut self, datagrams: &mut [Outgoing<'_>]) {
-        self.datapath.arrange(datagrams);
+    fn receive(&mut self, batch: &mut ReceiveBatch) -> Received {
+        match &mut self.implementation {
+            Implementation::Portable(portable) => portable.receive(&self.socket, batch),
+            Implementation::Linux(linux) => linux.receive(&self.socket, batch),
+        }
     }
 
     fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent {
-        self.datapath.send(&self.socket, datagrams)
+        match &mut self.implementation {
+            Implementation::Portable(portable) => portable.send(&self.socket, datagrams),
+            Implementation::Linux(linux) => linux.send(&self.socket, datagrams),
+        }
     }
 }
 

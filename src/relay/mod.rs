@@ -31,8 +31,7 @@ pub use statistics::{Report, SessionCounts, Statistics};
 
 use crate::host_port;
 use crate::impair::{Generator, Impairments, Link, MAX_BYTES, Seed};
-use crate::net::bind::{BufferSizes, Port, bind, connect};
-use crate::net::{self, Socket};
+use crate::net::{self, BufferSizes, PortSharing, Socket, bind, connect};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
 use direction::Direction;
@@ -273,7 +272,7 @@ fn find_target(addresses: &[SocketAddr]) -> Result<SocketAddr, Error> {
 fn listen_on(addresses: &[SocketAddr], sizes: BufferSizes, io: IoBackend) -> Result<(Socket, SocketAddr), Error> {
     let mut first_error = None;
     for address in addresses {
-        let socket = bind(*address, sizes, Port::Own).and_then(|(socket, _)| Socket::new(socket, io));
+        let socket = bind(*address, sizes, PortSharing::Exclusive).and_then(|(socket, _)| Socket::new(socket, io));
         match socket.and_then(|socket| Ok((socket.local_addr()?, socket))) {
             Ok((address, socket)) => return Ok((socket, address)),
             Err(error) => {

@@ -10,8 +10,7 @@ use slab::Slab;
 
 use super::payload_queue::PayloadQueue;
 use super::statistics::SessionCounts;
-use crate::net::bind::{BufferSizes, connect};
-use crate::net::{IoBackend, Socket};
+use crate::net::{BufferSizes, IoBackend, Socket, connect};
 use crate::reactor::{Key, Readiness, Wants};
 
 /// A client: its address, and the address of the listener that it uses, if that is not the only one.

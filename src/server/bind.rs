@@ -7,8 +7,7 @@ use std::num::NonZeroUsize;
 use log::{debug, log};
 
 use super::{Error, Options, Service};
-use crate::net::Socket;
-use crate::net::bind::{BufferSizes, Port, bind};
+use crate::net::{self, BufferSizes, PortSharing, Socket};
 
 /// The size of both kernel buffers when none is asked for, in bytes: as much as Linux holds for about 5,000 small
 /// datagrams, or 25 ms of a flood.
@@ -120,8 +119,8 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
         receive: options.receive_buffer.unwrap_or(DEFAULT_BUFFER),
         send: options.send_buffer.unwrap_or(DEFAULT_BUFFER),
     };
-    let port = if options.workers == NonZeroUsize::MIN { Port::Own } else { Port::Shared };
-    let (socket, given) = bind(address, wanted, port)?;
+    let sharing = if options.workers == NonZeroUsize::MIN { PortSharing::Exclusive } else { PortSharing::Shared };
+    let (socket, given) = net::bind(address, wanted, sharing)?;
     let socket = Socket::new(socket, options.io)?;
     let address = socket.local_addr()?;
     for (name, asked, wanted, given) in [

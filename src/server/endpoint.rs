@@ -261,7 +261,7 @@ impl<S: Transport> Endpoint<S> {
                 Err(refusal) => self.refuse(&datagram, refusal, now),
             }
         }
-        self.socket.arrange(&mut replies);
+        batch.group_by_peer(&mut replies);
         let done = self.send(&replies, now);
         let rest = &replies[done..];
         match &mut link {

@@ -31,7 +31,7 @@ pub use statistics::{EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
 use crate::impair::{self, Generator, Impairments, Link, Seed};
-use crate::net::{ReceiveBatch, SendBatch, Socket};
+use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
 use bind::Bound;
@@ -112,8 +112,8 @@ pub enum Error {
     Start(io::Error),
     /// The event loop cannot wait for events.
     Poll(io::Error),
-    /// A socket became unusable; the message names its service and address.
-    Socket(String),
+    /// A socket became unusable.
+    Socket(BrokenSocket),
     /// A worker has no thread.
     Worker(String),
 }
@@ -125,10 +125,10 @@ impl Display for Error {
             | Self::Usage(message)
             | Self::LookUp(message)
             | Self::Listen(message)
-            | Self::Socket(message)
             | Self::Worker(message) => f.write_str(message),
             Self::Start(error) => write!(f, "cannot start the event loop: {error}"),
             Self::Poll(error) => write!(f, "cannot poll: {error}"),
+            Self::Socket(error) => error.fmt(f),
         }
     }
 }
@@ -294,8 +294,7 @@ impl Endpoint<Socket> {
     }
 
     /// Names the endpoint whose socket became unusable.
-    fn unusable(&self, error: &io::Error) -> Error {
-        let (service, address) = (self.service(), self.address());
-        Error::Socket(format!("the socket of {service} on {address} became unusable: {error}"))
+    fn unusable(&self, error: io::Error) -> Error {
+        Error::Socket(BrokenSocket::new(format!("{} on {}", self.service(), self.address()), error))
     }
 }

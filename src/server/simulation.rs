@@ -80,17 +80,12 @@ impl Transport for Script {
             let Some(slot) = inbox.slot() else { return Received::More };
             let Some((source, segment, bytes)) = self.next_message() else { return Received::Drained };
             slot[..bytes.len()].copy_from_slice(&bytes);
-            inbox.keep(bytes.len(), segment, source, None);
+            inbox.push(bytes.len(), segment, source, None);
             if let Some(error) = self.receive_errors.pop_front() {
                 return Received::Failed(io::Error::from_raw_os_error(error));
             }
         }
         Received::More
-    }
-
-    /// Brings together what goes to one peer, as a datapath may.
-    fn arrange(&mut self, datagrams: &mut [Outgoing<'_>]) {
-        datagrams.sort_by_key(|datagram| datagram.to.port());
     }
 
     fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent {
@@ -317,7 +312,7 @@ fn receives_that_always_fail_end_the_loop_and_others_do_not() {
             inbox.clear();
             self.0 += 1;
             if self.0 == 90 {
-                inbox.keep(0, 0, ([192, 0, 2, 1], 4000).into(), None);
+                inbox.push(0, 0, ([192, 0, 2, 1], 4000).into(), None);
             }
             Received::Failed(io::Error::from_raw_os_error(libc::EIO))
         }

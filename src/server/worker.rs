@@ -129,7 +129,7 @@ impl Handler for Serving<'_> {
         match task {
             Task::Endpoint(index) => {
                 let endpoint = &mut self.endpoints[index];
-                endpoint.take_turn(now, self.resources).map_err(|error| endpoint.unusable(&error))
+                endpoint.take_turn(now, self.resources).map_err(|error| endpoint.unusable(error))
             }
             Task::Clock => {
                 if let (Some(stats), Some(at)) = (&self.plan.stats, self.next_stats)

@@ -285,11 +285,11 @@ fn failed_run_is_sent_one_by_one() {
         ("EMSGSIZE", 1, 0),
         ("ENOBUFS", 1, 0),
         ("EINVAL", 2, 1),
-        ("EPERM", 3, 2),
+        ("EPERM", 4, 2),
         ("EINTR", 5, 0),
         ("EAGAIN", 1, 0),
     ] {
-        // First the run fails, then the first of its replies, then the next.
+        // First the run fails, then its first reply; then the run of the rest, then the next reply.
         let fault = format!("sendmmsg:error={kind}:when=1..{failures}");
         let server = Server::spawn(1, &mut SEGMENTED.serve_with(&[&fault]));
         let (port, replies) = (server.address().port().to_string(), (8 - lost).to_string());
