@@ -1,12 +1,12 @@
-//! A UDP responder on a hand-rolled [mio](https://docs.rs/mio) poll loop, and the other end to test it with. This page is
-//! the tour of the code.
+//! A UDP server on a hand-rolled [mio](https://docs.rs/mio) poll loop, and a client to test any UDP server with. This page
+//! is the tour of the code.
 //!
 //! # The path of a datagram
 #![doc = include_str!("datagram_path.svg")]
 //!
 //! 1. The [`Reactor`] polls. An event marks the socket's [`Endpoint`] as readable, and the endpoint is queued for a turn.
 //! 2. In its turn the endpoint [receives](net::Transport::receive) one batch of datagrams into a [`ReceiveBatch`] that all
-//!    endpoints share.
+//!    endpoints of a worker share.
 //! 3. The [`Guard`] decides for each datagram whether it may be answered: a reply to a spoofed source hurts a third party.
 //! 4. The [`ReplyTemplate`] makes the reply: slices of the template and of the datagram, nothing is copied.
 //! 5. The replies of the batch are [sent](net::Transport::send) together. Runs of equal length to one peer pass through the
@@ -19,9 +19,11 @@
 //! | term | meaning |
 //! |---|---|
 //! | readiness | What an event reported, *readable* or *writable*, kept as state until an operation would block. |
-//! | drained | A receive has seen the socket empty, so the next datagram raises an event. |
+//! | drained | A receive has seen the socket empty, so the next datagram raises an event. A *short* batch, with fewer messages than its system call asked for, is the proof on Linux. |
 //! | task | What the reactor gives turns to: a socket, a schedule, a clock. |
 //! | turn | A bounded amount of work for one task. |
+//! | to settle, to touch | To ask a task what it wants and act on it; to have that done for a task that another one changed. |
+//! | worker | A reactor of the server with its endpoints, in one thread. |
 //! | endpoint | A socket of the server with its service and the replies that wait for it. |
 //! | message | One slot of a receive: one datagram, or several of one peer that the kernel coalesced (GRO). |
 //! | segment | One of the datagrams of such a message, or of a send that the kernel splits (GSO). |
@@ -33,22 +35,24 @@
 //! | outcome | How a probe ended: answered, late, lost, refused, truncated or altered. |
 //! | link, impairment | One direction of a simulated network path, and what it does to datagrams. |
 //! | flow | The datagrams within which order counts: those of one peer to one local address. |
+//! | session | A client of a relay, and the socket that is connected to the target for it. |
 //! | closed, open loop | A load that waits for answers before it sends, and one that sends on a schedule. |
 //!
 //! # Reading order
 //!
-//! 1. [`reactor`]: one iteration of the loop, top to bottom; then [`shutdown`](reactor::shutdown), how Ctrl+C gets in.
+//! 1. [`reactor`]: one iteration of the loop, top to bottom; then [`shutdown`](reactor::shutdown), how Ctrl+C reaches the loop.
 //! 2. [`server::endpoint`]: the states of an endpoint, and what a turn does; [`server::worker`], which puts endpoints on a
 //!    reactor.
 //! 3. [`net`]: the contract for moving datagrams, first in its [`portable`](net::portable) form, then in that for
-//!    [`linux`](net::linux), with [`gso`](net::gso) for what can leave as one. Why a short batch means drained is there.
+//!    [`linux`](net::linux), with [`gso`](net::gso) for what can leave as one. Why a short batch means drained is explained in `linux`.
 //! 4. Pure parts, each on its own: [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`],
 //!    [`impair`].
-//! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, on the same reactor and [`net`].
+//! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, and [`relay`], what stands in between, on
+//!    the same reactor and [`net`].
 //!
 //! # Invariants
 //!
-//! Each is stated at the type that owns it, with the test that defends it.
+//! Each links to its owner.
 //!
 //! 1. Readiness is state: an event sets it, only a receive that drained the socket clears it. [`Endpoint`]
 //! 2. No datagram, and no error of a single datagram, ends the loop. [`Endpoint`]
@@ -58,7 +62,7 @@
 //! 6. Every datagram ends in exactly one way, and is counted there. [`Statistics`](server::Statistics)
 //! 7. Nothing in the loop blocks. [`LogWriter`](logging::writer::LogWriter)
 //! 8. A warm loop allocates nothing per datagram. [`SendBatch`](net::SendBatch), `tests/allocation_server.rs`
-//! 9. A deadline fires once and never early. [`reactor`]
+//! 9. A deadline is never early, and gives a turn once. [`reactor`]
 //! 10. The same seed and the same arrivals, their times included, give the same impairment. [`impair`]
 //!
 //! `server::simulation`, a test of the real endpoint over a scripted network, defends the first six together.
@@ -71,9 +75,9 @@
 //! | task | a name, and state in a [`Handler`] | A future hides its state and is allocated and pinned; a struct shows its state, and can share buffers with others without locks. |
 //! | `.await` | the end of a [turn](reactor::Handler::take_turn) | The fields of an [`Endpoint`] are what an `async fn` would keep across an `.await`. |
 //! | run queue | the ready queue | The same, for one thread; a second worker has a reactor of its own, so nothing is stolen or shared. |
-//! | cooperative budget | one batch per turn | A batch is the natural unit: one receive and one send. |
-//! | `Waker` | the [`Wants`] of a task | No task waits for another one, so asking a task what it wants after each event and turn replaces waking. Between threads, [`Shutdown`] has a `mio::Waker`. |
-//! | timer wheel | a min-heap with lazy deletion | Few deadlines move, and most move later, which costs the heap nothing. A wheel rounds to milliseconds; a timerfd does not. |
+//! | cooperative budget | a turn sends at most what waits and handles at most one batch | A batch is the natural unit: one receive and one send. |
+//! | `Waker` | the [`Wants`] of a task | Asking a task what it wants, after its events and turns, replaces waking it; a task that changes another one [touches](reactor::Reactor::touch) it. Between threads, [`Shutdown`] has a `mio::Waker`. |
+//! | timer wheel | a min-heap with lazy deletion | Most deadlines move later, which only re-pushes an entry when it surfaces. A wheel rounds to milliseconds; a timerfd does not. |
 //! | `readable().await`, `try_recv` | [readiness](reactor#readiness-is-state), [`receive`], [`Drained`] | One receive returns a batch and whether the socket is empty, which saves the call that would only report `WouldBlock`. |
 //!
 //! # Features
@@ -83,7 +87,7 @@
 //! | (none) | | [`reactor`], [`net`], [`server`] | mio, slab, log, libc, socket2; nix on Linux |
 //! | `serde` | | reports implement `serde::Serialize` | serde |
 //! | `client` | | [`client`]: send, ping, bench; implies `serde` | hdrhistogram, humantime, indicatif, serde_json; signal-hook on Unix |
-//! | `impair` | yes | [`impair`]: bad links for the replies of a server | rand_distr, rand_xoshiro |
+//! | `impair` | yes | [`impair`]: bad links, for the replies of a server and in a [`relay`] | rand_distr, rand_xoshiro |
 //! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` and `impair` | clap, clap_complete, ctrlc, roff, simple_logger |
 //!
 //! # As a library
@@ -123,7 +127,7 @@
 //! [`receive`]: net::Transport::receive
 
 #![deny(unsafe_code)]
-// No input may panic, and output has one place each. Tests may do both.
+// Input must not cause a panic, and only the command line and the clients write output.
 #![cfg_attr(
     not(test),
     warn(clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)

@@ -1,4 +1,4 @@
-//! The other end: sends datagrams to any UDP responder, and reports what comes back.
+//! The client: sends datagrams to any UDP responder, and reports what comes back.
 //!
 //! What an answer means is decided in pure code, with time as an argument: [`probe`] and [`report`]. Only [`send`],
 //! [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks.
@@ -8,6 +8,7 @@ pub mod ping;
 pub(crate) mod probe;
 pub(crate) mod report;
 pub mod send;
+#[cfg_attr(not(unix), path = "no_status_signal.rs")]
 pub(crate) mod status_signal;
 pub(crate) mod target;
 

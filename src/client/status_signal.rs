@@ -1,7 +1,7 @@
-//! SIGQUIT (Ctrl+\) asks for a report without an end, as with `ping`.
+//! SIGQUIT (Ctrl+\) requests a report during a run, as with ping(8).
 //!
-//! The signal arrives as a byte in a socket that the poll watches, so it is an event like any other. `ctrlc` knows
-//! no SIGQUIT, and a handler of our own would be `unsafe`; signal-hook has this very pipe.
+//! The signal arrives as a byte on a socket that the poll watches, so it is an event like any other. `ctrlc` does not
+//! handle SIGQUIT, and a signal handler in this crate would need `unsafe`; signal-hook has a safe one for this purpose.
 
 use std::io::{self, Read};
 use std::os::unix::net;
@@ -11,18 +11,18 @@ use mio::net::UnixStream;
 use signal_hook::consts::SIGQUIT;
 use signal_hook::low_level::pipe;
 
-/// Where the signal arrives.
+/// Receives the signal.
 #[derive(Debug)]
 pub struct StatusSignal {
     arrivals: UnixStream,
 }
 
 impl StatusSignal {
-    /// Makes SIGQUIT an event; it does not end the process any more.
+    /// Starts to receive SIGQUIT, which no longer ends the process.
     ///
     /// # Errors
     ///
-    /// Returns an error if the system refuses the socket pair or the handler.
+    /// If the sockets or the handler cannot be created, typically `EMFILE`.
     pub fn new() -> io::Result<Self> {
         let (arrivals, handler) = net::UnixStream::pair()?;
         arrivals.set_nonblocking(true)?;
@@ -30,12 +30,12 @@ impl StatusSignal {
         Ok(Self { arrivals: UnixStream::from_std(arrivals) })
     }
 
-    /// Returns what the poll should watch.
+    /// Returns what becomes readable when the signal arrives; `None` where there is no such signal.
     pub fn source(&mut self) -> Option<&mut dyn Source> {
         Some(&mut self.arrivals)
     }
 
-    /// Forgets the signals that came. Several may have come; one report is enough for all.
+    /// Forgets the signals that have arrived. Several are one request.
     pub fn clear(&mut self) {
         while matches!(self.arrivals.read(&mut [0; 64]), Ok(1..)) {}
     }

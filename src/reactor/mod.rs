@@ -6,13 +6,15 @@
 //!
 //! # One iteration
 //!
-//! 1. **Choose the timeout.** Zero if a task is queued, otherwise the time until the earliest deadline.
+//! 1. **Choose the timeout.** Zero if a task is queued or the reactor [spins](Reactor::set_spin), otherwise the time until
+//!    the earliest deadline, or none.
 //! 2. **Poll.** The only place where the thread sleeps.
 //! 3. **Record events.** Each event is noted in the state of its task, without I/O, and the task is *settled*: it is asked
 //!    what it [`Wants`] now, and is queued if that is a turn.
 //! 4. **Expire deadlines.** A task whose deadline has passed is queued.
 //! 5. **Give turns.** Every task that is queued by now gets one turn, in order, and is settled again: it goes to the end of
-//!    the queue if it wants another turn, its deadline is set, and the poll learns of a changed interest.
+//!    the queue if it wants another turn, its deadline is set, and a changed interest is registered. Tasks that the turn
+//!    has [touched](Reactor::touch) are settled as well.
 //!
 //! Before each iteration the handler decides whether to [continue](Handler::before_wait).
 //!
@@ -27,15 +29,15 @@
 //! # Turns are bounded
 //!
 //! A turn does a limited amount of work, one batch of datagrams for instance, and asks for another turn if there is more.
-//! A flood on one socket thus delays the other tasks, the timers and the shutdown by one turn of each task, a matter of
-//! milliseconds, however long it lasts.
+//! A flood on one socket thus delays the other tasks, the timers and the shutdown by at most one turn per queued task, a
+//! matter of milliseconds, however long it lasts.
 //!
-//! # Where a deadline, an event and a wake-up meet
+//! # What ends a poll
 //!
-//! In the poll, which each of them ends. An *event* comes from a registered source. A *deadline* ends the poll by its
+//! An event, a deadline or a wake-up. An *event* comes from a registered source. A *deadline* ends the poll by its
 //! timeout, or by a timer among the sources ([`Precision`]); it only queues its task, so that the turn finds events and
 //! the passed deadline together and neither starves the other. A *wake-up* comes from another thread
-//! ([`Shutdown::request`]) and has no task: the flag that it stands for is checked before each wait.
+//! ([`Shutdown::request`]) and has no task: the handler checks the flag before each iteration.
 //!
 //! # Examples
 //!
@@ -111,8 +113,10 @@
 //! # }
 //! ```
 
+mod entries;
 pub mod shutdown;
-mod slots;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::collections::VecDeque;
@@ -126,11 +130,11 @@ use log::trace;
 use mio::event::{Event, Source};
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use entries::Entries;
+pub use entries::Key;
 use shutdown::Shutdown;
-pub use slots::Key;
-use slots::Slots;
 pub use timers::Precision;
-use timers::{Alarm, Timers};
+use timers::{Alarm, Timer, Timers};
 
 /// Not a key: no slab is that large.
 const WAKER: Token = Token(usize::MAX);
@@ -143,7 +147,7 @@ pub trait Handler {
     /// Names a task: `()` for the only one, an index, or an enum where there are several kinds.
     type Task: Copy + Debug;
 
-    /// Ends [`Reactor::run`]. What the poll reports becomes one of these, too.
+    /// The error type of [`Reactor::run`]. Errors of the poll are converted.
     type Error: From<io::Error>;
 
     /// Records what became ready in the state of `task`: no I/O, no effect on other tasks.
@@ -160,7 +164,7 @@ pub trait Handler {
     ///
     /// # Errors
     ///
-    /// An error ends the loop, so it is for what concerns the whole program.
+    /// An error ends the loop. Return one only if the whole program has to stop.
     fn take_turn(
         &mut self,
         task: Self::Task,
@@ -184,7 +188,7 @@ pub trait Handler {
 /// What an event reports. Both may be true, and either may be spurious.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Readiness {
-    /// A receive may be tried: there is something to receive, an error to learn of, or the peer closed its side.
+    /// A receive may be tried: there is something to receive, an error is pending, or the peer closed its side.
     pub readable: bool,
     /// A send may be tried.
     pub writable: bool,
@@ -215,7 +219,7 @@ pub struct Wants {
 #[derive(Debug)]
 pub struct Reactor<T> {
     poll: Poll,
-    slots: Slots<Slot<T>>,
+    entries: Entries<Entry<T>>,
     /// Tasks that want a turn, each at most once; keys of removed tasks are skipped.
     ready: VecDeque<Key>,
     /// Tasks whose state was changed by the turn of another.
@@ -231,13 +235,18 @@ pub struct Reactor<T> {
 }
 
 #[derive(Debug)]
-struct Slot<T> {
+struct Entry<T> {
     task: T,
     queued: bool,
-    /// What the poll watches for, `None` when the task is not registered.
+    /// What the poll watches for; `None` when no source is registered.
     interest: Option<Interest>,
-    /// What the timers are set to.
-    deadline: Option<Instant>,
+    timer: Timer,
+}
+
+impl<T> AsMut<Timer> for Entry<T> {
+    fn as_mut(&mut self) -> &mut Timer {
+        &mut self.timer
+    }
 }
 
 impl<T: Copy + Debug> Reactor<T> {
@@ -262,7 +271,7 @@ impl<T: Copy + Debug> Reactor<T> {
         Ok(Self {
             alarm: Alarm::new(poll.registry(), precision)?,
             poll,
-            slots: Slots::new(),
+            entries: Entries::new(),
             ready: VecDeque::new(),
             touched: Vec::new(),
             timers: Timers::default(),
@@ -283,43 +292,46 @@ impl<T: Copy + Debug> Reactor<T> {
         &self.shutdown
     }
 
-    /// Adds a task and settles it. Its first event is raised even if its source was ready before.
+    /// Adds a task and settles it; its state must exist already. Keep the key: it is needed to [touch](Self::touch) or
+    /// [remove](Self::remove) the task. An event is raised even if the source was ready before.
     ///
     /// # Errors
     ///
     /// Returns what epoll_ctl(2), or its equivalent elsewhere, reports; the task is not added then.
     pub fn insert<H: Handler<Task = T>>(&mut self, task: T, handler: &mut H) -> io::Result<Key> {
-        let key = self.slots.insert(Slot { task, queued: false, interest: None, deadline: None });
+        let key = self.entries.insert(Entry { task, queued: false, interest: None, timer: Timer::default() });
         match self.settle(key, handler) {
             Ok(()) => Ok(key),
             Err(error) => {
-                self.slots.remove(key);
-                self.timers.remove(key);
+                self.entries.remove(key);
                 Err(error)
             }
         }
     }
 
-    /// Removes a task, and its source from the poll. Nothing that was pending for it, an event, a turn or a deadline,
-    /// reaches the task that takes over its slot.
+    /// Removes a task, possibly in its own turn, and its source from the poll.
+    ///
+    /// Nothing that is pending for the task, an event, a turn or a deadline, reaches the task that takes over its entry.
+    /// Pass the source before it is dropped: closing a descriptor does not remove it from the poll while another process
+    /// or a duplicate has it open.
     pub fn remove(&mut self, key: Key, source: Option<&mut dyn Source>) {
-        if self.slots.remove(key).is_some_and(|slot| slot.interest.is_some())
+        if self.entries.remove(key).is_some_and(|entry| entry.interest.is_some())
             && let Some(source) = source
         {
             // Fails only for a source that is not registered, and then there is nothing to undo.
             let _ = self.poll.registry().deregister(source);
         }
-        self.timers.remove(key);
     }
 
     /// Announces that the state of a task changed outside its own turns: the task is settled after the current turn.
     ///
-    /// Needed if the change makes the task want a turn, another interest or an earlier deadline.
+    /// Needed if the change makes the task want a turn, another interest or an earlier deadline. Without it, a deadline that
+    /// moved later gives a spurious turn at the old time.
     pub fn touch(&mut self, key: Key) {
         self.touched.push(key);
     }
 
-    /// Runs until the handler [ends](Handler::before_wait) it. It may be called again.
+    /// Runs until the handler [ends](Handler::before_wait) it. It may be called again after it returned `Ok`.
     ///
     /// # Errors
     ///
@@ -343,28 +355,31 @@ impl<T: Copy + Debug> Reactor<T> {
         let now = Instant::now();
         for event in &*events {
             let key = Key::from(event.token());
-            // The waker, the alarm, and removed tasks have no slot.
-            if let Some(slot) = self.slots.get_mut(key) {
-                handler.note(slot.task, event.into(), now);
+            // The waker, the alarm, and removed tasks have no entry.
+            if let Some(entry) = self.entries.get_mut(key) {
+                handler.note(entry.task, event.into(), now);
                 self.settle(key, handler)?;
             }
         }
-        while let Some(key) = self.timers.pop_due(now) {
-            if let Some(slot) = self.slots.get_mut(key) {
-                slot.deadline = None;
-                enqueue(&mut self.ready, key, slot);
+        while let Some(key) = self.timers.pop_due(&mut self.entries, now) {
+            if let Some(entry) = self.entries.get_mut(key) {
+                enqueue(&mut self.ready, key, entry);
             }
         }
+        // Iterations that only spin are not logged.
+        if !events.is_empty() || !self.ready.is_empty() {
+            let ready = self.ready.len();
+            trace!("Iteration: timeout {timeout:?}, events {}, tasks ready {ready}", events.iter().count());
+        }
         if !self.ready.is_empty() {
-            trace!("{} tasks are ready", self.ready.len());
             self.last_turn = now;
         }
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { break };
-            let Some(slot) = self.slots.get_mut(key) else { continue };
-            slot.queued = false;
-            let task = slot.task;
-            trace!("turn of {task:?}");
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            entry.queued = false;
+            let task = entry.task;
+            trace!("Turn of {task:?}");
             handler.take_turn(task, now, self)?;
             self.settle(key, handler)?;
             self.settle_touched(handler)?;
@@ -377,30 +392,30 @@ impl<T: Copy + Debug> Reactor<T> {
         if !self.ready.is_empty() || spins() {
             return Some(Duration::ZERO);
         }
-        self.alarm.timeout(self.timers.earliest())
+        self.alarm.timeout(self.timers.earliest(&mut self.entries))
     }
 
     /// Asks a task what it wants, and acts on it. The only place that does either.
     fn settle<H: Handler<Task = T>>(&mut self, key: Key, handler: &mut H) -> io::Result<()> {
-        let Some(slot) = self.slots.get_mut(key) else { return Ok(()) };
-        let wants = handler.wants(slot.task);
+        let Some(entry) = self.entries.get_mut(key) else { return Ok(()) };
+        let wants = handler.wants(entry.task);
         if wants.turn {
-            enqueue(&mut self.ready, key, slot);
+            enqueue(&mut self.ready, key, entry);
         }
-        if wants.deadline != slot.deadline {
-            slot.deadline = wants.deadline;
-            self.timers.set(key, wants.deadline);
-        }
-        if wants.interest != slot.interest
-            && let (Some(interest), Some(source)) = (wants.interest, handler.source(slot.task))
+        if wants.interest != entry.interest
+            && let Some(source) = handler.source(entry.task)
         {
             let registry = self.poll.registry();
-            match slot.interest {
-                None => registry.register(source, key.into(), interest)?,
+            match (entry.interest, wants.interest) {
+                (None, Some(interest)) => registry.register(source, key.into(), interest)?,
                 // An event is raised if the source is ready by now, so none is missed.
-                Some(_) => registry.reregister(source, key.into(), interest)?,
+                (Some(_), Some(interest)) => registry.reregister(source, key.into(), interest)?,
+                (_, None) => registry.deregister(source)?,
             }
-            slot.interest = Some(interest);
+            entry.interest = wants.interest;
+        }
+        if wants.deadline != entry.timer.deadline() {
+            self.timers.set(&mut self.entries, key, wants.deadline);
         }
         Ok(())
     }
@@ -414,189 +429,9 @@ impl<T: Copy + Debug> Reactor<T> {
 }
 
 /// Appends a task to the ready queue, unless it is in there.
-fn enqueue<T>(ready: &mut VecDeque<Key>, key: Key, slot: &mut Slot<T>) {
-    if !slot.queued {
-        slot.queued = true;
+fn enqueue<T>(ready: &mut VecDeque<Key>, key: Key, entry: &mut Entry<T>) {
+    if !entry.queued {
+        entry.queued = true;
         ready.push_back(key);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use mio::net::UdpSocket;
-
-    use super::*;
-
-    /// Runs a step in each turn, and records what the tasks went through.
-    struct Script {
-        tasks: Vec<Recorded>,
-        /// The tasks that had turns, in order.
-        turns: Vec<usize>,
-        step: Step,
-        iterations: usize,
-    }
-
-    type Step = fn(&mut Vec<Recorded>, usize, Instant, &mut Reactor<usize>);
-
-    struct Recorded {
-        key: Option<Key>,
-        socket: Option<UdpSocket>,
-        wants: Wants,
-        notes: usize,
-        turns: usize,
-    }
-
-    impl Script {
-        /// A script that ends with a shutdown, or after this many iterations.
-        fn new(iterations: usize, step: Step) -> Self {
-            Self { tasks: Vec::new(), turns: Vec::new(), step, iterations }
-        }
-
-        fn insert(&mut self, reactor: &mut Reactor<usize>, socket: Option<UdpSocket>, wants: Wants) {
-            self.tasks.push(Recorded { key: None, socket, wants, notes: 0, turns: 0 });
-            let task = self.tasks.len() - 1;
-            let key = reactor.insert(task, self).expect("a task");
-            self.tasks[task].key = Some(key);
-        }
-    }
-
-    impl Handler for Script {
-        type Task = usize;
-        type Error = io::Error;
-
-        fn note(&mut self, task: usize, _: Readiness, _: Instant) {
-            self.tasks[task].notes += 1;
-            self.tasks[task].wants.turn = true;
-        }
-
-        fn wants(&self, task: usize) -> Wants {
-            self.tasks[task].wants
-        }
-
-        fn take_turn(&mut self, task: usize, now: Instant, reactor: &mut Reactor<usize>) -> io::Result<()> {
-            self.turns.push(task);
-            self.tasks[task].turns += 1;
-            (self.step)(&mut self.tasks, task, now, reactor);
-            Ok(())
-        }
-
-        fn source(&mut self, task: usize) -> Option<&mut dyn Source> {
-            self.tasks[task].socket.as_mut().map(|socket| socket as &mut dyn Source)
-        }
-
-        fn before_wait(&mut self, reactor: &mut Reactor<usize>) -> io::Result<ControlFlow<()>> {
-            if self.iterations == 0 || reactor.shutdown().is_requested() {
-                return Ok(ControlFlow::Break(()));
-            }
-            self.iterations -= 1;
-            Ok(ControlFlow::Continue(()))
-        }
-    }
-
-    const TURN: Wants = Wants { turn: true, interest: None, deadline: None };
-    const READABLE: Wants = Wants { turn: false, interest: Some(Interest::READABLE), deadline: None };
-
-    fn reactor() -> Reactor<usize> {
-        Reactor::new(&Shutdown::new()).expect("a reactor")
-    }
-
-    fn socket() -> UdpSocket {
-        UdpSocket::bind(([127, 0, 0, 1], 0).into()).expect("a free port")
-    }
-
-    fn send_to(socket: &UdpSocket) {
-        let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        peer.send_to(b"x", socket.local_addr().expect("an address")).expect("sent");
-    }
-
-    #[test]
-    fn event_of_removed_task_does_not_reach_the_task_in_its_slot() {
-        let mut reactor = reactor();
-        let mut script = Script::new(3, |tasks, task, _, _| tasks[task].wants.turn = false);
-        script.insert(&mut reactor, Some(socket()), READABLE);
-        let removed = script.tasks[0].key.expect("a key");
-        // The source stays in the poll, as one does that a child process has inherited.
-        reactor.remove(removed, None);
-        script.insert(&mut reactor, Some(socket()), READABLE);
-        assert_eq!(script.tasks[1].key.expect("a key").index(), removed.index());
-        script.insert(&mut reactor, None, TURN);
-        let deadline = Some(Instant::now() + Duration::from_millis(1));
-        script.insert(&mut reactor, None, Wants { deadline, ..Wants::default() });
-        send_to(script.tasks[0].socket.as_ref().expect("a socket"));
-        reactor.run(&mut script).expect("no error");
-        assert!(script.tasks.iter().all(|task| task.notes == 0));
-        assert!(!script.turns.contains(&0) && !script.turns.contains(&1));
-    }
-
-    #[test]
-    fn queued_turn_of_removed_task_is_not_given_to_the_task_in_its_slot() {
-        let mut reactor = reactor();
-        let mut script = Script::new(1, |tasks, task, _, reactor| {
-            if task == 0 {
-                let removed = tasks[1].key.expect("a key");
-                reactor.remove(removed, None);
-                let slot = Slot { task: 1, queued: false, interest: None, deadline: None };
-                assert_eq!(reactor.slots.insert(slot).index(), removed.index());
-            }
-        });
-        script.insert(&mut reactor, None, TURN);
-        script.insert(&mut reactor, None, TURN);
-        reactor.run(&mut script).expect("no error");
-        assert_eq!(script.turns, [0]);
-    }
-
-    #[test]
-    fn tasks_that_always_want_turns_alternate() {
-        let mut reactor = reactor();
-        let mut script = Script::new(3, |_, _, _, _| {});
-        (0..3).for_each(|_| script.insert(&mut reactor, None, TURN));
-        reactor.run(&mut script).expect("no error");
-        assert_eq!(script.turns, [0, 1, 2, 0, 1, 2, 0, 1, 2]);
-    }
-
-    #[test]
-    fn readiness_before_insert_raises_an_event() {
-        let mut reactor = reactor();
-        let mut script = Script::new(1, |_, _, _, _| {});
-        let socket = socket();
-        send_to(&socket);
-        script.insert(&mut reactor, Some(socket), READABLE);
-        reactor.run(&mut script).expect("no error");
-        assert_eq!((script.tasks[0].notes, script.tasks[0].turns), (1, 1));
-    }
-
-    #[test]
-    fn touched_task_is_settled() {
-        let mut reactor = reactor();
-        let mut script = Script::new(2, |tasks, task, _, reactor| {
-            if task == 0 {
-                tasks[1].wants.turn = true;
-                reactor.touch(tasks[1].key.expect("a key"));
-            }
-        });
-        script.insert(&mut reactor, None, TURN);
-        script.insert(&mut reactor, None, Wants::default());
-        reactor.run(&mut script).expect("no error");
-        assert_eq!(script.turns, [0, 0, 1]);
-    }
-
-    #[test]
-    fn deadline_gives_one_turn_and_never_early() {
-        for precision in [Precision::Milliseconds, Precision::Exact] {
-            let mut reactor = Reactor::with_precision(&Shutdown::new(), precision).expect("a reactor");
-            // Task 0 sets its deadline again and again, task 1 does not.
-            let mut script = Script::new(usize::MAX, |tasks, task, now, reactor| {
-                let Recorded { wants, turns, .. } = &mut tasks[task];
-                assert!(wants.deadline.is_some_and(|deadline| deadline <= now), "early");
-                wants.deadline = (task == 0).then(|| now + Duration::from_micros(300));
-                if *turns == 20 {
-                    reactor.shutdown().request();
-                }
-            });
-            let deadline = Some(Instant::now() + Duration::from_millis(2));
-            (0..2).for_each(|_| script.insert(&mut reactor, None, Wants { deadline, ..Wants::default() }));
-            reactor.run(&mut script).expect("no error");
-            assert_eq!((script.tasks[0].turns, script.tasks[1].turns), (20, 1), "{precision:?}");
-        }
     }
 }

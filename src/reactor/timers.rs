@@ -7,71 +7,61 @@ use std::time::{Duration, Instant};
 
 use mio::Registry;
 
-use super::slots::Key;
+use super::entries::{Entries, Key};
 
 /// The deadlines of all tasks.
 ///
-/// A binary heap cannot move or remove an entry in the middle, so deletion is *lazy*: an entry counts only while it
-/// equals what its timer is [armed](Timer::armed) for, and others are dropped when they reach the top. A deadline that
-/// moves earlier pushes a second entry. One that moves later, as the timeout of a busy socket does with every answer,
-/// leaves its entry where it is: when the entry reaches the top, it is pushed again with the new time. Setting a deadline
-/// and finding the next one thus cost O(log n) and, most of the time, nothing.
+/// A binary heap cannot move or remove an entry in the middle, so deletion is *lazy*: an entry counts only while its
+/// [`Timer`] is armed for it, and others are dropped when they reach the top. A deadline that moves earlier pushes a second
+/// entry. One that moves later, as the timeout of a busy socket does with every answer, leaves its entry where it is: when
+/// the entry reaches the top, it is pushed again with the new time. Setting a deadline and finding the next one cost
+/// O(log n) at worst, and usually O(1).
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Key)>>,
-    /// By the index of the task's slot.
-    timers: Vec<Option<Timer>>,
-    /// How many of `timers` are in use.
-    used: usize,
 }
 
-#[derive(Debug)]
-struct Timer {
-    key: Key,
+/// The deadline of one task.
+#[derive(Debug, Default)]
+pub(super) struct Timer {
     deadline: Option<Instant>,
-    /// The earliest entry of this timer in the heap, not later than `deadline`.
+    /// The earliest of this timer's entries in the heap, not later than `deadline`.
     armed: Option<Instant>,
 }
 
-/// Below this number of entries the heap is not worth rebuilding.
+impl Timer {
+    /// Returns what the timer is set to.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+}
+
+/// A heap with fewer entries is not worth rebuilding.
 const SMALL_HEAP: usize = 64;
 
 impl Timers {
     /// Sets, moves or clears the deadline of a task.
-    pub(super) fn set(&mut self, key: Key, deadline: Option<Instant>) {
-        if self.timers.len() <= key.index() {
-            self.timers.resize_with(key.index() + 1, || None);
-        }
-        let place = &mut self.timers[key.index()];
-        if place.as_ref().is_none_or(|timer| timer.key != key) {
-            self.used += usize::from(place.is_none());
-            *place = Some(Timer { key, deadline: None, armed: None });
-        }
-        let Some(timer) = place else { return };
+    pub(super) fn set<E: AsMut<Timer>>(&mut self, entries: &mut Entries<E>, key: Key, deadline: Option<Instant>) {
+        let Some(timer) = entries.get_mut(key).map(E::as_mut) else { return };
         timer.deadline = deadline;
         if let Some(deadline) = deadline
             && timer.armed.is_none_or(|armed| deadline < armed)
         {
             timer.armed = Some(deadline);
             self.heap.push(Reverse((deadline, key)));
-            self.rebuild_if_mostly_stale();
-        }
-    }
-
-    /// Forgets a task.
-    pub(super) fn remove(&mut self, key: Key) {
-        if let Some(place) = self.timers.get_mut(key.index())
-            && place.take_if(|timer| timer.key == key).is_some()
-        {
-            self.used -= 1;
+            if self.heap.len() > SMALL_HEAP.max(2 * entries.len()) {
+                self.heap.retain(|Reverse((at, key))| {
+                    entries.get_mut(*key).is_some_and(|entry| entry.as_mut().armed == Some(*at))
+                });
+            }
         }
     }
 
     /// Returns the earliest deadline.
-    pub(super) fn earliest(&mut self) -> Option<Instant> {
+    pub(super) fn earliest<E: AsMut<Timer>>(&mut self, entries: &mut Entries<E>) -> Option<Instant> {
         loop {
             let Reverse((at, key)) = *self.heap.peek()?;
-            let timer = timer_of(&mut self.timers, key).filter(|timer| timer.armed == Some(at));
+            let timer = entries.get_mut(key).map(E::as_mut).filter(|timer| timer.armed == Some(at));
             if timer.as_ref().is_some_and(|timer| timer.deadline == Some(at)) {
                 return Some(at);
             }
@@ -84,25 +74,13 @@ impl Timers {
         }
     }
 
-    /// Takes a task whose deadline has passed; each deadline is returned once.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Key> {
-        self.earliest().filter(|at| *at <= now)?;
+    /// Takes a task whose deadline has passed, and clears the deadline.
+    pub(super) fn pop_due<E: AsMut<Timer>>(&mut self, entries: &mut Entries<E>, now: Instant) -> Option<Key> {
+        self.earliest(entries).filter(|at| *at <= now)?;
         let Reverse((_, key)) = self.heap.pop()?;
-        let timer = timer_of(&mut self.timers, key)?;
-        (timer.deadline, timer.armed) = (None, None);
+        *entries.get_mut(key)?.as_mut() = Timer::default();
         Some(key)
     }
-
-    fn rebuild_if_mostly_stale(&mut self) {
-        if self.heap.len() > SMALL_HEAP.max(2 * self.used) {
-            let timers = &mut self.timers;
-            self.heap.retain(|Reverse((at, key))| timer_of(timers, *key).is_some_and(|timer| timer.armed == Some(*at)));
-        }
-    }
-}
-
-fn timer_of(timers: &mut [Option<Timer>], key: Key) -> Option<&mut Timer> {
-    timers.get_mut(key.index())?.as_mut().filter(|timer| timer.key == key)
 }
 
 /// How exactly a [`Reactor`](super::Reactor) meets deadlines.
@@ -111,8 +89,8 @@ pub enum Precision {
     /// Up to a millisecond late, at no cost: the poll's timeout, which mio rounds up to whole milliseconds.
     #[default]
     Milliseconds,
-    /// As exactly as the system wakes up a process, for one more system call and one more event per deadline: a timerfd
-    /// in the poll. Elsewhere than on Linux the same as [`Milliseconds`](Self::Milliseconds).
+    /// As precise as a timerfd in the poll, at one extra system call and event per deadline. Elsewhere than on Linux the same
+    /// as [`Milliseconds`](Self::Milliseconds).
     Exact,
 }
 
@@ -219,51 +197,60 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::reactor::slots::Slots;
 
     fn at(start: Instant, millis: u64) -> Instant {
         start + Duration::from_millis(millis)
     }
 
+    impl AsMut<Timer> for Timer {
+        fn as_mut(&mut self) -> &mut Timer {
+            self
+        }
+    }
+
+    /// Timers of as many tasks, and their keys.
+    fn timers(tasks: usize) -> (Timers, Entries<Timer>, Vec<Key>) {
+        let mut entries = Entries::new();
+        let keys = (0..tasks).map(|_| entries.insert(Timer::default())).collect();
+        (Timers::default(), entries, keys)
+    }
+
     #[test]
     fn moved_deadline_fires_once_and_at_its_last_time() {
         let start = Instant::now();
-        let mut timers = Timers::default();
-        let key = Slots::new().insert(());
-        timers.set(key, Some(at(start, 10)));
-        timers.set(key, Some(at(start, 30)));
-        timers.set(key, Some(at(start, 20)));
-        assert_eq!(timers.earliest(), Some(at(start, 20)));
-        assert_eq!(timers.pop_due(at(start, 19)), None);
-        assert_eq!(timers.pop_due(at(start, 100)), Some(key));
-        assert_eq!((timers.pop_due(at(start, 100)), timers.earliest()), (None, None));
+        let (mut timers, mut entries, keys) = timers(1);
+        for millis in [10, 30, 20] {
+            timers.set(&mut entries, keys[0], Some(at(start, millis)));
+        }
+        assert_eq!(timers.earliest(&mut entries), Some(at(start, 20)));
+        assert_eq!(timers.pop_due(&mut entries, at(start, 19)), None);
+        assert_eq!(timers.pop_due(&mut entries, at(start, 100)), Some(keys[0]));
+        assert_eq!(timers.pop_due(&mut entries, at(start, 100)), None);
+        assert_eq!(timers.earliest(&mut entries), None);
     }
 
     #[test]
     fn deadline_of_removed_task_does_not_fire_for_its_successor() {
         let start = Instant::now();
-        let (mut timers, mut slots) = (Timers::default(), Slots::new());
-        let first = slots.insert(());
-        timers.set(first, Some(at(start, 10)));
-        slots.remove(first);
-        timers.remove(first);
-        let second = slots.insert(());
-        assert_eq!(timers.pop_due(at(start, 100)), None);
-        timers.set(second, Some(at(start, 20)));
-        assert_eq!(timers.pop_due(at(start, 100)), Some(second));
+        let (mut timers, mut entries, keys) = timers(1);
+        timers.set(&mut entries, keys[0], Some(at(start, 10)));
+        entries.remove(keys[0]);
+        let successor = entries.insert(Timer::default());
+        assert_eq!(timers.pop_due(&mut entries, at(start, 100)), None);
+        timers.set(&mut entries, successor, Some(at(start, 20)));
+        assert_eq!(timers.pop_due(&mut entries, at(start, 100)), Some(successor));
     }
 
     #[test]
     fn heap_does_not_grow_with_the_number_of_changes() {
         let start = Instant::now();
-        let (mut timers, mut slots) = (Timers::default(), Slots::new());
-        let keys: Vec<_> = (0..100).map(|_| slots.insert(())).collect();
+        let (mut timers, mut entries, keys) = timers(100);
         for earlier in 0..1_000 {
-            keys.iter().for_each(|key| timers.set(*key, Some(at(start, 10_000 - earlier))));
+            keys.iter().for_each(|key| timers.set(&mut entries, *key, Some(at(start, 10_000 - earlier))));
         }
         assert!(timers.heap.len() <= 2 * keys.len());
-        assert_eq!(timers.pop_due(at(start, 9_000)), None);
-        assert_eq!(std::iter::from_fn(|| timers.pop_due(at(start, 9_001))).count(), 100);
+        assert_eq!(timers.pop_due(&mut entries, at(start, 9_000)), None);
+        assert_eq!(std::iter::from_fn(|| timers.pop_due(&mut entries, at(start, 9_001))).count(), 100);
     }
 
     proptest! {
@@ -273,25 +260,25 @@ mod tests {
             changes in proptest::collection::vec((0..8_usize, proptest::option::of(0..100_u64)), 1..200)
         ) {
             let start = Instant::now();
-            let (mut timers, mut slots) = (Timers::default(), Slots::new());
-            let keys: Vec<_> = (0..8).map(|_| slots.insert(())).collect();
+            let (mut timers, mut entries, keys) = timers(8);
             let mut model = BTreeMap::new();
             for (i, (task, change)) in changes.into_iter().enumerate() {
-                timers.set(keys[task], change.map(|millis| at(start, millis)));
+                timers.set(&mut entries, keys[task], change.map(|millis| at(start, millis)));
                 model.insert(keys[task], change);
                 if i % 5 == 0 {
                     let now = i as u64;
-                    let mut due: Vec<_> =
-                        model.iter().filter_map(|(key, change)| Some(((*change)?, *key))).filter(|due| due.0 <= now).collect();
+                    let due = model.iter().filter_map(|(key, change)| Some(((*change)?, *key)));
+                    let mut due: Vec<_> = due.filter(|due| due.0 <= now).collect();
                     due.sort_unstable();
                     for (_, key) in &due {
                         model.insert(*key, None);
                     }
-                    let fired: Vec<_> = std::iter::from_fn(|| timers.pop_due(at(start, now))).collect();
+                    let fired: Vec<_> =
+                        std::iter::from_fn(|| timers.pop_due(&mut entries, at(start, now))).collect();
                     prop_assert_eq!(fired, due.into_iter().map(|(_, key)| key).collect::<Vec<_>>());
                 }
                 let earliest = model.values().flatten().min().map(|millis| at(start, *millis));
-                prop_assert_eq!(timers.earliest(), earliest);
+                prop_assert_eq!(timers.earliest(&mut entries), earliest);
             }
         }
     }

@@ -1,20 +1,20 @@
-//! Storage for tasks whose keys are never reused.
+//! Storage for tasks whose keys outlive them without naming another task.
 
 use mio::Token;
 use slab::Slab;
 
-/// How many low bits of a key are the index of its slot; the bits above are its generation.
+/// How many low bits of a key are the index of its entry; the bits above are its generation.
 const INDEX_BITS: u32 = usize::BITS / 2;
 
-/// Identifies a task to its [`Reactor`](super::Reactor) for as long as the task lives.
+/// Identifies a task to its [`Reactor`](super::Reactor).
 ///
-/// A key is the index of a slot and a generation, so the key of a removed task never becomes the key of another one,
-/// although the slot is used again. (Generations repeat after 2³² tasks, 2¹⁶ on a 32-bit system.)
+/// A key is the index of an entry and a generation, so the key of a removed task is not reused with its entry, but only
+/// when the generation wraps, after 2³² tasks (2¹⁶ on a 32-bit system).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(usize);
 
 impl Key {
-    /// The slot, which other keys had before and will have again.
+    /// Returns the index of the entry, shared with earlier and later keys.
     pub(super) fn index(self) -> usize {
         self.0 & ((1 << INDEX_BITS) - 1)
     }
@@ -34,13 +34,18 @@ impl From<Token> for Key {
 
 /// A [`Slab`] whose keys carry a generation.
 #[derive(Debug)]
-pub(super) struct Slots<S> {
+pub(super) struct Entries<S> {
     slab: Slab<(Key, S)>,
     /// The generation of the next key.
     generation: usize,
 }
 
-impl<S> Slots<S> {
+impl<S> Entries<S> {
+    /// Returns how many values are stored.
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
     pub(super) fn new() -> Self {
         Self { slab: Slab::new(), generation: 0 }
     }
@@ -60,7 +65,7 @@ impl<S> Slots<S> {
         Some(self.slab.remove(key.index()).1)
     }
 
-    /// Returns the value of a key; `None` when it was removed, even if its slot is in use again.
+    /// Returns the value of a key; `None` when it was removed, even if its entry is in use again.
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut S> {
         self.slab.get_mut(key.index()).filter(|(current, _)| *current == key).map(|(_, value)| value)
     }
@@ -71,15 +76,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_of_removed_value_finds_nothing_in_reused_slot() {
-        let mut slots = Slots::new();
-        let first = slots.insert("first");
-        assert_eq!(slots.remove(first), Some("first"));
-        let second = slots.insert("second");
+    fn key_of_removed_value_finds_nothing_in_reused_entry() {
+        let mut entries = Entries::new();
+        let first = entries.insert("first");
+        assert_eq!(entries.remove(first), Some("first"));
+        let second = entries.insert("second");
         assert_eq!(second.index(), first.index());
         assert_ne!(second, first);
-        assert_eq!(slots.get_mut(first), None);
-        assert_eq!(slots.remove(first), None);
-        assert_eq!(slots.get_mut(second), Some(&mut "second"));
+        assert_eq!(entries.get_mut(first), None);
+        assert_eq!(entries.remove(first), None);
+        assert_eq!(entries.get_mut(second), Some(&mut "second"));
     }
 }
