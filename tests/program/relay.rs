@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{
-    LENGTH, Random, Server, ServerOutput, SlowLoopback, SpoofingSocket, TIMEOUT, Traffic, assert_share, closed_address,
-    connect, needs, payload, python, receive, request, run, run_in_namespace, shell, udpong, wait_until,
+    LENGTH, Random, Responder, Server, ServerOutput, SlowLoopback, SpoofingSocket, TIMEOUT, Traffic, assert_share,
+    closed_address, connect, needs, payload, python, receive, request, run, run_in_namespace, shell, udpong,
+    wait_until,
 };
 
 const INTERVAL: Duration = Duration::from_micros(100);
@@ -586,6 +587,57 @@ print(sent)
 ";
     let sent: u64 = String::from_utf8_lossy(&python(client, &[&port.to_string()])).trim().parse().expect("a number");
     assert!((105..200).contains(&sent), "{sent}");
+}
+
+#[test]
+fn dig_reaches_a_resolver_through_a_bad_network() {
+    needs!("dig", "dnsmasq");
+    let resolver = Responder::command(
+        "dnsmasq",
+        &[
+            "--keep-in-foreground",
+            "--port=PORT",
+            "--listen-address=127.0.0.1",
+            "--bind-interfaces",
+            "--no-resolv",
+            "--no-hosts",
+            "--pid-file=",
+            "--conf-file=/dev/null",
+            "--address=/example.test/192.0.2.7",
+        ],
+    );
+    let impairments = ["--loss=20%", "--duplicate=20%", "--delay=5ms", "--jitter=5ms", "--seed=4"];
+    let relay = relay(resolver.target().parse().expect("an address"), &impairments);
+    let port = relay.address().port().to_string();
+    for number in 0..10 {
+        let name = format!("{number}.example.test");
+        let arguments = ["@127.0.0.1", "-p", &port, &name, "+short", "+tries=20", "+timeout=1"];
+        let output = run(Command::new("dig").args(arguments), b"");
+        // Behind a line for each try without an answer.
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().last(), Some("192.0.2.7"), "{output:?}");
+    }
+    let output = stop(relay);
+    assert!(output.direction("up").impaired("lost") > 0 && output.direction("down").impaired("duplicated") > 0);
+}
+
+#[test]
+fn datagrams_that_the_system_does_not_send_are_counted_and_harm_no_session() {
+    run_in_namespace!("nft");
+    let echo = echo();
+    let mut relay = relay(echo.address(), &["--stats=20ms"]);
+    let client = connect(relay.address());
+    assert_eq!(request(&client, b"before"), b"before");
+    let rule = format!("udp dport {} drop", echo.address().port());
+    shell(&format!("nft 'table ip t {{ chain o {{ type filter hook output priority 0; {rule}; }}; }}'"));
+    for _ in 0..5 {
+        client.send(&[b'x'; 50]).expect("sent");
+    }
+    relay.wait_for_line("failed 5 (EPERM 5)", 0);
+    shell("nft delete table ip t");
+    assert_eq!(request(&client, b"after"), b"after");
+    let output = stop(relay);
+    assert_eq!((output.direction("up").get("forwarded"), sessions(&output, "opened")), (2, 1));
+    assert_eq!(output.count_lines("Cannot forward 50 bytes"), 1, "logged once a minute");
 }
 
 #[test]
