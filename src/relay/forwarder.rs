@@ -1,20 +1,18 @@
 //! The listener, the sessions and the links of a relay, as tasks of one reactor.
 //!
-//! # From a client to the target
+//! What a task does with datagrams is in a file for each direction: [`up`], from the clients to the target, and [`down`].
+//! With impairments, datagrams pass the link of their direction in between; what has waited in it is sent by a task of its
+//! own, at the deadline.
 //!
-//! The listener receives a batch, finds or opens the session of each datagram, and sends the datagrams of each session
-//! together, on its socket. If that would block, the rest waits in the session, and the listener is not read until it has
-//! left.
-//!
-//! # From the target to a client
-//!
-//! A session receives a batch, and sends it to its client through the listener. If that would block, the rest waits in
-//! the session, which is *stalled*: it is not read until the listener is writable.
-//!
-//! # Links
-//!
-//! With impairments, datagrams pass the link of their direction in between. What has waited in the link is sent by the
-//! link's own task, at the deadline.
+//! | task | its turn | wants a turn while |
+//! |---|---|---|
+//! | listener | receive, forward to the sessions; let what is stalled try again | readable, and nothing waits for a session's socket; or writable, and something is stalled |
+//! | session | send what waits for its socket; receive, forward to the client; or expire | readable and not stalled; or writable, and something waits |
+//! | link | send what is ready | something is ready and not stalled |
+//! | clock | log statistics, request the stop | (has deadlines only) |
+
+mod down;
+mod up;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,13 +24,13 @@ use mio::Interest;
 use mio::event::Source;
 
 use super::Error;
-use super::direction::{Direction, Progress};
+use super::direction::Direction;
+use super::payload_queue::PayloadQueue;
 use super::session::{Client, Session, SessionId, Sessions};
 use super::statistics::{Report, Statistics};
 use crate::guard::Guard;
-use crate::impair::header_length;
-use crate::logging::throttle::{Throttle, Times};
-use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, SendBatch, Socket, Transport};
+use crate::logging::throttle::Throttle;
+use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
 use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
 
 /// After this many failed receives without a datagram in between, a socket counts as unusable.
@@ -81,6 +79,9 @@ struct Listener {
     is_writable: bool,
     /// How many sessions have datagrams that wait for their sockets.
     blocked_sessions: usize,
+    /// What waits until the listener is writable, and the client that it is for. No session is read meanwhile, so it is no
+    /// more than the rest of one batch.
+    waiting: (PayloadQueue, Option<Client>),
     /// The sessions that wait until the listener is writable.
     stalled: Vec<usize>,
     /// The link to the clients waits until the listener is writable.
@@ -89,16 +90,23 @@ struct Listener {
     backlog: Option<usize>,
     /// Failed receives since the last datagram.
     receive_errors: u32,
+    /// Why the socket is unusable.
+    broken: Option<io::Error>,
 }
 
 impl Listener {
     fn may_receive(&self) -> bool {
-        self.is_readable && self.blocked_sessions == 0 && self.backlog != Some(0)
+        self.is_readable && self.blocked_sessions == 0 && self.backlog != Some(0) && self.broken.is_none()
     }
 
     /// Returns whether anything waits until the listener is writable.
     fn stalls(&self) -> bool {
-        self.stalls_link || !self.stalled.is_empty()
+        self.stalls_link || !self.stalled.is_empty() || !self.waiting.0.is_empty()
+    }
+
+    /// Returns whether datagrams for clients can be sent at once.
+    fn may_send(&self) -> bool {
+        self.is_writable && self.waiting.0.is_empty()
     }
 
     fn wants(&self) -> Wants {
@@ -162,10 +170,12 @@ impl Forwarder {
             is_readable: false,
             is_writable: true,
             blocked_sessions: 0,
+            waiting: (PayloadQueue::default(), None),
             stalled: Vec::new(),
             stalls_link: false,
             backlog: None,
             receive_errors: 0,
+            broken: None,
         };
         let now = Instant::now();
         let relay = State {
@@ -254,18 +264,20 @@ impl Handler for Forwarder {
         let Self { relay, received, spare } = self;
         match task {
             Task::Listener => {
-                let opened = relay.listener_turn(received, spare, now, reactor)?;
+                relay.flush_listener(now, reactor);
+                let opened = relay.listener_turn(received, spare, now, reactor);
                 for index in opened {
                     let key = reactor.insert(Task::Session(index), self);
                     self.relay.start(index, key, reactor);
                 }
             }
-            Task::Session(index) => relay.session_turn(index, received, now, reactor)?,
+            Task::Session(index) => relay.session_turn(index, received, now, reactor),
             Task::Up => relay.flush_up(now, reactor),
-            Task::Down => relay.flush_down(now, reactor)?,
+            Task::Down => relay.flush_down(now, reactor),
             Task::Clock => relay.tick(now, reactor),
         }
-        Ok(())
+        let Listener { broken, address, .. } = &mut self.relay.listener;
+        broken.take().map_or(Ok(()), |error| Err(BrokenSocket::new(address.to_string(), error).into()))
     }
 
     fn source(&mut self, task: Task) -> Option<&mut dyn Source> {
@@ -291,394 +303,18 @@ impl Handler for Forwarder {
 }
 
 impl State {
-    /// Receives a batch from clients and forwards it. Returns the sessions that were opened.
-    fn listener_turn(
-        &mut self,
-        received: &mut ReceiveBatch,
-        spare: &mut Vec<(usize, &'static [u8])>,
-        now: Instant,
-        reactor: &mut Reactor<Task>,
-    ) -> Result<Vec<usize>, Error> {
-        if self.listener.is_writable && self.listener.stalls() {
-            self.end_stalls(reactor);
-        }
-        let mut opened = Vec::new();
-        if !self.listener.may_receive() {
-            return Ok(opened);
-        }
-        let result = self.listener.socket.receive(received);
-        self.listener.backlog = self.listener.backlog.map(|backlog| backlog.saturating_sub(received.charge()));
-        // They arrived by now, and perhaps not yet when the turn began: no delay is shorter than asked for.
-        let arrived = if self.up.link.is_some() { Instant::now() } else { now };
-        let mut list: Vec<(usize, &[u8])> = std::mem::take(spare);
-        for datagram in received.datagrams() {
-            self.listener.receive_errors = 0;
-            self.up.count(datagram.payload);
-            let Some((session, is_new)) = self.session_of(&datagram, now) else { continue };
-            if is_new {
-                opened.push(session.index);
-            }
-            match &mut self.up.link {
-                None => list.push((session.index, datagram.payload)),
-                Some(link) => {
-                    let headers = header_length(self.sessions.target().ip());
-                    let left = link.handle(arrived, session, headers, [datagram.payload, b"", b""]);
-                    list.extend(left.into_iter().flatten().map(|parts| (session.index, parts[0])));
-                }
-            }
-        }
-        // Together for each session, which makes the longest runs. The sort is stable.
-        if !list.is_sorted_by_key(|(index, _)| *index) {
-            list.sort_by_key(|(index, _)| *index);
-        }
-        for of_session in list.chunk_by(|a, b| a.0 == b.0) {
-            self.send_up(of_session[0].0, of_session.iter().map(|(_, payload)| *payload), now, reactor);
-        }
-        list.clear();
-        // As SendBatch does: the memory is used again, what it borrowed is not.
-        *spare = list.into_iter().map_while(|_| None).collect();
-        if self.up.link.is_some() {
-            self.flush_up(now, reactor);
-            self.up.key.into_iter().for_each(|key| reactor.touch(key));
-        }
-        self.note_received_up(result, now)?;
-        Ok(opened)
-    }
-
-    /// Returns the session of a client, and whether it is new; `None` if the datagram is refused or failed.
-    fn session_of(&mut self, datagram: &Datagram<'_>, now: Instant) -> Option<(SessionId, bool)> {
-        let Datagram { source, local, payload } = *datagram;
-        let answer = Outgoing { to: source, from: local, parts: [payload, b"", b""] };
-        if let Err(refusal) = self.guard.check(datagram, &answer, now) {
-            self.up.statistics.refused.increment(refusal.name());
-            if let Some(times) = self.throttle.note(refusal.name(), now) {
-                warn!("Not forwarding from {source}: {refusal}{}", Times(times));
-            }
-            return None;
-        }
-        let why = match self.sessions.find_or_open((source, local), now) {
-            Ok(Some((session, is_new))) => {
-                session.last_traffic = now;
-                session.receive_errors = 0;
-                if is_new {
-                    debug!("Opened a session for {source}");
-                }
-                return Some((session.id, is_new));
-            }
-            Ok(None) => "there are as many sessions as there may be".to_owned(),
-            Err(error) if is_out_of_files(&error) => error.to_string(),
-            Err(error) => {
-                let name = net::error_name(&error);
-                self.up.statistics.failed.increment(name);
-                if let Some(times) = self.throttle.note(name, now) {
-                    warn!("Cannot reach {}: {error}{}", self.sessions.target(), Times(times));
-                }
-                return None;
-            }
-        };
-        self.up.statistics.refused.increment("sessions");
-        self.sessions.counts.refused += 1;
-        if let Some(times) = self.throttle.note("sessions", now) {
-            warn!("No session for {source}: {why}{}", Times(times));
-        }
-        None
-    }
-
     /// Notes that a session has a task, or ends it if it got none.
     fn start(&mut self, index: usize, key: io::Result<Key>, reactor: &mut Reactor<Task>) {
         match key {
-            Ok(key) => {
-                if let Some(session) = self.sessions.get_mut(index) {
-                    session.key = Some(key);
-                }
-            }
+            Ok(key) => match self.sessions.get_mut(index) {
+                Some(session) => session.key = Some(key),
+                // It has ended already: its socket is unusable.
+                None => reactor.remove(key, None),
+            },
             Err(error) => {
                 warn!("Cannot watch a session: {error}");
                 self.remove(index, reactor);
             }
-        }
-    }
-
-    fn note_received_up(&mut self, received: Received, now: Instant) -> Result<(), Error> {
-        let listener = &mut self.listener;
-        match received {
-            Received::More => {}
-            Received::Drained => {
-                listener.is_readable = false;
-                listener.backlog = listener.backlog.map(|_| 0);
-            }
-            Received::Failed(error) => {
-                let name = net::error_name(&error);
-                self.up.statistics.receive_errors.increment(name);
-                listener.receive_errors += 1;
-                if net::is_broken(&error) || listener.receive_errors >= ERRORS_IN_A_ROW {
-                    return Err(unusable(listener.address, &error));
-                }
-                if let Some(times) = self.throttle.note(name, now) {
-                    warn!("Cannot receive on {}: {error}{}", listener.address, Times(times));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets what waits for the listener try again.
-    fn end_stalls(&mut self, reactor: &mut Reactor<Task>) {
-        for index in self.listener.stalled.drain(..) {
-            if let Some(session) = self.sessions.get_mut(index) {
-                session.is_stalled = false;
-                session.key.into_iter().for_each(|key| reactor.touch(key));
-            }
-        }
-        if std::mem::take(&mut self.listener.stalls_link) {
-            self.down.is_stalled = false;
-            self.down.key.into_iter().for_each(|key| reactor.touch(key));
-        }
-    }
-
-    /// Sends datagrams to the target, behind what already waits for the socket of their session.
-    fn send_up<'a>(
-        &mut self,
-        index: usize,
-        payloads: impl Iterator<Item = &'a [u8]>,
-        now: Instant,
-        reactor: &mut Reactor<Task>,
-    ) {
-        let target = self.sessions.target();
-        let Some(session) = self.sessions.get_mut(index) else {
-            // It could not be watched, or its socket became unusable.
-            self.up.statistics.unsent += payloads.count() as u64;
-            return;
-        };
-        session.last_traffic = now;
-        session.awaits_answer = true;
-        if !session.up.is_empty() {
-            payloads.for_each(|payload| session.up.push(payload));
-            return;
-        }
-        let mut datagrams = self.batch.take();
-        datagrams.extend(payloads.map(|payload| to_target(payload, target)));
-        let progress = self.up.send(&mut session.socket, &datagrams, session.client.0, &mut self.throttle, now);
-        datagrams[progress.done..].iter().for_each(|datagram| session.up.push(datagram.parts[0]));
-        self.batch.put_back(datagrams);
-        if !session.up.is_empty() {
-            self.listener.blocked_sessions += 1;
-        }
-        self.note_progress_up(index, progress, now, reactor);
-    }
-
-    /// Sends what waits for the socket of a session.
-    fn flush_session(&mut self, index: usize, now: Instant, reactor: &mut Reactor<Task>) {
-        let target = self.sessions.target();
-        let Some(session) = self.sessions.get_mut(index).filter(|session| session.writable) else { return };
-        if session.up.is_empty() {
-            return;
-        }
-        let waiting = std::mem::take(&mut session.up);
-        let mut datagrams = self.batch.take();
-        datagrams.extend(waiting.iter().map(|payload| to_target(payload, target)));
-        let progress = self.up.send(&mut session.socket, &datagrams, session.client.0, &mut self.throttle, now);
-        self.batch.put_back(datagrams);
-        session.up = waiting;
-        session.up.pop(progress.done);
-        if session.up.is_empty() {
-            self.unblock(reactor);
-        }
-        self.note_progress_up(index, progress, now, reactor);
-    }
-
-    /// One session less keeps the listener from being read.
-    fn unblock(&mut self, reactor: &mut Reactor<Task>) {
-        self.listener.blocked_sessions -= 1;
-        if self.listener.blocked_sessions == 0 {
-            self.listener.key.into_iter().for_each(|key| reactor.touch(key));
-        }
-    }
-
-    fn note_progress_up(&mut self, index: usize, progress: Progress, now: Instant, reactor: &mut Reactor<Task>) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        if progress.is_blocked {
-            session.writable = false;
-            session.key.into_iter().for_each(|key| reactor.touch(key));
-        }
-        (0..progress.refusals).for_each(|_| self.note_error_down(&refused(), now));
-        if let Some(error) = progress.broken {
-            self.end(index, &error, reactor);
-        }
-    }
-
-    /// Sends what has left the link to the target.
-    fn flush_up(&mut self, now: Instant, reactor: &mut Reactor<Task>) {
-        let Some(mut link) = self.up.link.take() else { return };
-        link.advance(now);
-        let ready: Vec<_> = link.ready().take(LINK_TURN).collect();
-        for of_session in ready.chunk_by(|a, b| a.0 == b.0) {
-            let payloads = of_session.iter().map(|(_, payload)| *payload);
-            match self.sessions.find_mut(of_session[0].0) {
-                Some(session) => {
-                    let index = session.id.index;
-                    self.send_up(index, payloads, now, reactor);
-                }
-                None => self.up.statistics.unsent += payloads.count() as u64,
-            }
-        }
-        let count = ready.len();
-        link.release(count);
-        self.up.link = Some(link);
-    }
-
-    /// Receives a batch from the target and forwards it, sends what waits, or ends the session.
-    fn session_turn(
-        &mut self,
-        index: usize,
-        received: &mut ReceiveBatch,
-        now: Instant,
-        reactor: &mut Reactor<Task>,
-    ) -> Result<(), Error> {
-        self.flush_session(index, now, reactor);
-        let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
-        if session.is_stalled || (!session.readable && session.down.is_empty()) {
-            self.expire(index, now, reactor);
-            return Ok(());
-        }
-        if !self.listener.is_writable {
-            self.stall(index, reactor);
-            return Ok(());
-        }
-        if !session.down.is_empty() {
-            let waiting = std::mem::take(&mut session.down);
-            let mut datagrams = self.batch.take();
-            datagrams.extend(waiting.iter().map(|payload| to_client(payload, session.client)));
-            let progress = self.send_down(&datagrams, now)?;
-            self.batch.put_back(datagrams);
-            if let Some(session) = self.sessions.get_mut(index) {
-                session.down = waiting;
-                session.down.pop(progress.done);
-                if !session.down.is_empty() {
-                    self.stall(index, reactor);
-                    return Ok(());
-                }
-            }
-        }
-        self.receive_down(index, received, now, reactor)
-    }
-
-    fn receive_down(
-        &mut self,
-        index: usize,
-        received: &mut ReceiveBatch,
-        now: Instant,
-        reactor: &mut Reactor<Task>,
-    ) -> Result<(), Error> {
-        let Some(session) = self.sessions.get_mut(index).filter(|session| session.readable) else { return Ok(()) };
-        let result = session.socket.receive(received);
-        let client = session.client;
-        let arrived = if self.down.link.is_some() { Instant::now() } else { now };
-        let mut datagrams = self.batch.take();
-        for Datagram { payload, .. } in received.datagrams() {
-            session.last_traffic = now;
-            session.awaits_answer = false;
-            session.receive_errors = 0;
-            self.down.count(payload);
-            match &mut self.down.link {
-                None => datagrams.push(to_client(payload, client)),
-                Some(link) => {
-                    let left = link.handle(arrived, client, header_length(client.0.ip()), [payload, b"", b""]);
-                    datagrams.extend(left.into_iter().flatten().map(|parts| to_client(parts[0], client)));
-                }
-            }
-        }
-        let progress = self.send_down(&datagrams, now)?;
-        let rest = &datagrams[progress.done..];
-        let is_blocked = !rest.is_empty();
-        match &mut self.down.link {
-            Some(link) => rest.iter().rev().for_each(|datagram| link.put_back(client, datagram.parts)),
-            None => {
-                if let Some(session) = self.sessions.get_mut(index) {
-                    rest.iter().for_each(|datagram| session.down.push(datagram.parts[0]));
-                }
-            }
-        }
-        self.batch.put_back(datagrams);
-        if self.down.link.is_some() {
-            self.flush_down(now, reactor)?;
-            self.down.key.into_iter().for_each(|key| reactor.touch(key));
-        }
-        if is_blocked {
-            self.stall(index, reactor);
-        }
-        self.note_received_down(index, result, now, reactor);
-        Ok(())
-    }
-
-    fn note_received_down(&mut self, index: usize, received: Received, now: Instant, reactor: &mut Reactor<Task>) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        match received {
-            Received::More => {}
-            Received::Drained => session.readable = false,
-            Received::Failed(error) => {
-                session.receive_errors += 1;
-                // A closed port is not a broken socket: the target may be started again.
-                let is_broken = net::is_broken(&error) || session.receive_errors >= ERRORS_IN_A_ROW;
-                // There will be no answer.
-                session.awaits_answer = false;
-                self.note_error_down(&error, now);
-                if is_broken {
-                    self.end(index, &error, reactor);
-                }
-            }
-        }
-    }
-
-    fn note_error_down(&mut self, error: &io::Error, now: Instant) {
-        let name = net::error_name(error);
-        self.down.statistics.receive_errors.increment(name);
-        if let Some(times) = self.throttle.note(name, now) {
-            warn!("The target {} does not receive: {error}{}", self.sessions.target(), Times(times));
-        }
-    }
-
-    /// Sends datagrams to clients.
-    fn send_down(&mut self, datagrams: &[Outgoing<'_>], now: Instant) -> Result<Progress, Error> {
-        let target = self.sessions.target();
-        let progress = self.down.send(&mut self.listener.socket, datagrams, target, &mut self.throttle, now);
-        if let Some(error) = &progress.broken {
-            return Err(unusable(self.listener.address, error));
-        }
-        if progress.is_blocked {
-            self.listener.is_writable = false;
-        }
-        Ok(progress)
-    }
-
-    /// Sends what has left the link to the clients.
-    fn flush_down(&mut self, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
-        let Some(mut link) = self.down.link.take() else { return Ok(()) };
-        link.advance(now);
-        if self.listener.is_writable && link.is_ready() {
-            let mut datagrams = self.batch.take();
-            datagrams.extend(link.ready().take(LINK_TURN).map(|(client, payload)| to_client(payload, client)));
-            let progress = self.send_down(&datagrams, now);
-            self.batch.put_back(datagrams);
-            link.release(progress?.done);
-        }
-        if !self.listener.is_writable && link.is_ready() {
-            self.down.is_stalled = true;
-            self.listener.stalls_link = true;
-            self.listener.key.into_iter().for_each(|key| reactor.touch(key));
-        }
-        self.down.link = Some(link);
-        Ok(())
-    }
-
-    /// Makes a session wait until the listener is writable.
-    fn stall(&mut self, index: usize, reactor: &mut Reactor<Task>) {
-        if let Some(session) = self.sessions.get_mut(index)
-            && !session.is_stalled
-        {
-            session.is_stalled = true;
-            self.listener.stalled.push(index);
-            self.listener.key.into_iter().for_each(|key| reactor.touch(key));
         }
     }
 
@@ -689,7 +325,6 @@ impl State {
             return;
         }
         let waits = !session.up.is_empty()
-            || !session.down.is_empty()
             || self.up.link.as_ref().is_some_and(|link| link.is_ready() || link.waits_for(session.id))
             || self.down.link.as_ref().is_some_and(|link| link.is_ready() || link.waits_for(session.client));
         if waits {
@@ -720,7 +355,6 @@ impl State {
         }
         self.dropped_before += session.socket.kernel_drops().unwrap_or(0);
         self.up.statistics.unsent += session.up.len() as u64;
-        self.down.statistics.unsent += session.down.len() as u64;
     }
 
     /// Does what is due by now.
@@ -764,13 +398,14 @@ impl State {
     fn is_settled(&self) -> bool {
         let waiting = |link: Option<usize>| link.unwrap_or(0) > 0;
         !self.listener.may_receive()
+            && self.listener.waiting.0.is_empty()
             && !waiting(self.up.link.as_ref().map(|link| link.waiting()))
             && !waiting(self.down.link.as_ref().map(|link| link.waiting()))
             && self.sessions.iter().all(Session::is_settled)
     }
 
     fn report(&self) -> Report {
-        let queued = |queue: fn(&Session) -> usize| self.sessions.iter().map(queue).sum();
+        let queued_up = self.sessions.iter().map(|session| session.up.len()).sum();
         let drops = self.sessions.iter().map(|session| session.socket.kernel_drops());
         let drops: Option<u64> = drops.sum();
         let drops = drops.map(|drops| self.dropped_before + drops);
@@ -780,29 +415,9 @@ impl State {
             seed: self.seed,
             listen: self.listener.address,
             target: self.sessions.target(),
-            up: self.up.statistics(queued(|session| session.up.len()), self.listener.socket.kernel_drops()),
-            down: self.down.statistics(queued(|session| session.down.len()), drops),
+            up: self.up.statistics(queued_up, self.listener.socket.kernel_drops()),
+            down: self.down.statistics(self.listener.waiting.0.len(), drops),
             sessions: self.sessions.counts,
         }
     }
-}
-
-fn to_target(payload: &[u8], target: SocketAddr) -> Outgoing<'_> {
-    Outgoing { to: target, from: None, parts: [payload, b"", b""] }
-}
-
-fn to_client(payload: &[u8], client: Client) -> Outgoing<'_> {
-    Outgoing { to: client.0, from: client.1, parts: [payload, b"", b""] }
-}
-
-fn is_out_of_files(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
-}
-
-fn refused() -> io::Error {
-    io::Error::from_raw_os_error(libc::ECONNREFUSED)
-}
-
-fn unusable(address: SocketAddr, error: &io::Error) -> Error {
-    Error::Failed(format!("the socket on {address} became unusable: {error}"))
 }

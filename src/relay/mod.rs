@@ -31,7 +31,7 @@ pub use statistics::{Report, SessionCounts, Statistics};
 
 use crate::host_port;
 use crate::impair::{Generator, Impairments, Link, MAX_BYTES, Seed};
-use crate::net::{self, BufferSizes, PortSharing, Socket, bind, connect};
+use crate::net::{self, BrokenSocket, BufferSizes, PortSharing, Socket, bind, connect};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
 use direction::Direction;
@@ -121,6 +121,12 @@ impl std::error::Error for Error {}
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Self::Failed(format!("cannot poll: {error}"))
+    }
+}
+
+impl From<BrokenSocket> for Error {
+    fn from(error: BrokenSocket) -> Self {
+        Self::Failed(error.to_string())
     }
 }
 

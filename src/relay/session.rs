@@ -37,9 +37,8 @@ pub struct Session {
     pub writable: bool,
     /// What waits for this session's socket. The listener is not read meanwhile.
     pub up: PayloadQueue,
-    /// What waits for the listener. This session is not read meanwhile.
-    pub down: PayloadQueue,
-    /// The listener would block. It ends this when it is writable, since a task's wants follow from its own state.
+    /// The listener would block, and this session is not read. The listener ends this when it is writable, since a task's
+    /// wants follow from its own state.
     pub is_stalled: bool,
     /// The last datagram went to the target.
     pub awaits_answer: bool,
@@ -58,9 +57,8 @@ impl Session {
 
     pub fn wants(&self) -> Wants {
         let waits = !self.up.is_empty();
-        let down = !self.is_stalled && (self.readable || !self.down.is_empty());
         Wants {
-            turn: down || (self.writable && waits),
+            turn: (self.readable && !self.is_stalled) || (self.writable && waits),
             interest: Some(if waits { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }),
             deadline: self.expires_at(),
         }
@@ -73,7 +71,7 @@ impl Session {
 
     /// Returns whether everything that has arrived was received, and nothing waits.
     pub fn is_settled(&self) -> bool {
-        !self.readable && !self.awaits_answer && self.up.is_empty() && self.down.is_empty()
+        !self.readable && !self.awaits_answer && self.up.is_empty()
     }
 }
 
@@ -127,7 +125,6 @@ impl Sessions {
             readable: false,
             writable: true,
             up: PayloadQueue::default(),
-            down: PayloadQueue::default(),
             is_stalled: false,
             awaits_answer: false,
             last_traffic: now,

@@ -529,16 +529,14 @@ fn single_datagrams_are_logged_unless_quiet() {
     assert!(output.log.iter().any(|line| line.contains("up: received 1 (5 bytes), forwarded 1 (5 bytes), refused 0")));
 }
 
-#[test]
-fn slow_network_to_the_clients_loses_nothing() {
-    run_in_namespace!("tc");
-    // Answers to clients wait for the listener; the target is on the same, slow loopback.
+/// Sends 300 datagrams of 5 clients through a relay on a loopback that is slow for a time.
+fn relay_on_slow_loopback(impairments: &[&str]) {
     let echo = Server::start(&["echo@127.0.0.1:0", "-q", "--json"]);
-    let relay = relay(echo.address(), &["--send-buffer=16k"]);
+    let relay = relay(echo.address(), &[&["--send-buffer=16k"], impairments].concat());
     let clients: Vec<_> = (0..5).map(|_| connect(relay.address())).collect();
     clients.iter().for_each(|client| assert_eq!(request(client, b"open"), b"open"));
     relay.pause();
-    for number in 0..30 {
+    for number in 0..60 {
         clients.iter().for_each(|client| assert_eq!(client.send(&payload(number)).expect("sent"), LENGTH));
     }
     let loopback = SlowLoopback::new("100kbit", 2000);
@@ -550,11 +548,23 @@ fn slow_network_to_the_clients_loses_nothing() {
     let used = relay.cpu_ticks() - before;
     assert!(used < 10, "{used} ticks");
     loopback.speed_up();
-    for number in 0..30 {
+    for number in 0..60 {
         assert!(clients.iter().all(|client| receive(client) == payload(number)));
     }
     let output = stop(relay);
-    assert_eq!((output.direction("up").get("forwarded"), output.direction("down").get("forwarded")), (155, 155));
+    assert_eq!((output.direction("up").get("forwarded"), output.direction("down").get("forwarded")), (305, 305));
+}
+
+#[test]
+fn slow_network_loses_nothing_and_keeps_the_order() {
+    run_in_namespace!("tc");
+    relay_on_slow_loopback(&[]);
+}
+
+#[test]
+fn slow_network_behind_a_link_loses_nothing_and_keeps_the_order() {
+    run_in_namespace!("tc");
+    relay_on_slow_loopback(&["--delay=2ms"]);
 }
 
 #[test]
