@@ -1,4 +1,7 @@
 //! Splits `HOST:PORT` into its parts, either of which may be missing. Defaults for them are the caller's.
+//!
+//! A look-up would take some mistakes for hosts: a port without its colon is an old notation of an IPv4 address, and a
+//! message that stands in the place of the address would be asked for at a name server. These are errors here.
 
 use crate::parse_error::ParseError;
 
@@ -28,8 +31,43 @@ pub fn split(text: &str) -> Result<(Option<&str>, Option<u16>), ParseError> {
             None => (text, None),
         }
     };
+    if let Some(port) = bare_port(text) {
+        return Err(ParseError::new(format!("{text:?} is a port without its colon: write :{port}")));
+    }
+    if !text.starts_with('[') && (!host.chars().all(is_host_character) || is_number(host)) {
+        return Err(malformed());
+    }
     let port = port.map(parse_port).transpose()?;
     Ok(((!host.is_empty()).then_some(host), port))
+}
+
+/// Splits the target of a client, as [`split`] does. For a text that cannot be a target, the error shows how to send it.
+///
+/// # Errors
+///
+/// As [`split`].
+#[cfg(feature = "client")]
+pub fn split_target(text: &str) -> Result<(Option<&str>, Option<u16>), ParseError> {
+    let is_quotable = || !text.contains(|c: char| c == '\'' || c.is_control());
+    let is_message = || !text.chars().all(|c| is_host_character(c) || ":[]".contains(c)) && is_quotable();
+    split(text).map_err(|error| match is_message() {
+        true => ParseError::new(format!("{error} (to send it as a message: udpong send :5000 '{text}')")),
+        false => error,
+    })
+}
+
+/// Returns the port if the text is nothing else, so that its colon is missing.
+pub fn bare_port(text: &str) -> Option<u16> {
+    is_number(text).then(|| text.parse().ok()).flatten()
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether names and addresses may contain it: letters of any language, digits, and what separates them.
+fn is_host_character(c: char) -> bool {
+    c.is_alphanumeric() || "-._%".contains(c)
 }
 
 fn parse_port(text: &str) -> Result<u16, ParseError> {
@@ -51,17 +89,31 @@ mod tests {
         assert_eq!(split(":0"), Ok((None, Some(0))));
         assert_eq!(split("[::1]:65535"), Ok((Some("::1"), Some(65535))));
         assert_eq!(split("[fe80::1%eth0]"), Ok((Some("fe80::1%eth0"), None)));
+        assert_eq!(split("bücher.example"), Ok((Some("bücher.example"), None)));
+        assert_eq!(split("3com.example_1:7"), Ok((Some("3com.example_1"), Some(7))));
     }
 
     #[test]
     fn errors_name_what_to_write_instead() {
         let error = |text: &str| split(text).expect_err(text).to_string();
-        for text in ["", "[::1", "[::1]x", "[]:5", "[]"] {
+        for text in ["", "[::1", "[::1]x", "[]:5", "[]", "Hello, server!", "a/b:5", "2130706433", "5000:5000"] {
             assert!(error(text).starts_with(&format!("{text:?} is not an address: ")), "{text}");
         }
+        assert_eq!(error("5000"), "\"5000\" is a port without its colon: write :5000");
         assert!(error("::1").starts_with("\"::1\" has too many colons: "));
         for port in ["", "65536", "-1", "+5", "5x", "http"] {
             assert!(error(&format!("localhost:{port}")).starts_with(&format!("{port:?} is not a port: ")), "{port}");
         }
+    }
+    #[test]
+    fn message_in_place_of_a_target_can_be_copied() {
+        let hint = |text: &str| split_target(text).expect_err(text).to_string();
+        for text in ["Hello, server!", "hello: you", "what?", "[x] y"] {
+            assert!(hint(text).ends_with(&format!(" (to send it as a message: udpong send :5000 '{text}')")), "{text}");
+        }
+        for text in ["5000", "localhost:http", "it's me", "a\nb", "::1"] {
+            assert_eq!(hint(text), split(text).expect_err(text).to_string());
+        }
+        assert_eq!(split_target("localhost:7"), split("localhost:7"));
     }
 }

@@ -11,8 +11,8 @@
 //! 4. The [`ReplyTemplate`] makes the reply: slices of the template and of the datagram, nothing is copied.
 //! 5. The replies of the batch are [sent](net::Transport::send) together. Runs of equal length to one peer pass through the
 //!    kernel as one packet.
-//! 6. Where a send would block, the rest is copied to the [`ReplyQueue`], and the socket is not read until a writable
-//!    event has let the queue drain. This is the back-pressure: what arrives meanwhile waits in the kernel's receive buffer.
+//! 6. Where a send would block, the requests of the rest are copied to the [`ReplyQueue`], and the socket is not read until
+//!    a writable event has let the queue drain. This is the back-pressure: what arrives meanwhile waits in the kernel's receive buffer.
 //!
 //! # Glossary
 //!
@@ -140,6 +140,7 @@ mod guard;
 mod host_port;
 pub mod impair;
 pub mod logging;
+mod lookup;
 pub mod net;
 mod parse_error;
 pub mod reactor;

@@ -24,7 +24,7 @@ fn warm_generator_allocates_nothing_per_probe() {
         let shape = Shape { clients: 4, load, size: 64, segments: 4, timeout: Duration::from_millis(200) };
         let mut generator = Generator::new(target, shape, &Shutdown::new()).expect("a generator");
         let mut run = || {
-            generator.run(Duration::from_millis(500), |_, _| {}).expect("a run");
+            generator.run(Duration::from_millis(500), |_| {}).expect("a run");
         };
         run();
         let allocations = allocation_counter::measure(run);

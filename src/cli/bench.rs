@@ -1,13 +1,16 @@
 //! `udpong bench`: a load, and how many answers it gets how fast.
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
-use udpong::client::bench::{Bench, Options};
+use udpong::client::bench::{self, Options};
 use udpong::client::{Load, Shape};
 
-use super::{Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, shutdown_on_signals, units};
+use super::{
+    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, print_report, shutdown_with_report_on_signals, units,
+    unless_forced,
+};
 
 /// Load a UDP responder and measure throughput and latency.
 ///
@@ -39,7 +42,7 @@ pub struct BenchArgs {
 
     /// Payload of a datagram, 0 to 65507 bytes
     ///
-    /// Answers to datagrams under 17 bytes are matched in order: such a datagram has no room for its number.
+    /// Answers to datagrams under 17 bytes are matched by source port: such a datagram has no room for its number.
     #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size, default_value = "56")]
     #[arg(help_heading = "Load")]
     size: usize,
@@ -66,7 +69,7 @@ pub struct BenchArgs {
 
     /// Time to wait for an answer
     ///
-    /// A datagram that is not answered within this time is lost.
+    /// A datagram that is not answered within this time is lost, and an answer after it is late.
     #[arg(short = 'W', long, value_name = "DURATION", value_parser = units::positive_duration, default_value = "1s")]
     #[arg(help_heading = "When to stop")]
     timeout: Duration,
@@ -88,15 +91,20 @@ Examples:
 
 const JSON: &str = "\
 JSON:
-  schema              version of this format: 1
+  schema              version of this format: 2
   target              address of the target
   seconds             time measured
-  clients             number of sockets
-  sent, answered      datagrams sent, and those that were answered
-  lost                datagrams that were not answered
+  clients             number of clients
+  sent                datagrams sent
+  answered, late, lost, refused, truncated, altered
+                      datagrams by outcome, as with ping; their sum is sent
   duplicate           further answers to the same datagram
-  answers_per_second  answered / seconds
-  mbit_per_second     payloads in Mbit/s: sent and answered
+  unmatched           answers that belong to no datagram
+  loss_percent        late, lost and refused together
+  silent_s            time without an answer at the end, if datagrams were
+                      sent into it
+  answers_per_second  datagrams answered in the time measured, per second
+  mbit_per_second     payloads in Mbit/s: sent, and answered in that time
   latency_ms          latency in milliseconds: min, mean, max, stddev, p50,
                       p90, p99 and p99_9; null without an answer
   lateness_ms         how late datagrams left, with the same fields; null
@@ -107,7 +115,11 @@ const SIGNALS: &str = "\
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
        Stop sending, wait for the answers to what is in flight, then print
-       the report. A second signal ends the program at once.
+       the report. A second signal ends the wait. During the warm-up the
+       report is about that.
+  SIGQUIT (Ctrl+\\)
+       Print the report so far and continue; on the standard error with
+       --json.
 ";
 
 /// Loads the target and prints what was measured.
@@ -131,7 +143,11 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         json: args.json,
         limits: args.limits.into(),
     };
-    let shutdown = shutdown_on_signals(Failure::USAGE)?;
-    let mut bench = Bench::new(&args.target, options, &shutdown)?;
-    Ok(bench.run(&mut io::stdout(), &mut io::stderr())?)
+    let shutdown = shutdown_with_report_on_signals()?;
+    let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    print_report(&report, options.json)?;
+    for warning in report.warnings() {
+        let _ = writeln!(io::stderr(), "udpong: {warning}");
+    }
+    unless_forced(&shutdown, report.check(&options.limits))
 }

@@ -12,6 +12,7 @@ mod send;
 mod serve;
 mod units;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -19,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 use udpong::reactor::shutdown::Shutdown;
 use udpong::{client, server};
 
@@ -122,6 +124,8 @@ struct Failure {
 impl Failure {
     const FAILED: u8 = 1;
     const USAGE: u8 = 2;
+    /// The exit code with which a shell reports SIGINT.
+    const INTERRUPTED: u8 = 130;
     /// The exit code with which a shell reports SIGPIPE.
     const BROKEN_PIPE: u8 = 141;
 
@@ -155,6 +159,7 @@ impl From<client::Error> for Failure {
             client::Error::Usage(message) | client::Error::Failed(message) => Self::new(Self::USAGE, message),
             client::Error::Unmet(message) => Self::new(Self::FAILED, message),
             client::Error::Unread => Self { message: None, code: Self::BROKEN_PIPE },
+            client::Error::Interrupted => Self { message: None, code: Self::INTERRUPTED },
         }
     }
 }
@@ -187,6 +192,35 @@ fn shutdown_on_signals(code: u8) -> Result<Shutdown, Failure> {
     Ok(shutdown)
 }
 
+/// Returns a shutdown that the first signal requests and the second one forces, for a command that reports at the end.
+fn shutdown_with_report_on_signals() -> Result<Shutdown, Failure> {
+    let shutdown = Shutdown::new();
+    shutdown
+        .on_signals_then_force()
+        .map_err(|error| Failure::new(Failure::USAGE, format!("cannot install the signal handlers: {error}")))?;
+    Ok(shutdown)
+}
+
+/// Prints a report, as JSON on one line or as text.
+fn print_report(report: &(impl Serialize + Display), json: bool) -> Result<(), Failure> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::BrokenPipe => client::Error::Unread,
+        _ => client::Error::Failed(format!("cannot write the results: {error}")),
+    };
+    let text = if json { serde_json::to_string(report).map(|json| json + "\n") } else { Ok(report.to_string()) };
+    let text = text.map_err(|error| failed(error.into()))?;
+    let mut out = io::stdout();
+    Ok(out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(failed)?)
+}
+
+/// Returns the result of a command that has reported: a failure if its shutdown was forced.
+fn unless_forced(shutdown: &Shutdown, result: Result<(), client::Error>) -> Result<(), Failure> {
+    if shutdown.is_forced() {
+        return Err(Failure { message: None, code: Failure::INTERRUPTED });
+    }
+    Ok(result?)
+}
+
 /// The address family of the target.
 #[derive(Args, Clone, Copy, Debug)]
 struct FamilyArgs {
@@ -213,7 +247,7 @@ impl From<FamilyArgs> for client::Family {
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Limits (exit status 1 if exceeded)")]
 struct LimitArgs {
-    /// Maximum share of lost and refused datagrams (1%)
+    /// Maximum share lost, late or refused (1%)
     #[arg(long, value_name = "PERCENT", value_parser = units::percent)]
     max_loss: Option<f64>,
 
@@ -260,8 +294,9 @@ impl From<LimitArgs> for client::Limits {
 const LIMIT_EXIT_STATUS: &str = "\
 Exit status:
   0    success
-  1    no answer, or a limit was exceeded; the error message says which
+  1    no intact answer in time, or a limit was exceeded; the error message
+       says which
   2    usage error, or any other failure
-  130  ended at once by a second signal
+  130  ended at once by a second signal, or by one during a look-up
   141  the reader of the standard output is gone
 ";

@@ -1,19 +1,22 @@
 //! `udpong ping`: one probe after the other, and how each ends.
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
 use udpong::client::ping::{self, Format, Options};
 
-use super::{Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, shutdown_on_signals, units};
+use super::{
+    Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, TEMPLATE, print_report, shutdown_with_report_on_signals, units,
+    unless_forced,
+};
 
 /// Send a probe every second and report how each one ends.
 ///
 /// The target can be any UDP responder. If it returns the probe, with or without other text around it, the answer is
-/// matched to that probe. Answers that do not contain a probe are matched in order, which the summary states. Probes
-/// leave on a schedule, so a lost answer does not delay the next probe. The loss is the share of lost and refused
-/// probes.
+/// matched to that probe. Answers that do not contain a probe are matched by source port, and in order only if no port is
+/// free, which the summary states. Probes leave on a schedule, so a lost answer does not delay the next probe. The loss
+/// is the share of late, lost and refused probes among those that have ended.
 #[derive(Args, Debug)]
 #[command(help_template = TEMPLATE, before_long_help = EXAMPLES)]
 #[command(after_long_help = format!("{DETAILS}\n{LIMIT_EXIT_STATUS}\n{SIGNALS}"))]
@@ -29,10 +32,17 @@ pub struct PingArgs {
 
     /// Payload of a probe, 0 to 65507 bytes
     ///
-    /// Answers to probes under 17 bytes are matched in order: such a probe has no room for its number.
+    /// Answers to probes under 17 bytes are matched by source port: such a probe has no room for its number.
     #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size, default_value = "56")]
     #[arg(help_heading = "Probes")]
     size: usize,
+
+    /// Rotate over N source ports, 1 to 1024, and report each
+    ///
+    /// Finds the broken one of several paths or backends.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(hide_short_help = true, help_heading = "Probes")]
+    flows: Option<u16>,
 
     #[command(flatten)]
     family: FamilyArgs,
@@ -63,7 +73,7 @@ pub struct PingArgs {
     #[arg(long, hide_short_help = true, help_heading = "Output", conflicts_with = "json_stream")]
     json: bool,
 
-    /// Print one JSON object per probe when it has ended, then the summary's
+    /// Print one JSON object per event of a probe, then the summary's
     #[arg(long, hide_short_help = true, help_heading = "Output")]
     json_stream: bool,
 
@@ -90,33 +100,50 @@ Outcomes:
 
 Each probe has one outcome. Further answers to it are duplicates.
 
+Round trips are those of first answers of any kind, late ones included.
+Percentiles are by nearest rank, to three significant digits. Jitter is the
+mean absolute difference between consecutive round trips.
+
 JSON:
-  schema            version of this format: 1
+  schema            version of this format: 2
   target            address of the target
+  interval_ms, size, duration_s
+                    time between probes, payload, length of the run
   sent              probes sent
   answered, late, lost, refused, truncated, altered
                     probes by outcome; their sum is sent
   duplicate         answers to a probe that had an outcome already
   reordered         answers that arrived after the answer to a later probe
+                    of the same source port
   unmatched         answers that belong to no probe
-  matched_in_order  whether answers were matched in order
+  loss_percent      late, lost and refused together
+  clock             what timed the answers: user (the program)
+  attribution       how answers were matched: content, port, or order (then
+                    round trips are upper bounds); null without an answer
   rtt_ms            round trips in milliseconds: min, mean, max, stddev,
                     jitter, p50, p90, p99 and p99_9; null without an answer
+  flows             null without --flows, else for each source port: port,
+                    sent, lost (late, lost or refused), p50_ms
 
-With --json-stream, for each probe:
+With --json-stream, for each event:
 
   seq               number of the probe, from 1
-  fate              its outcome
+  target            address of the target
+  time              when this was reported (RFC 3339)
+  outcome           answered, timeout, refused, truncated or altered; after
+                    a timeout at most one of late, truncated and altered;
+                    and duplicate
   rtt_ms            round trip in milliseconds, or null
   bytes             length of the answer, or null
   reordered         whether the answer arrived after that to a later probe
+                    of the same source port
 ";
 
 const SIGNALS: &str = "\
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
        Send no more probes, wait for the answers to those in flight, then
-       print the summary. A second signal ends the program at once.
+       print the summary. A second signal ends the wait.
   SIGQUIT (Ctrl+\\)
        Print the summary so far and continue; on the standard error with
        --json and --json-stream.
@@ -130,6 +157,7 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         size: args.size,
         timeout: args.timeout,
         deadline: args.deadline,
+        flows: args.flows.map(usize::from),
         family: args.family.into(),
         format: match args {
             PingArgs { json: true, .. } => Format::Json,
@@ -139,6 +167,14 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         },
         limits: args.limits.into(),
     };
-    let shutdown = shutdown_on_signals(Failure::USAGE)?;
-    Ok(ping::ping(&args.target, &options, &shutdown, &mut io::stdout())?)
+    let shutdown = shutdown_with_report_on_signals()?;
+    let mut out = io::stdout();
+    let report = ping::ping(&args.target, &options, &shutdown, &mut out, &mut io::stderr())?;
+    let json = matches!(options.format, Format::Json | Format::JsonStream);
+    if !json {
+        // Apart from the lines for probes. If it fails, so does what follows.
+        let _ = writeln!(out);
+    }
+    print_report(&report, json)?;
+    unless_forced(&shutdown, report.check(&options.limits))
 }

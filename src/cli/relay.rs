@@ -11,7 +11,7 @@ use udpong::logging::writer::LogWriter;
 use udpong::relay::{IoBackend, Options, Relay};
 
 use super::impair::{self, DownArgs, LinkArgs, SeedArgs, UpArgs};
-use super::serve::{LAST_LINES, io_backend, log_level, logger, print};
+use super::serve::{LOG_PATIENCE, io_backend, log_level, logger, print};
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
 /// Forward UDP datagrams to a target, through a bad network if you like.
@@ -179,18 +179,19 @@ fn details() -> String {
 /// Forwards until a stop is requested, then logs and prints the statistics.
 pub fn run(args: &RelayArgs) -> Result<(), Failure> {
     let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
-    let log = LogWriter::install(logger(args.log, args.quiet)).map_err(|error| failed("start the log", error))?;
+    let log = LogWriter::install(logger(args.log, args.quiet)?).map_err(|error| failed("start the log", error))?;
     let shutdown = shutdown_on_signals(Failure::FAILED)?;
 
-    let relay = Relay::bind(&args.listen, &args.target, options(args), shutdown.clone()).inspect_err(|_| {
-        log.flush(Instant::now() + LAST_LINES);
+    // As serve: only before and after, the log may delay the program.
+    log.set_patience(LOG_PATIENCE);
+    let relay = Relay::bind(&args.listen, &args.target, options(args), shutdown).inspect_err(|_| {
+        log.flush(Instant::now() + LOG_PATIENCE);
     })?;
+    log.set_patience(Duration::ZERO);
     let (report, result) = relay.run();
 
-    let stopped = shutdown.requested_at().unwrap_or_else(Instant::now);
-    let deadline = stopped.checked_add(args.grace).unwrap_or(stopped).max(Instant::now() + LAST_LINES);
-    // Flush what is queued first, so that the queue has room for the statistics.
-    log.flush(deadline);
+    let deadline = Instant::now() + LOG_PATIENCE;
+    log.set_patience(LOG_PATIENCE);
     report.lines().iter().for_each(|line| info!(target: "udpong", "{line}"));
     log.flush(deadline);
     let printed = if args.json { print(&report) } else { Ok(()) };

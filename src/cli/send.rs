@@ -64,7 +64,7 @@ pub fn run(args: &SendArgs) -> Result<(), Failure> {
     let options = Options { timeout, retries, raw, family: family.into() };
     let mut out = io::stdout();
     let result = Conversation::with(&args.target, options).and_then(|mut conversation| match &args.message {
-        Some(message) => conversation.say(message.as_encoded_bytes(), &mut out),
+        Some(message) => conversation.say(message.as_encoded_bytes(), &mut out, &mut io::stderr()),
         None => {
             let input = io::stdin();
             conversation.converse(input.lock(), input.is_terminal(), &mut out, &mut io::stderr())

@@ -211,18 +211,19 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let services = args.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
     let services = services.map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
     let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
-    let log = LogWriter::install(logger(args.log, args.quiet)).map_err(|error| failed("start the log", error))?;
+    let log = LogWriter::install(logger(args.log, args.quiet)?).map_err(|error| failed("start the log", error))?;
     let shutdown = shutdown_on_signals(Failure::FAILED)?;
 
-    let server = Server::bind(&services, options(args), shutdown.clone()).inspect_err(|_| {
-        log.flush(Instant::now() + LAST_LINES);
+    // Before and after serving, the log may delay the program: there is a line for each of perhaps many services.
+    log.set_patience(LOG_PATIENCE);
+    let server = Server::bind(&services, options(args), shutdown).inspect_err(|_| {
+        log.flush(Instant::now() + LOG_PATIENCE);
     })?;
+    log.set_patience(Duration::ZERO);
     let (report, result) = server.run();
 
-    let stopped = shutdown.requested_at().unwrap_or_else(Instant::now);
-    let deadline = stopped.checked_add(args.grace).unwrap_or(stopped).max(Instant::now() + LAST_LINES);
-    // Flush what is queued first, so that the queue has room for the statistics.
-    log.flush(deadline);
+    let deadline = Instant::now() + LOG_PATIENCE;
+    log.set_patience(LOG_PATIENCE);
     report.endpoints.iter().for_each(|endpoint| info!(target: "udpong", "{endpoint}"));
     log.flush(deadline);
     let printed = if args.json { print(&report) } else { Ok(()) };
@@ -230,8 +231,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     printed.map_err(|error| failed("print the report", error))
 }
 
-/// The time for the last log lines when the grace period is over.
-pub const LAST_LINES: Duration = Duration::from_millis(100);
+/// How long the log may delay the start, and the exit once nothing is left to answer.
+pub const LOG_PATIENCE: Duration = Duration::from_millis(500);
 
 fn options(args: &ServeArgs) -> Options {
     Options {
@@ -252,11 +253,23 @@ fn options(args: &ServeArgs) -> Options {
 }
 
 /// Returns the logger with a level, and without the lines about single datagrams if it is to be quiet.
-pub fn logger(level: Option<LevelFilter>, quiet: bool) -> SimpleLogger {
-    let logger = SimpleLogger::new().with_level(LevelFilter::Info).env().with_utc_timestamps();
+pub fn logger(level: Option<LevelFilter>, quiet: bool) -> Result<SimpleLogger, Failure> {
+    let level = level.map_or_else(level_from_environment, Ok)?;
+    let logger = SimpleLogger::new().with_level(level).with_utc_timestamps();
     let logger = logger.with_colors(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    let logger = if let Some(level) = level { logger.with_level(level) } else { logger };
-    if quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger }
+    Ok(if quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger })
+}
+
+/// Returns the level that RUST_LOG names; without it, info.
+fn level_from_environment() -> Result<LevelFilter, Failure> {
+    let level = std::env::var_os("RUST_LOG").unwrap_or_default();
+    match level.to_str() {
+        Some("") => Ok(LevelFilter::Info),
+        text => text.and_then(|text| text.parse().ok()).ok_or_else(|| {
+            let message = format!("RUST_LOG is {level:?}: write off, error, warn, info, debug or trace");
+            Failure::new(Failure::USAGE, message)
+        }),
+    }
 }
 
 /// Prints a report as one line of JSON.

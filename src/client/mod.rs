@@ -1,20 +1,45 @@
 //! The client: sends datagrams to any UDP responder, and reports what comes back.
 //!
 //! What an answer means is decided in pure code, with time as an argument: [`probe`] and [`report`]. Only [`send`],
-//! [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks.
+//! [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks. The latter two return their results as values:
+//!
+//! ```
+//! use std::{io, net::UdpSocket, thread, time::Duration};
+//! use udpong::client::{Limits, ping::{Options, ping}};
+//! use udpong::reactor::shutdown::Shutdown;
+//!
+//! let responder = UdpSocket::bind("127.0.0.1:0")?;
+//! let target = responder.local_addr()?.to_string();
+//! thread::spawn(move || {
+//!     let mut datagram = [0; 100];
+//!     while let Ok((length, from)) = responder.recv_from(&mut datagram) {
+//!         let _ = responder.send_to(&datagram[..length], from);
+//!     }
+//! });
+//!
+//! let options = Options { count: Some(3), interval: Duration::from_millis(10), ..Options::default() };
+//! let report = ping(&target, &options, &Shutdown::new(), &mut io::sink(), &mut io::stderr())?;
+//! assert_eq!(report.counts().answered, 3);
+//! report.check(&Limits { loss: Some(0.0), ..Limits::default() })?;
+//! println!("{report}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod bench;
+mod flow;
 pub mod ping;
-pub(crate) mod probe;
-pub(crate) mod report;
+mod probe;
+mod report;
 pub mod send;
 #[cfg_attr(not(unix), path = "no_status_signal.rs")]
-pub(crate) mod status_signal;
-pub(crate) mod target;
+mod status_signal;
+mod target;
 
 pub use crate::net::LONGEST_PAYLOAD;
 pub use bench::{Generator, Load, Shape};
 pub use probe::limits::Limits;
+pub use probe::outcome::OutcomeCounts;
+pub use report::{BenchReport, PingReport};
 pub use target::Family;
 
 use std::fmt::{self, Display, Formatter};
@@ -36,6 +61,8 @@ pub enum Error {
     Unmet(String),
     /// The reader of the output has gone, as in `| head`.
     Unread,
+    /// A shutdown was requested before there was anything to report.
+    Interrupted,
 }
 
 impl Display for Error {
@@ -43,6 +70,7 @@ impl Display for Error {
         match self {
             Self::Usage(message) | Self::Failed(message) | Self::Unmet(message) => f.write_str(message),
             Self::Unread => f.write_str("the reader of the output has gone"),
+            Self::Interrupted => f.write_str("interrupted"),
         }
     }
 }
@@ -54,6 +82,18 @@ impl std::error::Error for Error {}
 fn linger(latencies: &Latencies, timeout: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(50);
     latencies.max().saturating_mul(2).max(LEAST).min(timeout)
+}
+
+/// Writes a line for the user to stderr; if that is not possible, it is lost.
+fn notify(errors: &mut dyn Write, message: &dyn Display) {
+    let _ = writeln!(errors, "udpong: {message}").and_then(|()| errors.flush());
+}
+
+/// Returns the notice that a shutdown waits for what is in flight, `what`.
+fn wait_notice(left: Duration, what: &str) -> String {
+    // Rounded up: it is an upper bound.
+    let seconds = left.as_millis().div_ceil(1000);
+    format!("waiting up to {seconds} s for {what}; Ctrl+C again to stop now")
 }
 
 /// Converts the error of writing results.

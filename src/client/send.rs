@@ -1,5 +1,6 @@
 //! `send`: one message, one answer, and the next message.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -9,7 +10,7 @@ use mio::Interest;
 use mio::event::Source;
 
 use super::target::{self, Family};
-use super::{Error, cannot_write};
+use super::{Error, cannot_write, notify};
 use crate::logging::escape::Escaped;
 use crate::net::{self, IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport};
 use crate::reactor::shutdown::Shutdown;
@@ -28,6 +29,13 @@ pub struct Options {
     pub family: Family,
 }
 
+impl Default for Options {
+    /// Three attempts of a second each.
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(1), retries: 2, raw: false, family: Family::default() }
+    }
+}
+
 const PROMPT: &str = "Enter message to send: ";
 
 /// Messages to one responder, and its answers.
@@ -38,6 +46,10 @@ const PROMPT: &str = "Enter message to send: ";
 #[derive(Debug)]
 pub struct Conversation {
     target: SocketAddr,
+    /// The other addresses of the target's name, in the order in which they are tried if the port is closed.
+    others: VecDeque<SocketAddr>,
+    /// Whether any answer came.
+    heard: bool,
     options: Options,
     reactor: Reactor<()>,
     received: ReceiveBatch,
@@ -51,18 +63,22 @@ impl Conversation {
     ///
     /// As [`target::resolve`], or if the event loop cannot be created.
     pub fn with(target: &str, options: Options) -> Result<Self, Error> {
-        let target = target::resolve(target, options.family)?;
-        let reactor = Reactor::new(&Shutdown::new())?;
-        Ok(Self { target, options, reactor, received: ReceiveBatch::new(), socket: None })
+        // No handler is installed, so a signal ends the process, in a look-up too.
+        let shutdown = Shutdown::new();
+        let mut others = VecDeque::from(target::resolve(target, options.family, &shutdown)?);
+        let target = others.pop_front().ok_or_else(|| Error::Failed(format!("{target:?} has no address")))?;
+        let reactor = Reactor::new(&shutdown)?;
+        Ok(Self { target, others, heard: false, options, reactor, received: ReceiveBatch::new(), socket: None })
     }
 
-    /// Sends one message and writes its answer.
+    /// Sends one message and writes its answer, and notices to `errors`. As long as nothing was heard, a closed port makes it
+    /// try the next address of the target's name.
     ///
     /// # Errors
     ///
     /// Returns [`Error::Unmet`] if the message is too long, nobody listens, or no answer comes in time;
     /// [`Error::Failed`] if it cannot be sent or the answer cannot be written.
-    pub fn say(&mut self, message: &[u8], out: &mut dyn Write) -> Result<(), Error> {
+    pub fn say(&mut self, message: &[u8], out: &mut dyn Write, errors: &mut dyn Write) -> Result<(), Error> {
         if message.len() > LONGEST_PAYLOAD {
             let length = message.len();
             let why = format!("the message is too long: {length} bytes, and a datagram carries {LONGEST_PAYLOAD}");
@@ -71,12 +87,21 @@ impl Conversation {
         let mut quiet = self.socket.take();
         let quiet = quiet.take_if(|socket| self.is_quiet(socket));
         let mut socket = quiet.map_or_else(|| self.open(), Ok)?;
-        for attempt in 0..=self.options.retries {
-            if self.exchange(&mut socket, message)? {
-                if attempt == 0 && self.received.datagrams().count() == 1 {
-                    self.socket = Some(socket);
+        let mut attempt = 0;
+        while attempt <= self.options.retries {
+            match self.exchange(&mut socket, message)? {
+                Outcome::Answered => {
+                    self.heard = true;
+                    if attempt == 0 && self.received.datagrams().count() == 1 {
+                        self.socket = Some(socket);
+                    }
+                    return self.write_answer(out).map_err(cannot_write);
                 }
-                return self.write_answer(out).map_err(cannot_write);
+                Outcome::TimedOut => attempt += 1,
+                Outcome::Failed(error) => {
+                    self.try_next(&error, errors)?;
+                    (socket, attempt) = (self.open()?, 0);
+                }
             }
         }
         let within = humantime::format_duration(self.options.timeout);
@@ -112,7 +137,7 @@ impl Conversation {
                 break;
             }
             messages += 1;
-            match self.say(line.strip_suffix(b"\n").unwrap_or(&line), out) {
+            match self.say(line.strip_suffix(b"\n").unwrap_or(&line), out, errors) {
                 Ok(()) => {}
                 Err(Error::Unmet(why)) => {
                     unanswered += 1;
@@ -142,12 +167,24 @@ impl Conversation {
         matches!(received, Received::Drained) && self.received.datagrams().next().is_none()
     }
 
-    /// Sends the message once; returns whether an answer was received.
-    fn exchange(&mut self, socket: &mut Socket, message: &[u8]) -> Result<bool, Error> {
+    /// Turns to the next address of the target's name after an error; returns the error explained if it is not that of a
+    /// closed port, or something was heard before.
+    fn try_next(&mut self, error: &io::Error, errors: &mut dyn Write) -> Result<(), Error> {
+        let explained = self.explain(error);
+        if self.heard || error.kind() != io::ErrorKind::ConnectionRefused {
+            return Err(explained);
+        }
+        self.target = self.others.pop_front().ok_or_else(|| explained.clone())?;
+        notify(errors, &format_args!("{explained}; trying {}", self.target));
+        Ok(())
+    }
+
+    /// Sends the message once and waits for an answer.
+    fn exchange(&mut self, socket: &mut Socket, message: &[u8]) -> Result<Outcome, Error> {
         let datagram = Outgoing { to: self.target, from: None, parts: [message, b"", b""] };
         match socket.send(&[datagram]).error {
             // A full send buffer counts as a lost datagram: it is sent again after the timeout.
-            Some(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(self.explain(&error)),
+            Some(error) if error.kind() != io::ErrorKind::WouldBlock => return Ok(Outcome::Failed(error)),
             _ => {}
         }
         let deadline = Instant::now().checked_add(self.options.timeout);
@@ -156,11 +193,7 @@ impl Conversation {
         let result = self.reactor.run(&mut exchange);
         self.reactor.remove(key, Some(exchange.socket));
         result?;
-        match exchange.outcome {
-            Some(Outcome::Failed(error)) => Err(self.explain(&error)),
-            Some(Outcome::Answered) => Ok(true),
-            Some(Outcome::TimedOut) | None => Ok(false),
-        }
+        Ok(exchange.outcome.unwrap_or(Outcome::TimedOut))
     }
 
     fn explain(&self, error: &io::Error) -> Error {

@@ -1,11 +1,13 @@
 //! The target of a client: resolves `HOST:PORT`, and opens sockets connected to it.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 
 use super::Error;
 use crate::host_port;
+use crate::lookup::lookup;
 use crate::net::{BufferSizes, IoBackend, Socket, connect};
+use crate::reactor::shutdown::Shutdown;
 
 /// The default target: `serve hello` on this machine.
 const DEFAULT_HOST: &str = "127.0.0.1";
@@ -45,30 +47,35 @@ impl Family {
     }
 }
 
-/// Resolves `HOST:PORT`, `:PORT` or `HOST` to the first address to which there is a route. Blocks while a name is
-/// looked up.
+/// Resolves `HOST:PORT`, `:PORT` or `HOST` to the addresses to which there is a route, at least one, in the order in which
+/// they should be tried. Blocks while a name is looked up, until a shutdown is requested.
 ///
 /// # Errors
 ///
 /// [`Error::Usage`] if the text is not an address. [`Error::Failed`] if the name has no address of that family, or no
-/// route leads to any of them.
-pub fn resolve(text: &str, family: Family) -> Result<SocketAddr, Error> {
-    let (host, port) = host_port::split(text).map_err(|error| Error::Usage(error.to_string()))?;
+/// route leads to any of them. [`Error::Interrupted`] at a shutdown.
+pub fn resolve(text: &str, family: Family, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Error> {
+    let (host, port) = host_port::split_target(text).map_err(|error| Error::Usage(error.to_string()))?;
     let (host, port) = (host.unwrap_or(DEFAULT_HOST), port.unwrap_or(DEFAULT_PORT));
     if port == 0 {
         return Err(Error::Usage(format!("nothing can listen on port 0: write a port from 1 to 65535 in {text:?}")));
     }
-    let addresses = (host, port).to_socket_addrs().map_err(|error| {
+    let found = lookup(host, port, shutdown).ok_or(Error::Interrupted)?.map_err(|error| {
         Error::Failed(format!("cannot look up {host:?}: {error} (check the name, or try an address)"))
     })?;
     let mut first_error = None;
-    for address in addresses.filter(|address| family.includes(address)) {
+    let mut addresses = Vec::new();
+    for address in found.into_iter().filter(|address| family.includes(address)) {
         match open(address, IoBackend::Auto) {
-            Ok(_) => return Ok(address),
+            Ok(_) if addresses.contains(&address) => {}
+            Ok(_) => addresses.push(address),
             Err(error) => first_error = first_error.or(Some(cannot_reach(address, &error))),
         }
     }
-    Err(first_error.unwrap_or_else(|| Error::Failed(format!("{host:?} has no {} address", family.name()))))
+    if addresses.is_empty() {
+        return Err(first_error.unwrap_or_else(|| Error::Failed(format!("{host:?} has no {} address", family.name()))));
+    }
+    Ok(addresses)
 }
 
 /// Opens a socket on a free port, connected to `target`.
@@ -103,15 +110,16 @@ mod tests {
 
     #[test]
     fn host_and_port_are_optional() {
-        let resolved = |text| resolve(text, Family::Any).map(|address| address.to_string());
-        assert_eq!(resolved("127.0.0.2:7"), Ok("127.0.0.2:7".to_owned()));
-        assert_eq!(resolved("127.0.0.2"), Ok("127.0.0.2:5000".to_owned()));
-        assert_eq!(resolved(":7"), Ok("127.0.0.1:7".to_owned()));
+        let resolved = |text| resolve(text, Family::Any, &Shutdown::new());
+        let address = |text: &str| Ok(vec![text.parse().expect("an address")]);
+        assert_eq!(resolved("127.0.0.2:7"), address("127.0.0.2:7"));
+        assert_eq!(resolved("127.0.0.2"), address("127.0.0.2:5000"));
+        assert_eq!(resolved(":7"), address("127.0.0.1:7"));
     }
 
     #[test]
     fn error_names_what_is_wrong_with_target() {
-        let error = |text, family| resolve(text, family).expect_err("not a target").to_string();
+        let error = |text, family| resolve(text, family, &Shutdown::new()).expect_err("not a target").to_string();
         assert!(error("127.0.0.1:0", Family::Any).contains("port 0"));
         assert!(error("::1", Family::Any).contains("brackets"));
         assert!(error("127.0.0.1", Family::V6).contains("has no IPv6 address"));

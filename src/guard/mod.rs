@@ -4,13 +4,16 @@
 //! responders answer each other for ever (CVE-2024-2169), and a long reply to a short request amplifies an attack on
 //! the spoofed address.
 
+mod loops;
 mod rate_limit;
 
+use std::cell::Cell;
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::loops::LoopDetector;
 use self::rate_limit::RateLimiter;
 use crate::net::{Datagram, Outgoing};
 
@@ -18,8 +21,15 @@ use crate::net::{Datagram, Outgoing};
 const MAX_AMPLIFICATION: usize = 3;
 
 /// UDP services that reply to what they receive: echo, discard, daytime, quote, chargen, time, DNS, TFTP, portmapper,
-/// NTP, NetBIOS, SNMP, CLDAP, IKE, SSDP, mDNS and memcached. Sorted, for the binary search.
-const SERVICE_PORTS: [u16; 18] = [7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137, 138, 161, 389, 500, 1900, 5353, 11211];
+/// NTP, NetBIOS (137, 138), SNMP, CLDAP, IKE, STAMP (862), SSDP, hello (5000), mDNS, echo (10000), memcached, ack
+/// (12345) and fixed (20001), the default ports of this program included. Sorted, for the binary search.
+const SERVICE_PORTS: [u16; 23] = [
+    7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137, 138, 161, 389, 500, 862, 1900, 5000, 5353, 10000, 11211, 12345, 20001,
+];
+
+/// On loopback the loop detector sees one datagram in this many. A prime number, so that no regular order of datagrams
+/// hides a loop.
+const LOOPBACK_SAMPLING: u32 = 503;
 
 /// Why a datagram is not answered. Displayed in words, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +45,8 @@ pub enum Refusal {
     Amplification,
     /// The source has used up its replies for now.
     RateLimit,
+    /// The payload returns again and again, as in a loop between two servers.
+    Loop,
     /// The service answers no datagram.
     Discard,
 }
@@ -48,6 +60,7 @@ impl Refusal {
             Self::ServicePort => "service_port",
             Self::Amplification => "amplification",
             Self::RateLimit => "rate_limit",
+            Self::Loop => "loop",
             Self::Discard => "discard",
         }
     }
@@ -61,38 +74,55 @@ impl Display for Refusal {
             Self::ServicePort => "its port belongs to a UDP service, which could answer the reply",
             Self::Amplification => "the reply is over three times as long as the request",
             Self::RateLimit => "its address has reached the rate limit",
+            Self::Loop => "its payload returns again and again, as in a loop between two servers",
             Self::Discard => "the service answers no datagram",
         })
     }
 }
 
-/// Decides which datagrams are answered. Clones share the rate limiter, so that a source has one rate for all workers.
+/// Decides which datagrams are answered. Clones share the rate limiter and the loop detector, so that a source has one
+/// rate for all workers.
+///
+/// Sources on loopback cannot be spoofed from outside, and replies to them reach no other host. They may ask for long
+/// replies at any rate, but they may loop, so:
+///
+/// - The rules about ports hold on loopback too. They end every loop between servers on default ports at once, and a
+///   client that chooses port 53, say, is refused there as it is everywhere.
+/// - The loop detector sees one loopback datagram in 503, which costs nothing measurable. It ends a loop between servers
+///   on other ports after half a million rounds, some seconds; a client that repeats itself loses one reply in half a
+///   million.
 #[derive(Clone, Debug)]
 pub struct Guard {
     enabled: bool,
     /// Sorted, for the binary search.
     own_ports: Vec<u16>,
     rate_limiter: Option<Arc<RateLimiter>>,
+    loop_detector: Arc<LoopDetector>,
+    /// How many loopback datagrams are still skipped.
+    skipped: Cell<u32>,
 }
 
 impl Guard {
     /// Creates a guard for a process that has bound `own_ports`. Each source is allowed `rate_limit` replies a second,
-    /// or any number if that is 0.
+    /// or `rate_limit` × 1,500 bytes of reply packets if that comes first, or any number if it is 0.
     pub fn new(mut own_ports: Vec<u16>, rate_limit: u32, start: Instant) -> Self {
         own_ports.sort_unstable();
         let rate_limiter = (rate_limit > 0).then(|| Arc::new(RateLimiter::new(rate_limit, start)));
-        Self { enabled: true, own_ports, rate_limiter }
+        let loop_detector = Arc::new(LoopDetector::new(start));
+        Self { enabled: true, own_ports, rate_limiter, loop_detector, skipped: Cell::new(0) }
     }
 
     /// Creates a guard that refuses nothing but [`Refusal::Unanswerable`].
     pub fn disabled() -> Self {
-        Self { enabled: false, own_ports: Vec::new(), rate_limiter: None }
+        Self { enabled: false, ..Self::new(Vec::new(), 0, Instant::now()) }
     }
 
-    /// Decides whether `reply` may be sent in response to `datagram`; if so, charges it to the rate of the source.
+    /// Decides whether `reply` may be sent in response to `datagram`; if so, charges it to the rate of the source. The
+    /// parts of `reply` are text, the request, and text; or text alone.
     ///
-    /// An IPv4-mapped IPv6 source counts as IPv4. The rate limiter comes last, so that a reply refused for another
-    /// reason uses up nothing.
+    /// An IPv4-mapped IPv6 source counts as IPv4. The rate limiter comes after the rules that look at a datagram alone,
+    /// so that a reply they refuse uses up nothing. The loop detector comes last, so that it sees only what the rate
+    /// allows.
     ///
     /// # Errors
     ///
@@ -100,23 +130,40 @@ impl Guard {
     pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
         let (ip, port) = (datagram.source.ip().to_canonical(), datagram.source.port());
         if port == 0 || is_unanswerable(ip) {
-            Err(Refusal::Unanswerable)
-        } else if !self.enabled {
-            Ok(())
-        } else if self.own_ports.binary_search(&port).is_ok() {
-            Err(Refusal::OwnPort)
-        } else if SERVICE_PORTS.binary_search(&port).is_ok() {
-            Err(Refusal::ServicePort)
-        } else if ip.is_loopback() {
-            // The reply reaches no other host, and the source cannot be spoofed from outside.
-            Ok(())
-        } else if packet_length(ip, reply.length()) > MAX_AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
-            Err(Refusal::Amplification)
-        } else if self.rate_limiter.as_ref().is_some_and(|limiter| !limiter.take_token(ip, now)) {
-            Err(Refusal::RateLimit)
-        } else {
-            Ok(())
+            return Err(Refusal::Unanswerable);
         }
+        if !self.enabled {
+            return Ok(());
+        }
+        if self.own_ports.binary_search(&port).is_ok() {
+            return Err(Refusal::OwnPort);
+        }
+        if SERVICE_PORTS.binary_search(&port).is_ok() {
+            return Err(Refusal::ServicePort);
+        }
+        if ip.is_loopback() {
+            if self.skipped.get() > 0 {
+                self.skipped.set(self.skipped.get() - 1);
+                return Ok(());
+            }
+            self.skipped.set(LOOPBACK_SAMPLING - 1);
+        } else {
+            let reply_length = packet_length(ip, reply.length());
+            if reply_length > MAX_AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
+                return Err(Refusal::Amplification);
+            }
+            let limiter = self.rate_limiter.as_ref();
+            if limiter.is_some_and(|limiter| !limiter.take_tokens(datagram.source, reply_length, now)) {
+                return Err(Refusal::RateLimit);
+            }
+        }
+        // Text that does not enclose the request cannot nest.
+        let [before, request, after] = reply.parts;
+        let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
+        if self.loop_detector.is_loop(datagram.source, datagram.payload, before, after, now) {
+            return Err(Refusal::Loop);
+        }
+        Ok(())
     }
 }
 
@@ -136,19 +183,25 @@ fn is_unanswerable(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::time::Duration;
 
     use super::*;
+    use crate::server::{ReplyTemplate, Service};
 
     fn check_with(guard: &Guard, source: &str, request: usize, reply: usize) -> Result<(), Refusal> {
+        check_at(Instant::now(), guard, source, request, reply)
+    }
+
+    fn check_at(now: Instant, guard: &Guard, source: &str, request: usize, reply: usize) -> Result<(), Refusal> {
         let bytes = [0; 2_000];
         let source: SocketAddr = source.parse().expect("an address");
         let datagram = Datagram { source, local: None, payload: &bytes[..request] };
         let reply = Outgoing { to: source, from: None, parts: [&bytes[..reply], b"", b""] };
-        guard.check(&datagram, &reply, Instant::now())
+        guard.check(&datagram, &reply, now)
     }
 
     fn check(source: &str) -> Result<(), Refusal> {
-        check_with(&Guard::new(vec![20001, 5000, 5000], 1000, Instant::now()), source, 10, 10)
+        check_with(&Guard::new(vec![4003, 4001, 4001], 1000, Instant::now()), source, 10, 10)
     }
 
     #[test]
@@ -181,9 +234,13 @@ mod tests {
         for port in SERVICE_PORTS {
             assert_eq!(check(&format!("192.0.2.1:{port}")), Err(Refusal::ServicePort));
         }
-        assert_eq!(check("127.0.0.1:5000"), Err(Refusal::OwnPort));
-        assert_eq!(check("[2001:db8::1]:20001"), Err(Refusal::OwnPort));
-        assert_eq!(check("127.0.0.1:5001"), Ok(()));
+        for service in ["hello", "echo", "fixed", "ack"] {
+            let service: Service = service.parse().expect("a good service");
+            assert_eq!(check(&format!("127.0.0.1:{}", service.port())), Err(Refusal::ServicePort));
+        }
+        assert_eq!(check("127.0.0.1:4001"), Err(Refusal::OwnPort));
+        assert_eq!(check("[2001:db8::1]:4003"), Err(Refusal::OwnPort));
+        assert_eq!(check("127.0.0.1:4002"), Ok(()));
         assert_eq!(check_with(&Guard::disabled(), "192.0.2.1:7", 10, 10), Ok(()));
     }
 
@@ -204,11 +261,12 @@ mod tests {
 
     #[test]
     fn limits_the_rate_per_address_except_on_loopback() {
+        let now = Instant::now();
         let replies = |guard: &Guard, ip: &str| {
             let sources = (0..50).map(|port| format!("{ip}:{}", 4000 + port));
-            sources.filter(|source| check_with(guard, source, 10, 10).is_ok()).count()
+            sources.filter(|source| check_at(now, guard, source, 10, 10).is_ok()).count()
         };
-        let limited = || Guard::new(vec![], 5, Instant::now());
+        let limited = || Guard::new(vec![], 5, now);
         assert_eq!(replies(&limited(), "192.0.2.1"), 5);
         assert_eq!(replies(&limited(), "[::ffff:192.0.2.1]"), 5);
         assert_eq!(replies(&limited(), "127.0.0.1"), 50);
@@ -221,5 +279,61 @@ mod tests {
             5,
             "the limit holds for all workers together"
         );
+    }
+
+    #[test]
+    fn limits_the_bytes_of_reply_packets() {
+        let now = Instant::now();
+        let allowed = |ip, request, reply| {
+            let guard = Guard::new(vec![], 10, now);
+            (0..50).filter(|_| check_at(now, &guard, &format!("{ip}:4000"), request, reply).is_ok()).count()
+        };
+        // 28 bytes of IPv4 and UDP headers, 48 of IPv6 and UDP.
+        assert_eq!(allowed("192.0.2.1", 1_000, 1_472), 10);
+        assert_eq!(allowed("192.0.2.1", 1_000, 1_473), 9);
+        assert_eq!(allowed("[2001:db8::1]", 1_000, 1_452), 10);
+        assert_eq!(allowed("[2001:db8::1]", 1_000, 1_453), 9);
+        assert_eq!(allowed("[::ffff:192.0.2.1]", 1_000, 1_472), 10);
+        assert_eq!(allowed("127.0.0.1", 1_000, 2_000), 50);
+    }
+
+    /// Checks `count` requests from one source that are all alike; returns how many are refused.
+    fn refused(guard: &Guard, source: &str, template: &ReplyTemplate, count: usize) -> usize {
+        let source = source.parse().expect("an address");
+        let (payload, now) = (&b"again"[..], Instant::now());
+        let datagram = Datagram { source, local: None, payload };
+        let reply = Outgoing { to: source, from: None, parts: template.reply(payload) };
+        (0..count).filter(|_| guard.check(&datagram, &reply, now) == Err(Refusal::Loop)).count()
+    }
+
+    #[test]
+    fn ends_loops_and_on_loopback_500_times_later() {
+        let guard = Guard::new(vec![], 0, Instant::now());
+        let fixed = ReplyTemplate::fixed("again");
+        assert_eq!(refused(&guard, "192.0.2.1:4000", &fixed, 3_000), 3);
+        assert_eq!(refused(&guard.clone(), "192.0.2.1:4000", &fixed, 1_000), 1, "clones share the detector");
+        assert_eq!(refused(&Guard::disabled(), "192.0.2.1:4000", &fixed, 3_000), 0);
+        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 502_000), 0);
+        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 1_000), 1);
+    }
+
+    #[test]
+    fn text_of_the_reply_is_own_text_only_around_the_request() {
+        let start = Instant::now();
+        let refused = |template: &ReplyTemplate| {
+            let guard = Guard::new(vec![], 0, start);
+            let source = ([192, 0, 2, 1], 4000).into();
+            let requests =
+                (100..400).map(|layers| [&[b'<'].repeat(layers)[..], b"you", &[b'>'].repeat(layers)].concat());
+            let refusals = requests.filter(|request| {
+                let datagram = Datagram { source, local: None, payload: request };
+                let reply = Outgoing { to: source, from: None, parts: template.reply(request) };
+                guard.check(&datagram, &reply, start + Duration::from_secs(1)) == Err(Refusal::Loop)
+            });
+            refusals.count()
+        };
+        let around = |before: &str, after: &str| ReplyTemplate::around(before, after);
+        assert_eq!([around("<", ">"), around("<", ""), around("", ">")].map(|template| refused(&template)), [201; 3]);
+        assert_eq!([around("", ""), ReplyTemplate::fixed("<")].map(|template| refused(&template)), [0; 2]);
     }
 }

@@ -64,6 +64,10 @@ impl<F> Link<F> {
         match self.0 {}
     }
 
+    pub fn room_for(&self, _: impl Iterator<Item = usize>) -> usize {
+        match self.0 {}
+    }
+
     pub fn put_back(&mut self, _: F, _: [&[u8]; 3]) {
         match self.0 {}
     }

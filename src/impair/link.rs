@@ -16,8 +16,9 @@ use super::{Generator, Impaired, Impairments, Loss};
 ///
 /// `F` identifies the flow of a datagram: where it is sent, and within which reordering is counted.
 ///
-/// What waits is bounded by [`Impairments::limit`] and by a number of bytes, both checked as datagrams enter. What is
-/// ready is the caller's to send: as long as it cannot, it must not let more datagrams enter.
+/// What waits is bounded by [`Impairments::limit`] and by a number of bytes, both checked as datagrams enter, and what is
+/// ready by the same number of bytes. It is the caller's to send: as long as it cannot, it must not let more datagrams
+/// enter.
 ///
 /// # Examples
 ///
@@ -62,8 +63,10 @@ pub struct Link<F> {
     transmitting: VecDeque<(Instant, usize)>,
     /// What has left the link, in order.
     ready: VecDeque<usize>,
-    /// What is charged for `delayed` and `transmitting`.
+    /// What is charged for `delayed` and `transmitting`, which is decided by arrivals and times alone.
     bytes: usize,
+    /// What is charged for `ready`.
+    ready_bytes: usize,
     /// The flows with datagrams in `delayed` or `transmitting`: only those can be reordered.
     flows: HashMap<F, FlowState>,
     impaired: Impaired,
@@ -104,6 +107,7 @@ impl<F: Copy + Eq + Hash> Link<F> {
             transmitting: VecDeque::new(),
             ready: VecDeque::new(),
             bytes: 0,
+            ready_bytes: 0,
             flows: HashMap::new(),
             impaired: Impaired::default(),
         }
@@ -175,7 +179,20 @@ impl<F: Copy + Eq + Hash> Link<F> {
     /// Removes the first `count` datagrams of those that are ready.
     pub fn release(&mut self, count: usize) {
         let count = count.min(self.ready.len());
-        self.ready.drain(..count).for_each(|key| self.pool.remove(key));
+        for key in self.ready.drain(..count) {
+            self.ready_bytes -= self.pool.get(key).map_or(0, Waiting::charge);
+            self.pool.remove(key);
+        }
+    }
+
+    /// Returns how many of the first datagrams with these lengths can be [put back](Self::put_back).
+    pub fn room_for(&self, lengths: impl Iterator<Item = usize>) -> usize {
+        let mut bytes = self.ready_bytes;
+        let fits = |length: &usize| {
+            bytes += charge(*length);
+            bytes <= self.max_bytes
+        };
+        lengths.take_while(fits).count()
     }
 
     /// Takes back a datagram that has left, could not be sent, and will be the first of what is ready.
@@ -183,6 +200,7 @@ impl<F: Copy + Eq + Hash> Link<F> {
         let payload = self.pool.copy(parts, usize::MAX);
         // It has been counted.
         let datagram = Waiting { flow, arrival: 0, second: true, packet_length: 0, payload };
+        self.ready_bytes += datagram.charge();
         self.ready.push_front(self.pool.insert(datagram));
     }
 
@@ -273,6 +291,9 @@ impl<F: Copy + Eq + Hash> Link<F> {
             self.note_leaving(flow, self.arrivals, second);
             return Place::Left(cut(parts, length));
         }
+        if !waits && self.ready_bytes + charge(length) > self.max_bytes {
+            return Place::Dropped;
+        }
         let mut payload = self.pool.copy(parts, length);
         if let Some(bit) = flip
             && let Some(byte) = payload.get_mut(bit / 8)
@@ -282,6 +303,7 @@ impl<F: Copy + Eq + Hash> Link<F> {
         let datagram = Waiting { flow, arrival: self.arrivals, second, packet_length: length + headers, payload };
         if !waits {
             self.note_leaving(flow, self.arrivals, second);
+            self.ready_bytes += datagram.charge();
             self.ready.push_back(self.pool.insert(datagram));
             return Place::Inside;
         }
@@ -320,6 +342,7 @@ impl<F: Copy + Eq + Hash> Link<F> {
         let Some(datagram) = self.pool.get(key) else { return };
         let Waiting { flow, arrival, second, .. } = *datagram;
         self.bytes -= datagram.charge();
+        self.ready_bytes += datagram.charge();
         self.note_leaving(flow, arrival, second);
         if let Some(state) = self.flows.get_mut(&flow) {
             state.waiting -= 1;

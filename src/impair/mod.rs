@@ -58,7 +58,7 @@ pub use seed::Seed;
 pub use crate::parse_error::ParseError;
 
 /// The bound for what waits in all links of a process together, in bytes. Each link has an equal share.
-pub const MAX_BYTES: usize = 64 << 20;
+pub const MAX_BYTES: usize = 32 << 20;
 
 /// How many datagrams a link has changed. Every datagram that entered has left, waits, or is counted as `lost` or
 /// `over_limit`: entered + `duplicated` = left + waiting + `lost` + `over_limit` (defended by `impair::link::simulation`).

@@ -20,12 +20,16 @@ pub struct Escaped<'a> {
 /// The number of characters of a payload that a log line shows.
 const LINE_LIMIT: usize = 256;
 
+/// No part contributes more to a line, and to the check whether there is more: each character has at most four bytes.
+const LINE_BYTES: usize = 4 * (LINE_LIMIT + 1);
+
 impl<'a> Escaped<'a> {
     /// Displays the parts one after the other, truncated after 256 characters, which is marked by `…`.
     ///
-    /// Each part is decoded separately: a character split between two parts is displayed as invalid UTF-8.
+    /// Each part is decoded separately: a character split between two parts is displayed as invalid UTF-8. Only bytes that
+    /// can be displayed are read, so a long payload costs no more than a short one.
     pub fn line(parts: [&'a [u8]; 3]) -> Self {
-        Self { parts, limit: LINE_LIMIT }
+        Self { parts: parts.map(|part| &part[..part.len().min(LINE_BYTES)]), limit: LINE_LIMIT }
     }
 
     /// Displays the bytes without truncation.
@@ -72,7 +76,12 @@ impl Truncated<'_, '_> {
             // `str::escape_debug` decides what is printable; it does not escape a combining mark behind its base.
             let end = text.char_indices().skip(1).find(|(_, c)| is_plain(*c)).map_or(text.len(), |(at, _)| at);
             let (head, tail) = text.split_at(end);
-            head.escape_debug().try_for_each(|c| self.write_char(c))?;
+            for c in head.escape_debug() {
+                self.write_char(c)?;
+                if self.is_cut {
+                    break;
+                }
+            }
             text = tail;
         }
         Ok(())
@@ -158,6 +167,25 @@ mod tests {
         assert_eq!(line("é".repeat(LINE_LIMIT + 1).as_bytes()), "é".repeat(LINE_LIMIT) + "…");
         assert_eq!(Escaped::line([exact.as_bytes(), b"y", b"z"]).to_string(), format!("{exact}…"));
         assert_eq!(Escaped::whole(&[b'z'; 65_507]).to_string().len(), 65_507);
+    }
+
+    /// A payload of 64 KiB must not cost the server more than what its line shows.
+    #[test]
+    fn a_line_keeps_only_the_bytes_that_it_can_show() {
+        for text in ["x", "é", "日", "🦀", "\u{202e}", "e\u{301}", "\""] {
+            let long = text.repeat(LINE_LIMIT * 4);
+            let escaped = Escaped::line([long.as_bytes(); 3]);
+            assert!(escaped.parts.iter().all(|part| part.len() <= LINE_BYTES), "{text}");
+            assert_eq!(escaped.to_string(), line(long.as_bytes()));
+            assert!(escaped.to_string().ends_with('…'), "{text}");
+        }
+        // Cut in the middle of a character, which is not shown any more.
+        for offset in 0..4 {
+            let long = "x".repeat(offset) + &"🦀".repeat(LINE_LIMIT);
+            let shown: String = long.chars().take(LINE_LIMIT).collect();
+            let ellipsis = if offset == 0 { "" } else { "…" };
+            assert_eq!(line(long.as_bytes()), shown + ellipsis);
+        }
     }
 
     fn is_harmful(c: char) -> bool {

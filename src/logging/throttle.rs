@@ -65,4 +65,10 @@ mod tests {
         assert_eq!(throttle.note("EPERM", at(61)), None);
         assert_eq!(throttle.note("EPERM", at(200)), Some(2));
     }
+
+    #[test]
+    fn times_are_shown_unless_it_was_once() {
+        assert_eq!(Times(1).to_string(), "");
+        assert_eq!(Times(2).to_string(), " (2 times since this was last logged)");
+    }
 }

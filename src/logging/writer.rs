@@ -1,13 +1,13 @@
 //! The log writer: `simple_logger` behind a bounded queue, so that a slow, stuck or closed stderr never stops the loop.
 //!
-//! Logging never waits for the sink, and allocates nothing once the pool of buffers has grown (invariants 7 and 8,
-//! defended by `tests/program/log.rs` and `tests/allocation_server.rs`). The threads that log and the writer thread share a
+//! Logging does not wait for the sink unless it is given [patience](LogWriter::set_patience), and allocates nothing once
+//! the pool of buffers has grown (invariants 7 and 8, defended by `tests/program/log.rs` and `tests/allocation_server.rs`). The threads that log and the writer thread share a
 //! [`LineQueue`] under a mutex, which is never held while a line is formatted or written:
 //!
 //! 1. A thread that logs takes a buffer from a pool of limited size, formats the line into it and appends it to the
-//!    queue. If the pool is empty, the line is counted as skipped and not formatted.
+//!    queue. If the pool is empty, the line is counted as skipped and not formatted; with patience, it waits first.
 //! 2. The writer thread takes the oldest line, writes it to the sink and returns the buffer to the pool.
-//! 3. When there is nothing to do, the writer thread sets `writer_is_idle`, notifies `drained` and waits for `work`.
+//! 3. When there is nothing to do, the writer thread sets `writer_is_idle`, notifies `progress` and waits for `work`.
 //!    Only an idle writer needs to be notified, so most lines cost no system call.
 //! 4. The number of skipped lines is logged at most once a second, but at once when [`LogWriter::flush`] waits.
 //! 5. A sink that failed is not used for a second. Lines that would have been written meanwhile count as skipped.
@@ -56,12 +56,12 @@ pub struct LogWriter {
 
 /// What the threads that log and the writer thread share.
 struct LogChannel {
-    sink: SimpleLogger,
+    sink: Box<dyn Log>,
     queue: Mutex<LineQueue>,
     /// Notified when the writer thread has something to do.
     work: Condvar,
-    /// Notified when the writer thread has nothing left to do.
-    drained: Condvar,
+    /// Notified when the writer thread has nothing left to do, and for each line that it wrote while lines may wait.
+    progress: Condvar,
 }
 
 struct LineQueue {
@@ -77,6 +77,8 @@ struct LineQueue {
     writer_is_idle: bool,
     /// A thread is waiting in [`LogWriter::flush`].
     flushing: bool,
+    /// How long lines may still wait for a buffer, in total.
+    patience: Duration,
 }
 
 struct LogLine {
@@ -100,6 +102,15 @@ impl LogWriter {
     /// If no thread can be started, or the program has a logger already.
     pub fn install(sink: SimpleLogger) -> io::Result<Self> {
         let max_level = sink.max_level();
+        silence_panics_of_the_writer();
+        let writer = Self::start(sink)?;
+        log::set_boxed_logger(Box::new(writer.clone())).map_err(io::Error::other)?;
+        log::set_max_level(max_level);
+        Ok(writer)
+    }
+
+    /// Starts the writer thread.
+    fn start(sink: impl Log + 'static) -> io::Result<Self> {
         let queue = LineQueue {
             pool: Vec::with_capacity(MAX_LINES),
             allocated: 0,
@@ -108,15 +119,25 @@ impl LogWriter {
             sink_failed: false,
             writer_is_idle: false,
             flushing: false,
+            patience: Duration::ZERO,
         };
-        let channel =
-            Arc::new(LogChannel { sink, queue: Mutex::new(queue), work: Condvar::new(), drained: Condvar::new() });
+        let channel = Arc::new(LogChannel {
+            sink: Box::new(sink),
+            queue: Mutex::new(queue),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        });
         let writer = Self { channel: Arc::clone(&channel) };
-        silence_panics_of_the_writer();
         thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || channel.run_writer())?;
-        log::set_boxed_logger(Box::new(writer.clone())).map_err(io::Error::other)?;
-        log::set_max_level(max_level);
         Ok(writer)
+    }
+
+    /// Lets lines that find the queue full wait for room, for `patience` in total, before any is skipped. The initial
+    /// value is zero, as it has to be while datagrams are served.
+    ///
+    /// For start and stop, which can log a line for each of many services.
+    pub fn set_patience(&self, patience: Duration) {
+        self.channel.lock().patience = patience;
     }
 
     /// Waits until all lines logged so far are written, at most until `deadline`. Returns whether they were.
@@ -129,7 +150,7 @@ impl LogWriter {
             if left.is_zero() {
                 break;
             }
-            queue = self.channel.drained.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.channel.progress.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.flushing = false;
         queue.is_drained() && !queue.sink_failed
@@ -146,7 +167,7 @@ impl Log for LogWriter {
             return;
         }
         let reserved = if record.target() == DATAGRAM_LOG { RESERVED_LINES } else { 0 };
-        let mut queue = self.channel.lock();
+        let mut queue = self.channel.wait_for_room(self.channel.lock(), reserved);
         let Some(mut line) = queue.take_buffer(reserved) else {
             queue.skipped += 1;
             return;
@@ -178,9 +199,14 @@ impl LineQueue {
         self.waiting.is_empty() && self.writer_is_idle && (self.skipped == 0 || self.sink_failed)
     }
 
+    /// Whether more than `reserved` buffers are left.
+    fn has_room(&self, reserved: usize) -> bool {
+        self.pool.len() + MAX_LINES - self.allocated > reserved
+    }
+
     /// Takes an empty buffer, if more than `reserved` are left.
     fn take_buffer(&mut self, reserved: usize) -> Option<LogLine> {
-        if self.pool.len() + MAX_LINES - self.allocated <= reserved {
+        if !self.has_room(reserved) {
             return None;
         }
         self.pool.pop().or_else(|| {
@@ -199,6 +225,17 @@ impl LineQueue {
 impl LogChannel {
     fn lock(&self) -> MutexGuard<'_, LineQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for more than `reserved` buffers while there is patience.
+    fn wait_for_room<'a>(&self, mut queue: MutexGuard<'a, LineQueue>, reserved: usize) -> MutexGuard<'a, LineQueue> {
+        while !queue.patience.is_zero() && !queue.has_room(reserved) {
+            let start = Instant::now();
+            let patience = queue.patience;
+            queue = self.progress.wait_timeout(queue, patience).unwrap_or_else(PoisonError::into_inner).0;
+            queue.patience = queue.patience.saturating_sub(start.elapsed());
+        }
+        queue
     }
 
     /// The writer thread.
@@ -224,6 +261,9 @@ impl LogChannel {
                     let mut queue = self.lock();
                     queue.note_result(written, 1);
                     queue.pool.push(line);
+                    if !queue.patience.is_zero() {
+                        self.progress.notify_all();
+                    }
                 }
                 Job::ReportSkipped(count) => {
                     reported = Instant::now();
@@ -247,7 +287,7 @@ impl LogChannel {
                 return Job::Write(line);
             }
             queue.writer_is_idle = true;
-            self.drained.notify_all();
+            self.progress.notify_all();
             queue = if queue.skipped == 0 {
                 self.work.wait(queue).unwrap_or_else(PoisonError::into_inner)
             } else {
@@ -267,7 +307,7 @@ impl LogChannel {
 
     fn rest(&self, written_for: Duration) {
         let queue = self.lock();
-        if queue.skipped > 0 && !queue.flushing {
+        if queue.skipped > 0 && !queue.flushing && queue.patience.is_zero() {
             let rest = (written_for * REST_FACTOR).min(MAX_REST);
             drop(self.work.wait_timeout(queue, rest).unwrap_or_else(PoisonError::into_inner));
         }
@@ -282,4 +322,137 @@ fn silence_panics_of_the_writer() {
             hook(info);
         }
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Receiver, SyncSender};
+
+    use super::*;
+
+    const AT_ONCE: Duration = Duration::from_millis(500);
+
+    /// Passes each line to the test, which decides when to take it and whether writing it fails.
+    struct Sink {
+        lines: SyncSender<String>,
+        fail: Mutex<Receiver<()>>,
+    }
+
+    impl Log for Sink {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &Record<'_>) {
+            assert!(self.fail.lock().is_ok_and(|fail| fail.try_recv().is_err()), "the sink fails once");
+            self.lines.send(record.args().to_string()).expect("the test receives");
+        }
+
+        fn flush(&self) {}
+    }
+
+    /// A writer, the lines that it has written, and the way to make the next line fail. The sink is stuck until the
+    /// first line is received.
+    fn writer() -> (LogWriter, Receiver<String>, mpsc::Sender<()>) {
+        let (lines, written) = mpsc::sync_channel(0);
+        let (fail, failures) = mpsc::channel();
+        (LogWriter::start(Sink { lines, fail: Mutex::new(failures) }).expect("a thread"), written, fail)
+    }
+
+    fn log(writer: &LogWriter, target: &str, text: &str) {
+        writer.log(&Record::builder().level(Level::Info).target(target).args(format_args!("{text}")).build());
+    }
+
+    fn skipped(writer: &LogWriter) -> u64 {
+        writer.channel.lock().skipped
+    }
+
+    #[test]
+    fn datagram_lines_leave_room_for_others() {
+        let (writer, _stuck, _) = writer();
+        (0..MAX_LINES).for_each(|_| log(&writer, DATAGRAM_LOG, "datagram"));
+        assert_eq!(skipped(&writer), RESERVED_LINES as u64);
+        (0..RESERVED_LINES).for_each(|_| log(&writer, "udpong", "warning"));
+        assert_eq!(skipped(&writer), RESERVED_LINES as u64, "the reserve is for these");
+        log(&writer, "udpong", "one too many");
+        assert_eq!(skipped(&writer), RESERVED_LINES as u64 + 1);
+    }
+
+    #[test]
+    fn flush_reports_skipped_lines_at_once() {
+        let (writer, written, _) = writer();
+        (0..MAX_LINES + 7).for_each(|_| log(&writer, "udpong", "line"));
+        let reader = thread::spawn(move || written.iter().take(MAX_LINES + 1).collect::<Vec<_>>());
+        let start = Instant::now();
+        assert!(writer.flush(start + 60 * PAUSE));
+        assert!(start.elapsed() < PAUSE, "reported later than at once");
+        let mut lines = reader.join().expect("the lines");
+        lines.retain(|line| line != "line");
+        assert_eq!(lines, ["7 log lines skipped"]);
+    }
+
+    #[test]
+    fn flush_does_not_wait_longer_than_its_deadline() {
+        let (writer, _stuck, _) = writer();
+        log(&writer, "udpong", "line");
+        assert!(!writer.flush(Instant::now() + Duration::from_millis(20)));
+    }
+
+    #[test]
+    fn sink_that_failed_is_used_again_after_a_pause() {
+        let (writer, written, fail) = writer();
+        fail.send(()).expect("the sink lives");
+        log(&writer, "udpong", "lost");
+        assert!(!writer.flush(Instant::now() + 60 * PAUSE), "it has failed");
+        log(&writer, "udpong", "too early");
+        assert_eq!(written.recv_timeout(60 * PAUSE).as_deref(), Ok("2 log lines skipped"));
+        log(&writer, "udpong", "on time");
+        assert_eq!(written.recv_timeout(AT_ONCE).as_deref(), Ok("on time"));
+        assert!(writer.flush(Instant::now() + 60 * PAUSE));
+    }
+
+    #[test]
+    fn with_patience_lines_wait_for_a_slow_sink() {
+        let (writer, written, _) = writer();
+        writer.set_patience(60 * PAUSE);
+        let reader = thread::spawn(move || {
+            let slowly = |line| {
+                thread::sleep(Duration::from_micros(100));
+                line
+            };
+            written.iter().map(slowly).take(3 * MAX_LINES).collect::<Vec<_>>()
+        });
+        (0..3 * MAX_LINES).for_each(|i| log(&writer, DATAGRAM_LOG, &i.to_string()));
+        let lines = reader.join().expect("the lines");
+        assert!((0..).zip(&lines).all(|(i, line): (usize, _)| *line == i.to_string()), "{lines:?}");
+        assert_eq!(skipped(&writer), 0);
+    }
+
+    #[test]
+    fn patience_is_for_all_lines_together() {
+        let (writer, _stuck, _) = writer();
+        let patience = Duration::from_millis(50);
+        writer.set_patience(patience);
+        let start = Instant::now();
+        (0..2 * MAX_LINES).for_each(|_| log(&writer, "udpong", "line"));
+        assert!((patience..100 * patience).contains(&start.elapsed()), "{:?}", start.elapsed());
+        assert!(skipped(&writer) >= MAX_LINES as u64 - 1);
+    }
+
+    #[test]
+    fn only_panics_of_the_writer_are_silent() {
+        let default = panic::take_hook();
+        let (sender, printed) = mpsc::channel();
+        panic::set_hook(Box::new(move |info| match thread::current().name() {
+            Some(name) if [THREAD_NAME, "another"].contains(&name) => drop(sender.send(name.to_owned())),
+            _ => default(info),
+        }));
+        silence_panics_of_the_writer();
+        for name in [THREAD_NAME, "another"] {
+            let thread = thread::Builder::new().name(name.to_owned()).spawn(|| panic!("a test"));
+            thread.expect("a thread").join().expect_err("a panic");
+        }
+        // Other tests' writers may panic as well, silently.
+        assert_eq!(printed.try_iter().collect::<Vec<_>>(), ["another"]);
+    }
 }

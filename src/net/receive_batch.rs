@@ -42,6 +42,8 @@ pub struct ReceiveBatch {
     arena: Box<[u8]>,
     messages: Vec<Message>,
     bytes: usize,
+    /// The batch is full with about this many bytes.
+    limit: usize,
 }
 
 /// What one slot holds: one datagram, or several of one source that the kernel coalesced.
@@ -77,7 +79,13 @@ impl ReceiveBatch {
     /// Creates an empty batch with `slots` slots, but at least one and at most 32.
     pub fn with_slots(slots: usize) -> Self {
         let slots = slots.clamp(1, SLOTS);
-        Self { arena: vec![0; slots * STRIDE].into_boxed_slice(), messages: Vec::with_capacity(slots), bytes: 0 }
+        let arena = vec![0; slots * STRIDE].into_boxed_slice();
+        Self { arena, messages: Vec::with_capacity(slots), bytes: 0, limit: FULL }
+    }
+
+    /// Makes the batch full once it holds about `limit` bytes: at least 1, and at most the 512 KiB that are the default.
+    pub fn with_limit(self, limit: usize) -> Self {
+        Self { limit: limit.clamp(1, FULL), ..self }
     }
 
     /// Returns the datagrams in the order of their arrival.
@@ -121,7 +129,7 @@ impl ReceiveBatch {
     /// Returns how many messages the batch takes if more come that are as long as those in it, on average.
     pub(super) fn capacity(&self) -> usize {
         let slots = self.arena.len() / STRIDE;
-        (self.messages.len() * FULL).checked_div(self.bytes).map_or(slots, |messages| messages.min(slots))
+        (self.messages.len() * self.limit).checked_div(self.bytes).map_or(slots, |messages| messages.min(slots))
     }
 
     /// Returns how many more messages the batch takes.
@@ -188,5 +196,14 @@ mod tests {
             assert_eq!((batch.room(), batch.free_slots().count()), (0, 0));
             assert_eq!(batch.datagrams().count(), slots);
         }
+    }
+
+    #[test]
+    fn limit_fills_a_batch_earlier() {
+        let mut batch = ReceiveBatch::new().with_limit(1000);
+        push(&mut batch, &[1; 500], 0, peer(1));
+        assert!(batch.room() > 0);
+        push(&mut batch, &[2; 500], 0, peer(1));
+        assert_eq!(batch.room(), 0);
     }
 }

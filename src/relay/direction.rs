@@ -10,6 +10,7 @@ use log::{Level, info, log_enabled, warn};
 use super::statistics::Statistics;
 use crate::impair::Link;
 use crate::logging::DATAGRAM_LOG;
+use crate::logging::bytes::Bytes;
 use crate::logging::escape::Escaped;
 use crate::logging::throttle::{Throttle, Times};
 use crate::net::{self, Outgoing, Socket, Transport};
@@ -79,9 +80,9 @@ impl<F: Copy + Eq + Hash> Direction<F> {
                 self.statistics.forwarded += 1;
                 self.statistics.forwarded_bytes += datagram.length() as u64;
                 if is_logged {
-                    let (name, to, length) = (self.name, datagram.to, datagram.length());
+                    let (name, to, bytes) = (self.name, datagram.to, Bytes(datagram.length()));
                     let text = Escaped::line(datagram.parts);
-                    info!(target: DATAGRAM_LOG, "Forwarded {name} from {source} to {to}: {text} ({length} bytes)");
+                    info!(target: DATAGRAM_LOG, "Forwarded {name} from {source} to {to}: {text} ({bytes})");
                 }
             }
             progress.done += sent.count;
@@ -101,8 +102,8 @@ impl<F: Copy + Eq + Hash> Direction<F> {
                     let (name, datagram) = (net::error_name(&error), &datagrams[progress.done]);
                     self.statistics.failed.increment(name);
                     if let Some(times) = throttle.note(name, now) {
-                        let (length, to) = (datagram.length(), datagram.to);
-                        warn!("Cannot forward {length} bytes to {to}: {error}{}", Times(times));
+                        let (bytes, to) = (Bytes(datagram.length()), datagram.to);
+                        warn!("Cannot forward {bytes} to {to}: {error}{}", Times(times));
                     }
                     progress.done += 1;
                 }

@@ -1,13 +1,15 @@
 //! Where services listen: host names become addresses, and addresses become sockets.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use log::{debug, log};
 
 use super::{Error, Options, Service};
+use crate::lookup::lookup;
 use crate::net::{self, BufferSizes, PortSharing, Socket};
+use crate::reactor::shutdown::Shutdown;
 
 /// The size of both kernel buffers when none is asked for, in bytes: as much as Linux holds for about 5,000 small
 /// datagrams, or 25 ms of a flood.
@@ -16,12 +18,15 @@ pub(super) const DEFAULT_BUFFER: usize = 4 << 20;
 /// A service, the address that it is bound to, and the socket.
 pub(super) type Bound<'a> = (&'a Service, SocketAddr, Socket);
 
-/// Looks up where each service should listen. Two services on one address are an error.
-pub(super) fn places(services: &[Service]) -> Result<Vec<(&Service, Vec<SocketAddr>)>, Error> {
+/// Looks up where each service should listen, until a shutdown is requested. Two services on one address are an error.
+pub(super) fn places<'a>(
+    services: &'a [Service],
+    shutdown: &Shutdown,
+) -> Result<Vec<(&'a Service, Vec<SocketAddr>)>, Error> {
     let mut taken: Vec<(&Service, SocketAddr)> = Vec::new();
     let mut places = Vec::new();
     for service in services {
-        let addresses = look_up(service)?;
+        let addresses = look_up(service, shutdown)?;
         for address in &addresses {
             if let Some((other, at)) = taken.iter().find(|(_, at)| overlap(*at, *address)) {
                 let (a, b) = (other.name(), service.name());
@@ -37,10 +42,12 @@ pub(super) fn places(services: &[Service]) -> Result<Vec<(&Service, Vec<SocketAd
     Ok(places)
 }
 
-fn look_up(service: &Service) -> Result<Vec<SocketAddr>, Error> {
+fn look_up(service: &Service, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Error> {
     let host = service.host();
     let mut addresses = Vec::new();
-    let found = (host, service.port()).to_socket_addrs().map_err(|error| {
+    let found = lookup(host, service.port(), shutdown)
+        .ok_or_else(|| Error::LookUp(format!("stopped while looking up {host:?} for {}", service.name())))?;
+    let found = found.map_err(|error| {
         Error::LookUp(format!(
             "cannot look up {host:?} for {}: {error} (try an address such as 127.0.0.1)",
             service.name()

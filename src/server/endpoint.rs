@@ -9,11 +9,12 @@
 //! |---|---|---|
 //! | readable event | note it; a turn is wanted | note it; nothing is read before the replies have left |
 //! | writable event | note it | note it; a turn is wanted |
-//! | a turn | receive, answer, send; queue what would block | send what waits; if all left, as on the left |
+//! | a turn | receive, answer, send; queue what would block, or exceed the turn | send what waits; if all left, as on the left |
 //! | receive: drained | not readable until the next event | (does not happen) |
 //! | send: would block | not writable until the next event; the rest waits | the same |
 //! | interest | READABLE | READABLE and WRITABLE |
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -22,11 +23,12 @@ use log::{Level, info, log_enabled, warn};
 use mio::Interest;
 
 use super::reply::ReplyTemplate;
-use super::reply_queue::ReplyQueue;
+use super::reply_queue::{ReplyQueue, Share};
 use super::statistics::Statistics;
 use crate::guard::{Guard, Refusal};
 use crate::impair::{Link, header_length};
 use crate::logging::DATAGRAM_LOG;
+use crate::logging::bytes::Bytes;
 use crate::logging::escape::Escaped;
 use crate::logging::throttle::{Throttle, Times};
 use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, SendBatch, Transport};
@@ -43,6 +45,12 @@ const DELAYED_PER_TURN: usize = 64;
 /// The destination of a reply, and the local address that it leaves from.
 pub type ReplyFlow = (SocketAddr, Option<SocketAddr>);
 
+/// A turn sends no further reply after this many bytes, about a millisecond's work; the rest is queued for the next turn.
+///
+/// Only replies much longer than their requests get there: a batch of requests, at most 576 KiB, can ask for 4,096 replies
+/// of 64 KB.
+pub(super) const TURN_BYTES: usize = 1 << 20;
+
 /// What the endpoints of one worker share, one turn at a time.
 #[derive(Debug)]
 pub struct Resources {
@@ -52,6 +60,8 @@ pub struct Resources {
     pub replies: SendBatch,
     /// Decides which datagrams are answered.
     pub guard: Guard,
+    /// How much may wait in each of them.
+    pub share: Share,
 }
 
 /// A socket, the service on it, and the replies that wait for it.
@@ -64,7 +74,7 @@ pub struct Resources {
 ///   buffer, which counts what it drops (invariant 3).
 /// - WRITABLE interest is registered exactly while replies wait, and no reply overtakes an earlier one to the same peer
 ///   (invariant 4).
-/// - A turn handles at most one batch (invariant 5).
+/// - A turn handles at most one batch, and sends little more than 2 MiB (invariant 5).
 ///
 /// All of these are defended by `server::simulation`.
 #[derive(Debug)]
@@ -72,6 +82,8 @@ pub struct Endpoint<S> {
     socket: S,
     address: SocketAddr,
     service: &'static str,
+    /// What lines about datagrams end with: the service, if there are several.
+    log_suffix: String,
     /// `None`: nothing is answered.
     template: Option<ReplyTemplate>,
     /// A receive may be tried.
@@ -98,6 +110,7 @@ impl<S: Transport> Endpoint<S> {
             socket,
             address,
             service,
+            log_suffix: String::new(),
             template,
             readable: false,
             writable: true,
@@ -114,6 +127,11 @@ impl<S: Transport> Endpoint<S> {
     /// Lets every reply that the guard allows pass through a link, if there is one.
     pub fn with_link(self, link: Option<Link<ReplyFlow>>) -> Self {
         Self { link, ..self }
+    }
+
+    /// Adds the service and the address to the log lines about datagrams.
+    pub fn named_in_log(self) -> Self {
+        Self { log_suffix: format!(" by {} on {}", self.service, self.address), ..self }
     }
 
     /// Records an event.
@@ -194,6 +212,12 @@ impl<S: Transport> Endpoint<S> {
         &self.socket
     }
 
+    /// Returns the replies that wait.
+    #[cfg(test)]
+    pub fn queue(&self) -> &ReplyQueue {
+        &self.queue
+    }
+
     /// Returns the socket, for registering it.
     pub fn socket_mut(&mut self) -> &mut S {
         &mut self.socket
@@ -220,29 +244,29 @@ impl<S: Transport> Endpoint<S> {
         }
         if let Some(mut link) = self.link.take() {
             let mut replies = batch.take();
-            replies.extend(link.ready().take(DELAYED_PER_TURN).map(|((to, from), payload)| Outgoing {
-                to,
-                from,
-                parts: [payload, b"", b""],
-            }));
+            let ready = link.ready().take(DELAYED_PER_TURN);
+            let ready = ready.map(|((to, from), payload)| Outgoing { to, from, parts: [payload, b"", b""] });
+            replies.extend(within_turn(ready));
             let done = self.send(&replies, now);
             batch.put_back(replies);
             link.release(done);
             self.link = Some(link);
             return;
         }
-        // Taken out while the replies borrow it: `self` counts meanwhile.
+        // Taken out while the replies borrow them: `self` counts meanwhile.
+        let Some(template) = self.template.take() else { return };
         let mut queue = std::mem::take(&mut self.queue);
         let mut replies = batch.take();
-        replies.extend(queue.iter());
+        replies.extend(within_turn(queue.iter(&template)));
         let done = self.send(&replies, now);
         batch.put_back(replies);
         queue.pop(done);
         self.queue = queue;
+        self.template = Some(template);
     }
 
     fn answer(&mut self, now: Instant, resources: &mut Resources) {
-        let Resources { received, replies: batch, guard } = resources;
+        let Resources { received, replies: batch, guard, share } = resources;
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         // Taken out while the replies borrow it: `self` counts meanwhile.
         let template = self.template.take();
@@ -262,14 +286,18 @@ impl<S: Transport> Endpoint<S> {
             }
         }
         batch.group_by_peer(&mut replies);
-        let done = self.send(&replies, now);
+        let turn = within_turn(replies.iter().copied()).count();
+        let done = self.send(&replies[..turn], now);
         let rest = &replies[done..];
-        match &mut link {
-            None => rest.iter().for_each(|reply| self.queue.push(reply)),
-            Some(link) => rest.iter().rev().for_each(|reply| link.put_back((reply.to, reply.from), reply.parts)),
+        let queued = match &mut link {
+            None => self.queue.extend(rest, *share),
+            Some(link) => put_back(link, rest),
+        };
+        for reply in &rest[queued..] {
+            self.fail(reply, "queue_full", &"too many replies wait", now);
         }
-        self.statistics.waited += rest.len() as u64;
-        self.statistics.waiting_peak = self.statistics.waiting_peak.max(rest.len() as u64);
+        self.statistics.waited += queued as u64;
+        self.statistics.waiting_peak = self.statistics.waiting_peak.max(queued as u64);
         batch.put_back(replies);
         self.template = template;
         self.link = link;
@@ -281,7 +309,8 @@ impl<S: Transport> Endpoint<S> {
         self.statistics.received_bytes += payload.len() as u64;
         if logged {
             let text = Escaped::line([payload, b"", b""]);
-            info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({} bytes)", payload.len());
+            let (bytes, suffix) = (Bytes(payload.len()), &self.log_suffix);
+            info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({bytes}){suffix}");
         }
     }
 
@@ -326,7 +355,8 @@ impl<S: Transport> Endpoint<S> {
                 self.statistics.answered_bytes += reply.length() as u64;
                 if logged {
                     let text = Escaped::line(reply.parts);
-                    info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({} bytes)", reply.to, reply.length());
+                    let (bytes, suffix) = (Bytes(reply.length()), &self.log_suffix);
+                    info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({bytes}){suffix}", reply.to);
                 }
             }
             done += sent.count;
@@ -342,7 +372,7 @@ impl<S: Transport> Endpoint<S> {
                 }
                 // ENOBUFS included: the socket stays writable, so no event would follow, and trying again would spin.
                 Some(error) => {
-                    self.fail(&replies[done], &error, now);
+                    self.fail(&replies[done], net::error_name(&error), &error, now);
                     done += 1;
                 }
             }
@@ -350,11 +380,10 @@ impl<S: Transport> Endpoint<S> {
         done
     }
 
-    fn fail(&mut self, reply: &Outgoing<'_>, error: &io::Error, now: Instant) {
-        let name = net::error_name(error);
+    fn fail(&mut self, reply: &Outgoing<'_>, name: &'static str, error: &dyn Display, now: Instant) {
         self.statistics.failed.increment(name);
         if let Some(times) = self.throttle.note(name, now) {
-            warn!("Cannot send {} bytes to {}: {error}{}", reply.length(), reply.to, Times(times));
+            warn!("Cannot send {} to {}: {error}{}", Bytes(reply.length()), reply.to, Times(times));
         }
     }
 }
@@ -380,4 +409,23 @@ fn impair<'a>(
     let Outgoing { to, from, parts } = *reply;
     let left = link.handle(now, (to, from), header_length(to.ip()), parts);
     left.into_iter().flatten().map(move |parts| Outgoing { to, from, parts })
+}
+
+/// Returns to the link what could not be sent, as much as it takes; returns the number of these replies.
+fn put_back(link: &mut Link<ReplyFlow>, replies: &[Outgoing<'_>]) -> usize {
+    let fits = link.room_for(replies.iter().map(Outgoing::length));
+    for reply in replies[..fits].iter().rev() {
+        link.put_back((reply.to, reply.from), reply.parts);
+    }
+    fits
+}
+
+/// Returns the first of the replies, as many as a turn may send.
+fn within_turn<'a>(replies: impl Iterator<Item = Outgoing<'a>>) -> impl Iterator<Item = Outgoing<'a>> {
+    let mut bytes = 0;
+    replies.take_while(move |reply| {
+        let has_room = bytes < TURN_BYTES;
+        bytes += reply.length();
+        has_room
+    })
 }

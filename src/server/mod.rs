@@ -16,8 +16,8 @@ use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use log::info;
@@ -36,9 +36,10 @@ use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
 use bind::Bound;
 use endpoint::{Endpoint, Resources};
+use reply_queue::Share;
 use statistics::sum_of_workers;
 use statistics_log::StatisticsLog;
-use worker::{Plan, Worker};
+use worker::{Plan, Worker, WorkerThread};
 
 /// How a server behaves, apart from what it serves.
 #[derive(Clone, Debug)]
@@ -114,7 +115,7 @@ pub enum Error {
     Poll(io::Error),
     /// A socket became unusable.
     Socket(BrokenSocket),
-    /// A worker has no thread.
+    /// A worker's thread could not be started, or panicked.
     Worker(String),
 }
 
@@ -140,23 +141,27 @@ impl std::error::Error for Error {}
 pub struct Server {
     /// Each with the same endpoints in the same order.
     workers: Vec<Worker>,
+    /// Of all workers but the first, which runs in the caller's.
+    threads: Vec<WorkerThread>,
     options: Options,
     addresses: Vec<SocketAddr>,
-    shutdown: Shutdown,
     started: Instant,
 }
 
 impl Server {
     /// Binds every service to every address of its host, or none at all. `shutdown` stops the server.
     ///
-    /// Looking up a host name blocks.
+    /// Looking up a host name blocks. The threads of the workers are started before a socket is bound: a socket without a
+    /// worker would swallow the datagrams of its peers.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Usage`], [`Error::Conflict`], [`Error::LookUp`], [`Error::Listen`] or [`Error::Start`].
+    /// Returns [`Error::Usage`], [`Error::Conflict`], [`Error::LookUp`], [`Error::Worker`], [`Error::Listen`] or
+    /// [`Error::Start`].
     pub fn bind(services: &[Service], mut options: Options, shutdown: Shutdown) -> Result<Self, Error> {
         check_impairments(&mut options)?;
-        let places = bind::places(services)?;
+        let places = bind::places(services, &shutdown)?;
+        let threads = (1..options.workers.get()).map(WorkerThread::start).collect::<Result<_, _>>()?;
         let mut sockets = vec![bind::bind_all(&places, &options)?];
         let bound: Vec<_> = sockets[0].iter().map(|(service, address, _)| (*service, vec![*address])).collect();
         for _ in 1..options.workers.get() {
@@ -168,7 +173,13 @@ impl Server {
         } else {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
         };
-        let workers = sockets.into_iter().map(|sockets| worker(sockets, &options, &shutdown, guard.clone()));
+        let share = Share::of(sockets.iter().map(Vec::len).sum());
+        let worker = |sockets| {
+            let received = ReceiveBatch::new().with_limit(share.receive_limit());
+            let resources = Resources { received, replies: SendBatch::default(), guard: guard.clone(), share };
+            worker(sockets, &options, &shutdown, resources, services.len() > 1)
+        };
+        let workers = sockets.into_iter().map(worker);
         let workers = workers.collect::<io::Result<_>>().map_err(Error::Start)?;
         for (service, addresses) in &bound {
             addresses.iter().for_each(|address| info!("Server is listening on {address} ({})", service.name()));
@@ -176,7 +187,7 @@ impl Server {
         if let (Some(impairments), Some(seed)) = (&options.impairments, options.seed) {
             info!("Impairing replies: {impairments} (seed {seed})");
         }
-        Ok(Self { workers, options, addresses, shutdown, started: Instant::now() })
+        Ok(Self { workers, threads, options, addresses, started: Instant::now() })
     }
 
     /// Returns the addresses that it listens on, in the order of the services, with their real ports.
@@ -189,57 +200,26 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The result is an error if polling failed, a socket became unusable, or a worker has no thread. All workers stop
-    /// then: the peers of a missing one would stay unanswered.
-    pub fn run(mut self) -> (Report, Result<(), Error>) {
-        let options = &self.options;
-        let plan = Plan {
-            until: options.run_for.and_then(|time| self.started.checked_add(time)),
+    /// The result is an error if polling failed, a socket became unusable, or a worker panicked, whose part of the report
+    /// is lost then. Whatever ends one worker stops all of them: its peers would stay unanswered.
+    pub fn run(self) -> (Report, Result<(), Error>) {
+        let Self { workers, threads, options, started, .. } = self;
+        let plan = Arc::new(Plan {
+            until: options.run_for.and_then(|time| started.checked_add(time)),
             count: options.count,
             received: AtomicU64::new(0),
-            stats: options.stats.map(|interval| StatisticsLog::new(interval, self.workers.len(), Instant::now())),
+            stats: options.stats.map(|interval| StatisticsLog::new(interval, workers.len(), Instant::now())),
             grace: options.grace,
-        };
-        let result = run_all(&mut self.workers, &plan, &self.shutdown);
-        let seconds = self.started.elapsed().as_millis() as f64 / 1000.0;
-        let endpoints = sum_of_workers(self.workers.iter().map(Worker::reports));
-        let seed = self.options.seed.map(Seed::get);
-        (Report { schema: 1, seconds, seed, endpoints }, result)
-    }
-}
-
-/// Runs the first worker in this thread and every other one in a thread of its own. When one ends, however that is, all
-/// are stopped.
-fn run_all(workers: &mut [Worker], plan: &Plan, shutdown: &Shutdown) -> Result<(), Error> {
-    let Some((first, others)) = workers.split_first_mut() else { return Ok(()) };
-    let run = |number: usize, worker: &mut Worker| {
-        let _others = StopOnDrop(shutdown);
-        worker.run(number, plan)
-    };
-    thread::scope(|scope| {
-        let mut threads = Vec::new();
-        let mut result = Ok(());
-        for (number, worker) in (1..).zip(others) {
-            match thread::Builder::new().spawn_scoped(scope, move || run(number, worker)) {
-                Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    shutdown.request();
-                    result = Err(Error::Worker(format!("cannot start worker {}: {error}", number + 1)));
-                    break;
-                }
-            }
-        }
-        result = result.and(run(0, first));
-        let panicked = |_| Err(Error::Worker("a worker panicked".to_owned()));
-        threads.into_iter().fold(result, |result, thread| result.and(thread.join().unwrap_or_else(panicked)))
-    })
-}
-
-struct StopOnDrop<'a>(&'a Shutdown);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.request();
+        });
+        let mut workers = workers.into_iter();
+        let first = workers.next();
+        threads.iter().zip(workers).for_each(|(thread, worker)| thread.run(worker, &plan));
+        let first = first.map(|worker| worker.run(0, &plan));
+        let finished = first.into_iter().chain(threads.into_iter().map(WorkerThread::wait));
+        let (reports, results): (Vec<_>, Vec<_>) = finished.unzip();
+        let seconds = started.elapsed().as_millis() as f64 / 1000.0;
+        let (seed, endpoints) = (options.seed.map(Seed::get), sum_of_workers(reports));
+        (Report { schema: 1, seconds, seed, endpoints }, results.into_iter().collect())
     }
 }
 
@@ -260,7 +240,14 @@ fn check_impairments(options: &mut Options) -> Result<(), Error> {
     Ok(())
 }
 
-fn worker(sockets: Vec<Bound<'_>>, options: &Options, shutdown: &Shutdown, guard: Guard) -> io::Result<Worker> {
+/// Puts the sockets of one worker on a reactor.
+fn worker(
+    sockets: Vec<Bound<'_>>,
+    options: &Options,
+    shutdown: &Shutdown,
+    resources: Resources,
+    has_several_services: bool,
+) -> io::Result<Worker> {
     // The ends of delays are worth a system call.
     let precision = if options.impairments.is_some() { Precision::Exact } else { Precision::Milliseconds };
     let mut reactor = Reactor::with_precision(shutdown, precision)?;
@@ -271,10 +258,11 @@ fn worker(sockets: Vec<Bound<'_>>, options: &Options, shutdown: &Shutdown, guard
         impaired.map(|(what, seed)| Link::new(what, Generator::new(seed, number), max_bytes, Instant::now()))
     };
     let endpoint = |(number, (service, address, socket)): (usize, Bound<'_>)| {
-        Endpoint::new(socket, address, service.name(), service.template().cloned()).with_link(link(number))
+        let endpoint = Endpoint::new(socket, address, service.name(), service.template().cloned());
+        let endpoint = endpoint.with_link(link(number));
+        if has_several_services { endpoint.named_in_log() } else { endpoint }
     };
     let endpoints = sockets.into_iter().enumerate().map(endpoint).collect();
-    let resources = Resources { received: ReceiveBatch::new(), replies: SendBatch::default(), guard };
     Ok(Worker::new(reactor, endpoints, resources))
 }
 

@@ -130,13 +130,40 @@ impl FromStr for Service {
             }
         };
         let template = template.map(str::parse).transpose()?;
-        let (host, port) = address.map_or(Ok((None, None)), host_port::split)?;
-        let (Some(host), Some(port)) = (host.or(default_host), port.or(default_port)) else {
-            let service = service.escape_debug();
-            return Err(ParseError::new(format!("{service} needs an address: write {service}@HOST:PORT")));
-        };
+        let (host, port) = place(service, address, default_host, default_port)?;
         Ok(Self { name, template, host: host.to_owned(), port })
     }
+}
+
+/// Returns the host and the port of a service, each given in `address` or by default.
+fn place<'a>(
+    service: &str,
+    address: Option<&'a str>,
+    default_host: Option<&'a str>,
+    default_port: Option<u16>,
+) -> Result<(&'a str, u16), ParseError> {
+    let service = service.escape_debug();
+    let (host, port) = match address {
+        None => (None, None),
+        // Not what `split` suggests for it: `:PORT` would not be enough.
+        Some("") if default_host.is_none() => (None, None),
+        Some(address) => match (host_port::bare_port(address), default_host) {
+            (Some(port), Some(_)) => {
+                return Err(ParseError::new(format!("{service}@{address} lacks a colon: write {service}@:{port}")));
+            }
+            (Some(port), None) => (None, Some(port)),
+            (None, _) => host_port::split(address)?,
+        },
+    };
+    match (host.or(default_host), port.or(default_port)) {
+        (Some(host), Some(port)) => Ok((host, port)),
+        (None, Some(port)) => Err(format!(
+            "{service} needs a host: write {service}@127.0.0.1:{port}, or {service}@0.0.0.0:{port} for every address"
+        )),
+        (Some(_), None) => Err(format!("{service} needs a port: write {service}@{}:PORT", address.unwrap_or_default())),
+        (None, None) => Err(format!("{service} needs an address: write {service}@HOST:PORT")),
+    }
+    .map_err(ParseError::new)
 }
 
 #[cfg(test)]
@@ -174,14 +201,21 @@ mod tests {
             assert!(error(name).starts_with(&format!("there is no service {name:?} (choose ")), "{name}");
         }
         assert!(error("reply={}{}@:1").contains("only once"));
-        for (text, service) in [
-            ("discard", "discard"),
-            ("discard@:9", "discard"),
-            ("discard@localhost", "discard"),
-            ("reply=hi", "reply=hi"),
+        for (text, message) in [
+            ("discard", "discard needs an address: write discard@HOST:PORT"),
+            ("discard@", "discard needs an address: write discard@HOST:PORT"),
+            ("reply=hi", "reply=hi needs an address: write reply=hi@HOST:PORT"),
+            ("discard@:9", "discard needs a host: write discard@127.0.0.1:9, or discard@0.0.0.0:9 for every address"),
+            (
+                "reply=hi@9",
+                "reply=hi needs a host: write reply=hi@127.0.0.1:9, or reply=hi@0.0.0.0:9 for every address",
+            ),
+            ("discard@localhost", "discard needs a port: write discard@localhost:PORT"),
+            ("hello@5000", "hello@5000 lacks a colon: write hello@:5000"),
         ] {
-            assert_eq!(error(text), format!("{service} needs an address: write {service}@HOST:PORT"));
+            assert_eq!(error(text), message);
         }
+        assert!(error("hello@2130706433").contains("\"2130706433\" is not an address"));
         assert!(error("hello@").contains("is not an address"));
     }
 

@@ -16,7 +16,9 @@ use mio::Interest;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::endpoint::{Endpoint, Resources};
+use super::endpoint::{Endpoint, Resources, TURN_BYTES};
+use super::reply::ReplyTemplate;
+use super::reply_queue::Share;
 use crate::guard::Guard;
 use crate::net::{Outgoing, ReceiveBatch, Received, SendBatch, Sent, Transport};
 use crate::reactor::Readiness;
@@ -24,13 +26,23 @@ use crate::reactor::Readiness;
 const READABLE: Readiness = Readiness { readable: true, writable: false };
 const WRITABLE: Readiness = Readiness { readable: false, writable: true };
 
+/// The longest request, in bytes.
+const LONGEST: usize = 2_000;
+
+/// The limit of a receive batch, in bytes: more than 32 single datagrams have, and less than coalesced ones may have.
+const RECEIVE_LIMIT: usize = 32 * LONGEST + 1;
+
+/// What a long template adds, in bytes: a turn sends 11 of its replies.
+const LONG: usize = 100_000;
+
 /// A socket and the network behind it.
 #[derive(Debug, Default)]
 struct Script {
     /// Datagrams that nobody has read, with the numbers that they carry.
     arrived: VecDeque<(SocketAddr, Vec<u8>)>,
-    /// Everything that left, in order, and the port that it went to.
+    /// The first bytes of everything that left, in order, and the port that it went to.
     wire: Vec<(u16, Vec<u8>)>,
+    sent_bytes: usize,
     /// How many datagrams the network takes before a send would block.
     room: usize,
     /// How many messages the next receives bring at the most.
@@ -103,7 +115,8 @@ impl Transport for Script {
                 return Sent { count, error: Some(io::ErrorKind::WouldBlock.into()) };
             }
             self.room -= 1;
-            self.wire.push((datagram.to.port(), datagram.parts.concat()));
+            self.wire.push((datagram.to.port(), datagram.parts.iter().copied().flatten().copied().take(14).collect()));
+            self.sent_bytes += datagram.length();
         }
         Sent { count: datagrams.len(), error: None }
     }
@@ -139,7 +152,7 @@ fn step() -> impl Strategy<Value = Step> {
         ]
     };
     prop_oneof![
-        3 => vec((port, prop_oneof![Just(0), 0..50_usize]), 1..100).prop_map(Step::Arrive),
+        3 => vec((port, prop_oneof![Just(0), 0..=LONGEST - 8]), 1..100).prop_map(Step::Arrive),
         3 => (0..80_usize).prop_map(Step::Drain),
         4 => Just(Step::Poll),
         6 => Just(Step::Turn),
@@ -154,21 +167,29 @@ struct Simulation {
     resources: Resources,
     now: Instant,
     arrived: u64,
+    /// In bytes.
+    longest_reply: usize,
 }
 
 impl Simulation {
     fn new(room: usize) -> Self {
+        Self::with_template(room, ReplyTemplate::around("Hello ", ""))
+    }
+
+    fn with_template(room: usize, template: ReplyTemplate) -> Self {
         let script = Script { room, batch: 64, ..Script::default() };
-        let template = "Hello {}".parse().expect("a template");
+        let longest_reply = template.reply(&[b'x'; LONGEST]).concat().len();
         Self {
             endpoint: Endpoint::new(script, ([127, 0, 0, 1], 5000).into(), "hello", Some(template)),
             resources: Resources {
-                received: ReceiveBatch::new(),
+                received: ReceiveBatch::new().with_limit(RECEIVE_LIMIT),
                 replies: SendBatch::default(),
                 guard: Guard::new(vec![5000], 0, Instant::now()),
+                share: Share::of(1),
             },
             now: Instant::now(),
             arrived: 0,
+            longest_reply,
         }
     }
 
@@ -179,7 +200,8 @@ impl Simulation {
     fn arrive(&mut self, port: u16, padding: usize) {
         let payload = format!("{:08}{}", self.arrived, "x".repeat(padding)).into_bytes();
         self.arrived += 1;
-        self.script().arrive(([192, 0, 2, 1], port).into(), payload);
+        // From loopback, which may ask for replies that are much longer than the request.
+        self.script().arrive(([127, 0, 0, 1], port).into(), payload);
     }
 
     fn poll(&mut self) {
@@ -194,9 +216,15 @@ impl Simulation {
 
     fn turn(&mut self) {
         if self.endpoint.wants().turn {
-            let before = self.script().receives;
+            let was_waiting = self.endpoint.statistics().unsent > 0;
+            let (receives, sent_bytes) = (self.script().receives, self.script().sent_bytes);
             self.endpoint.take_turn(self.now, &mut self.resources).expect("no datagram ends the loop (invariant 2)");
-            assert!(self.script().receives <= before + 1, "a turn received twice (invariant 5)");
+            // What exceeds the share was dropped and counted as failed.
+            self.script().owed = usize::try_from(self.endpoint.statistics().unsent).expect("a count");
+            assert!(self.script().receives <= receives + 1, "a turn received twice (invariant 5)");
+            // What waited, and one batch; each may exceed the limit by one reply.
+            let most = (1 + usize::from(was_waiting)) * (TURN_BYTES + self.longest_reply);
+            assert!(self.script().sent_bytes - sent_bytes <= most, "a turn sent too much (invariant 5)");
         }
     }
 
@@ -223,6 +251,8 @@ impl Simulation {
             assert!(endpoint.wants().turn, "nothing would bring the backlog back (invariant 1)");
         }
         assert_eq!(endpoint.wants().interest != Some(Interest::READABLE), waiting, "WRITABLE (invariant 4)");
+        let most = if waiting { self.resources.share.bytes } else { 8 << 10 };
+        assert!(endpoint.queue().allocated() <= most, "memory (invariant 3)");
         if waiting {
             assert_eq!(endpoint.wants().turn, !script.blocked, "replies are sent when they can be (invariant 4)");
         }
@@ -236,17 +266,22 @@ impl Simulation {
         assert_eq!(statistics.received, ends, "the sum (invariant 6)");
     }
 
-    /// The network recovers, and everything that was owed leaves.
+    /// The network recovers, and everything that was owed leaves, in as few turns as the limits allow.
     fn settle(&mut self) {
-        self.script().drain(usize::MAX / 2);
-        for _ in 0..10_000 {
+        let statistics = self.endpoint.statistics();
+        let script = self.script();
+        script.drain(usize::MAX / 2);
+        let (arrived, failures) = (script.arrived.len(), script.receive_errors.len());
+        let most_sent = (arrived + statistics.unsent as usize) * self.longest_reply;
+        // Full batches, failed receives, one that drains the socket, and what does not fit its turn.
+        let batch = self.script().batch.min(32);
+        let turns = arrived / batch + failures + 1 + most_sent.div_ceil(TURN_BYTES);
+        for _ in 0..turns {
             self.poll();
-            if !self.endpoint.wants().turn {
-                break;
-            }
             self.turn();
             self.check();
         }
+        assert!(!self.endpoint.wants().turn, "more turns than needed");
         assert!(self.script().arrived.is_empty(), "unread datagrams are left");
         assert_eq!(self.endpoint.statistics().unsent, 0);
         assert_eq!(self.endpoint.statistics().received, self.arrived);
@@ -262,8 +297,15 @@ fn number(reply: &[u8]) -> u64 {
 proptest! {
     /// Invariants 1 to 6.
     #[test]
-    fn no_network_breaks_an_invariant(room in 0..200_usize, steps in vec(step(), 1..100)) {
-        let mut simulation = Simulation::new(room);
+    fn no_network_breaks_an_invariant(
+        room in 0..200_usize,
+        is_long: bool,
+        share in prop_oneof![8_200..12_000_usize, Just(1 << 20)],
+        steps in vec(step(), 1..100),
+    ) {
+        let after = if is_long { vec![b'!'; LONG] } else { Vec::new() };
+        let mut simulation = Simulation::with_template(room, ReplyTemplate::around("Hello ", after));
+        simulation.resources.share = Share { bytes: share };
         for step in steps {
             simulation.take(step);
         }

@@ -28,7 +28,7 @@ pub struct Statistics {
     pub failed: CountsByName,
     /// Errors that the system returned instead of a datagram, by error. Not part of the sum above.
     pub receive_errors: CountsByName,
-    /// Replies that had to wait until the socket was writable, however they ended.
+    /// Replies that had to wait for a later turn, mostly until the socket was writable, however they ended.
     pub waited: u64,
     /// The largest number of replies of one socket that waited at the same time.
     pub waiting_peak: u64,

@@ -3,6 +3,8 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
@@ -12,6 +14,7 @@ use super::endpoint::{Endpoint, Resources};
 use super::statistics::EndpointReport;
 use super::statistics_log::StatisticsLog;
 use crate::net::Socket;
+use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
 
 /// When the workers of a server stop, and what they do meanwhile.
@@ -53,12 +56,14 @@ impl Worker {
     }
 
     /// Serves, as the worker with this number, until a stop is requested; then answers what has already arrived and
-    /// sends what waits, for the grace time of the plan at most.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if polling failed or a socket became unusable.
-    pub fn run(&mut self, number: usize, plan: &Plan) -> Result<(), Error> {
+    /// sends what waits, for the grace time of the plan at most. Requests the stop of the others when it ends.
+    pub fn run(mut self, number: usize, plan: &Plan) -> Finished {
+        let _others = StopOnDrop(self.reactor.shutdown().clone());
+        let result = self.serve(number, plan);
+        (reports(&self.endpoints), result)
+    }
+
+    fn serve(&mut self, number: usize, plan: &Plan) -> Result<(), Error> {
         let Self { reactor, endpoints, resources } = self;
         let next_stats = plan.stats.as_ref().and_then(|stats| stats.next(Instant::now()));
         let mut serving =
@@ -71,10 +76,53 @@ impl Worker {
         serving.keys.push(clock);
         reactor.run(&mut serving)
     }
+}
 
-    /// Returns what became of the datagrams, endpoint by endpoint.
-    pub fn reports(&self) -> Vec<EndpointReport> {
-        reports(&self.endpoints)
+/// Also after a panic: the peers of a missing worker would stay unanswered.
+struct StopOnDrop(Shutdown);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.request();
+    }
+}
+
+/// What became of the datagrams of a worker, endpoint by endpoint. The result is an error if polling failed, a socket
+/// became unusable, or the worker panicked.
+pub type Finished = (Vec<EndpointReport>, Result<(), Error>);
+
+/// A thread that waits for the worker that it will run. It ends if it is dropped instead.
+#[derive(Debug)]
+pub struct WorkerThread {
+    worker: mpsc::Sender<(Worker, Arc<Plan>)>,
+    thread: JoinHandle<Option<Finished>>,
+}
+
+impl WorkerThread {
+    /// Starts a thread for the worker with this number, counted from 0.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Worker`] if the system refuses a thread.
+    pub fn start(number: usize) -> Result<Self, Error> {
+        let (worker, receiver) = mpsc::channel::<(Worker, Arc<Plan>)>();
+        let run = move || receiver.recv().ok().map(|(worker, plan)| worker.run(number, &plan));
+        let thread = thread::Builder::new().name(format!("worker {}", number + 1)).spawn(run);
+        let refused = |error| Error::Worker(format!("cannot start worker {}: {error}", number + 1));
+        Ok(Self { worker, thread: thread.map_err(refused)? })
+    }
+
+    /// Hands over the worker, which runs from now on.
+    pub fn run(&self, worker: Worker, plan: &Arc<Plan>) {
+        // The thread is waiting for it, so this cannot fail.
+        let _ = self.worker.send((worker, Arc::clone(plan)));
+    }
+
+    /// Waits until the worker has ended.
+    pub fn wait(self) -> Finished {
+        drop(self.worker);
+        let panicked = || (Vec::new(), Err(Error::Worker("a worker panicked".to_owned())));
+        self.thread.join().ok().flatten().unwrap_or_else(panicked)
     }
 }
 
@@ -170,7 +218,7 @@ impl Handler for Serving<'_> {
 impl Serving<'_> {
     /// Requests the stop once all workers together have received as many datagrams as the plan allows.
     fn count(&mut self, reactor: &Reactor<Task>) {
-        let Some(limit) = self.plan.count else { return };
+        let Some(limit) = self.plan.count.filter(|_| self.stop.is_none()) else { return };
         let received: u64 = self.endpoints.iter().map(Endpoint::received).sum();
         let new = received - self.counted;
         self.counted = received;

@@ -76,7 +76,10 @@ fn own_ports_are_answered_without_guard() {
 #[test]
 fn service_ports_are_refused() {
     run_in_namespace!();
-    let ports = [7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137, 138, 161, 389, 500, 1900, 5353, 11211];
+    let ports = [
+        7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137, 138, 161, 389, 500, 862, 1900, 5000, 5353, 10000, 11211, 12345,
+        20001,
+    ];
     let server = Server::start(&["hello@127.0.0.1:0", "--json", "-q"]);
     for port in ports {
         let source = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
@@ -259,23 +262,23 @@ fn flood_of_spoofed_sources_is_harmless() {
         }
     }
     assert_memory_is_small(&server);
-    // The table of the rate limit, and buffers for log lines.
+    // The tables of the rate limit and of loops, and buffers for log lines.
     let growth = server.status("RssAnon") - before;
     assert!(growth < 1024, "{growth} kB");
     let output = server.stop_and_account_for(1_000_000 + requests);
     let endpoint = output.endpoint();
-    for reason in ["unanswerable", "service_port", "own_port", "rate_limit"] {
+    for reason in ["unanswerable", "service_port", "own_port", "rate_limit", "loop"] {
         assert!(endpoint.count("refused", reason) > 0, "{reason}: {endpoint:?}");
     }
     // There is no route to 203.0.113.0/24.
     assert!(endpoint.count("failed", "ENETUNREACH") > 0, "{endpoint:?}");
-    // Each of the five kinds is logged at once, then once a minute, which a slow machine may need.
+    // Each of the six kinds is logged at once, then once a minute, which a slow machine may need.
     let (repeated, first): (Vec<_>, Vec<_>) =
         output.log.iter().partition(|line| line.contains(" since this was last logged)"));
-    assert!(repeated.len() as u64 <= 5 * (start.elapsed().as_secs() / 60), "{repeated:#?}");
+    assert!(repeated.len() as u64 <= 6 * (start.elapsed().as_secs() / 60), "{repeated:#?}");
     let count = |text| first.iter().filter(|line| line.contains(text)).count();
     // With the line at the start and the one at the end.
-    assert_eq!((count("Not answering "), count("Cannot send "), first.len()), (4, 1, 7), "{first:#?}");
+    assert_eq!((count("Not answering "), count("Cannot send "), first.len()), (5, 1, 8), "{first:#?}");
 }
 
 #[test]
@@ -291,7 +294,7 @@ fn ipv4_sources_of_an_ipv6_socket_follow_the_ipv4_rules() {
     let unanswerable = [([192, 0, 2, 2], 0), ([224, 0, 0, 1], 4000), ([240, 0, 0, 1], 4000), ([255; 4], 4000)];
     unanswerable.into_iter().for_each(|source| spoofing.send(source, on_port(4002), b"spoofed"));
     [53, 4001, 4002].into_iter().for_each(|port| spoofing.send(([192, 0, 2, 2], port), on_port(4002), b"spoofed"));
-    (0..200).for_each(|port| spoofing.send(([192, 0, 2, 2], 5000 + port), on_port(4002), b"many"));
+    (0..200).for_each(|port| spoofing.send(([192, 0, 2, 2], 6000 + port), on_port(4002), b"many"));
     // Loopback is exempt, and another address is another source.
     let local = connect(([127, 0, 0, 1], 4001).into());
     (0..50).for_each(|_| assert_eq!(request(&local, b"short").len(), 500));
@@ -301,4 +304,68 @@ fn ipv4_sources_of_an_ipv6_socket_follow_the_ipv4_rules() {
     let refused = ["unanswerable", "service_port", "own_port"].map(|reason| echo.count("refused", reason));
     assert_eq!(refused, [4, 1, 2], "{echo:?}");
     assert!(is_allowed(20, echo.get("answered") - 1, start.elapsed()), "{echo:?}");
+}
+
+#[test]
+fn rate_limit_counts_bytes_of_reply_packets() {
+    run_in_namespace!();
+    add_addresses();
+    // Packets of 3,000 bytes, the headers included, count as two.
+    for (server, source, length) in [("192.0.2.1", "192.0.2.2", 2_972), ("[2001:db8::1]", "2001:db8::2", 2_952)] {
+        for (option, limited) in [("--rate-limit=20", true), ("--rate-limit=0", false)] {
+            let server = Server::start(&[&format!("echo@{server}:4001"), "--json", "-q", option]);
+            let start = Instant::now();
+            let socket = client(source, server.address());
+            (0..40).for_each(|_| assert_eq!(socket.send(&vec![b'y'; length]).expect("sent"), length));
+            let endpoint = server.stop().endpoint();
+            let received = endpoint.get("received");
+            let most = if limited { 10 + (10.0 * start.elapsed().as_secs_f64()) as u64 + 1 } else { received };
+            let least = if limited { received.min(10) } else { received };
+            assert!((least..=most).contains(&endpoint.get("answered")), "{source} {option}: {endpoint:?}");
+        }
+    }
+}
+
+/// Uses up the limit of one source, then checks whether another source is still answered.
+fn assert_sources_are_apart(server: &str, noisy: &str, quiet: &[&str]) {
+    let server = Server::start(&[server, "--json", "-q", "--rate-limit=20"]);
+    // The server has fe80::1 on every link, `IP%INTERFACE`.
+    let connect = |source: &str| {
+        let ip =
+            source.split_once('%').map_or(server.address().ip().to_string(), |(_, link)| format!("fe80::1%{link}"));
+        let socket = UdpSocket::bind((source, 0)).expect("a free port");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        socket.connect((ip.as_str(), server.address().port())).expect("a connected socket");
+        socket
+    };
+    let flooding = connect(noisy);
+    (0..200).for_each(|_| assert_eq!(flooding.send(b"you").expect("sent"), 3));
+    for source in quiet {
+        let socket = connect(source);
+        (0..20).for_each(|_| assert_eq!(request(&socket, b"you"), b"you", "{source}"));
+    }
+    let endpoint = server.stop().endpoint();
+    assert!(endpoint.count("refused", "rate_limit") > 0, "{endpoint:?}");
+}
+
+#[test]
+fn rate_limit_distinguishes_hosts_behind_nat64() {
+    run_in_namespace!();
+    shell("for i in 1 2 3; do ip addr add 64:ff9b::192.0.2.$i/128 dev lo nodad; done");
+    assert_sources_are_apart("echo@[64:ff9b::192.0.2.1]:4001", "64:ff9b::192.0.2.2", &["64:ff9b::192.0.2.3"]);
+}
+
+#[test]
+fn rate_limit_distinguishes_link_local_hosts_and_links() {
+    run_in_namespace!();
+    // Two links, each with the server at one end and hosts at the other; the same address is on both links.
+    shell(
+        "for i in 1 2; do
+             ip link add server$i type veth peer name host$i
+             for device in server$i host$i; do ip link set $device addrgenmode none; ip link set $device up; done
+             ip addr add fe80::1/64 dev server$i nodad
+             ip addr add fe80::2/64 dev host$i nodad; ip addr add fe80::3/64 dev host$i nodad
+         done",
+    );
+    assert_sources_are_apart("echo@[::]:4001", "fe80::2%host1", &["fe80::3%host1", "fe80::2%host2"]);
 }

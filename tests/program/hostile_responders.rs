@@ -22,8 +22,6 @@ fn report(arguments: &[&str]) -> Value {
     let report: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error} in {output:?}"));
     let outcomes = ["answered", "lost", "late", "refused", "truncated", "altered"];
-    // bench knows the first two.
-    let outcomes = if arguments[0] == "bench" { &outcomes[..2] } else { &outcomes };
     let sum = outcomes.iter().map(|outcome| count(&report, outcome)).sum::<u64>();
     assert_eq!(count(&report, "sent"), sum, "{report}");
     report

@@ -151,7 +151,19 @@ fn log_option_overrides_rust_log() {
     for (level, arguments) in [(Some("warn"), &[][..]), (Some("off"), &[]), (Some("trace"), &["--log", "error"])] {
         assert_eq!(log(level, arguments), "", "{level:?} {arguments:?}");
     }
-    assert!(log(Some("nonsense"), &[]).contains(info));
+    for (level, arguments) in [(Some(""), &[][..]), (Some("nonsense"), &["--log", "info"]), (Some("INFO"), &[])] {
+        assert!(log(level, arguments).contains(info), "{level:?} {arguments:?}");
+    }
+}
+
+#[test]
+fn unknown_level_in_rust_log_is_a_usage_error() {
+    for level in ["nonsense", "udpong=debug", "5"] {
+        let output = run(udpong(&["serve", "hello@127.0.0.1:0", "--for", "1ms"]).env("RUST_LOG", level), b"");
+        let message = format!("udpong: RUST_LOG is {level:?}: write off, error, warn, info, debug or trace\n");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), message);
+        assert_eq!(output.status.code(), Some(2));
+    }
 }
 
 #[test]
@@ -255,4 +267,45 @@ fn reduced_buffer_size_is_logged() {
         assert_eq!(count(&default, " DEBUG ", 4 << 20), usize::from(limit < 4 << 20), "{name}");
         assert_eq!(count(&granted, "nothing", 0), 0, "{name}");
     }
+}
+
+#[test]
+fn datagram_lines_name_the_service_if_there_are_several() {
+    for several in [false, true] {
+        let services = ["hello@127.0.0.1:0", "reply=@127.0.0.1:0"];
+        let mut server = if several { Server::start_many(2, &services) } else { Server::start(&services[..1]) };
+        let suffix = |name: &str, i: usize| {
+            if several { format!(" by {name} on {}", server.addresses()[i]) } else { String::new() }
+        };
+        let mut expected =
+            vec!["y (1 byte)".to_owned() + &suffix("hello", 0), "Hello y (7 bytes)".to_owned() + &suffix("hello", 0)];
+        if several {
+            expected
+                .extend([" (0 bytes)".to_owned() + &suffix("reply", 1), " (0 bytes)".to_owned() + &suffix("reply", 1)]);
+        }
+        assert_eq!(request(&connect(server.address()), b"y"), b"Hello y");
+        if several {
+            assert_eq!(request(&connect(server.addresses()[1]), b""), b"");
+        }
+        server.wait_for_line("Sent response to ", usize::from(several));
+        let log = server.stop().log;
+        let lines =
+            log.iter().filter(|line| line.contains("Received message from ") || line.contains("Sent response to "));
+        let lines: Vec<_> = lines.map(|line| line.split_once(": ").expect("a message").1).collect();
+        assert_eq!(lines, expected);
+    }
+}
+
+#[test]
+fn trace_has_a_line_for_each_iteration_and_turn() {
+    let server = Server::start(&["hello@127.0.0.1:0", "--log=trace"]);
+    assert_eq!(request(&connect(server.address()), b"you"), b"Hello you");
+    let log = server.stop().log;
+    let message = |line: &str| line.split_once("] ").map(|(_, message)| message.to_owned());
+    let messages: Vec<_> = log.iter().filter_map(|line| message(line)).collect();
+    let received = messages.iter().position(|line| line.starts_with("Received message from ")).expect("a line");
+    assert_eq!(
+        messages[received - 2..received],
+        ["Iteration: timeout None, events 1, tasks ready 1", "Turn of Endpoint(0)"]
+    );
 }

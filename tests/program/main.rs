@@ -8,9 +8,12 @@
 //! | `services` | `serve`: what is replied, where it listens, several services and workers |
 //! | `compatibility` | `serve`: the five exercises byte for byte; foreign clients (socat, ncat, nping, check_udp) |
 //! | `reply_source` | `serve`: which address a reply leaves from |
-//! | `guard` | `serve`: which requests are refused; spoofed sources, loops, rate limit |
+//! | `guard` | `serve`: which requests are refused; spoofed sources, rate limit |
+//! | `loops` | `serve`: loops between two servers, over a wire with delay |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
+//! | `availability` | `serve`: start and stop with many services, a stuck stderr, refused threads, ignored signals |
 //! | `backpressure` | `serve`: replies that wait for a slow network |
+//! | `memory` | `serve`: what replies that wait take, in how many endpoints, and giving it back |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
 //! | `impair` | `serve`: replies that are lost, delayed, reordered, damaged on purpose |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
@@ -18,6 +21,7 @@
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
+//! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
@@ -26,16 +30,21 @@
 //! or the network to itself begins with `run_in_namespace!()`. Tests whose tools are missing are left out, and
 //! `tests/summary.rs` prints how many. What can be tested without the binary is a unit test next to the code.
 
+mod availability;
 mod backpressure;
 mod bench;
 mod compatibility;
 mod faults;
+mod flows;
 mod guard;
 mod harness;
 mod hostile_responders;
 mod impair;
 mod log;
+mod loops;
 mod manual;
+mod memory;
+mod outcomes;
 mod overload;
 mod ping;
 mod relay;

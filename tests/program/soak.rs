@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     Random, Server, SpoofingSocket, flood, request_until_answered, run, run_in_namespace, shell, udpong,
 };
+use crate::loops::assert_loops_end;
 
 /// How long, unless the environment variable SOAK is set (30s, 1h).
 const TIME: Duration = Duration::from_secs(600);
@@ -95,4 +96,33 @@ fn stays_small_and_counts_everything() {
     for reason in ["EHOSTUNREACH", "EACCES", "EINVAL"] {
         assert!(endpoints[0].count("failed", reason) > 0, "{reason}: {endpoints:?}");
     }
+}
+
+#[test]
+#[ignore = "it takes 10 minutes: make soak"]
+fn loops_between_servers_end() {
+    run_in_namespace!("python3");
+    // On loopback it takes seconds and two processors.
+    let [one, other] = ["echo@127.0.0.1:4001", "echo@127.0.0.1:4002"].map(|at| Server::start(&[at, "-q"]));
+    SpoofingSocket::new().send(([127, 0, 0, 1], 4002), one.address(), b"you");
+    let has_ended = |server: &Server| server.log().join("").contains("as in a loop");
+    let start = Instant::now();
+    while !has_ended(&one) && !has_ended(&other) {
+        assert!(start.elapsed() < TIME, "the loop on loopback goes on");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    let services = ["echo", "hello", "ack", "fixed", "discard", "reply=", "reply=<{}>", "reply={}!", "reply=x{}x"];
+    let (start, time, mut random) = (Instant::now(), time(), Random(0x5eed_5eed_5eed_5eed));
+    let mut rounds = 0;
+    while start.elapsed() < time {
+        let pairs = (0..16).map(|_| {
+            let mut service = || services[random.below(services.len())];
+            (service(), service(), 1 + random.below(10) as u64)
+        });
+        let pairs: Vec<_> = pairs.collect();
+        assert_loops_end(Duration::from_millis(random.below(10) as u64), &pairs);
+        rounds += 1;
+    }
+    println!("{rounds} rounds of 16 loops");
 }

@@ -22,7 +22,7 @@ fn one_line(what: &str, output: &Output, code: i32) -> String {
 
 #[test]
 fn wrong_service_is_exit_2_and_says_what_to_write() {
-    let wrong: [(&[&str], &str); 22] = [
+    let wrong: [(&[&str], &str); 23] = [
         (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard or reply=TEXT)"),
         (&[""], "there is no service \"\" (choose"),
         (&["Hello"], "there is no service \"Hello\" (choose"),
@@ -31,7 +31,11 @@ fn wrong_service_is_exit_2_and_says_what_to_write() {
         (&["reply=a {} b {} c@127.0.0.1:0"], "the message, {}, can appear in a reply only once"),
         (&["reply={@127.0.0.1:0"], "a single { in a reply: write {{ for a brace, {} for the message"),
         (&["reply=hi"], "reply=hi needs an address: write reply=hi@HOST:PORT"),
-        (&["reply=hi@:7000"], "reply=hi needs an address: write reply=hi@HOST:PORT"),
+        (
+            &["reply=hi@:7000"],
+            "reply=hi needs a host: write reply=hi@127.0.0.1:7000, or reply=hi@0.0.0.0:7000 for every address",
+        ),
+        (&["hello@5000"], "hello@5000 lacks a colon: write hello@:5000"),
         (&["discard"], "discard needs an address: write discard@HOST:PORT"),
         (&["hello@127.0.0.1:65536"], "\"65536\" is not a port: write a number from 1 to 65535, or 0 for any free one"),
         (&["hello@127.0.0.1:-1"], "\"-1\" is not a port"),
@@ -154,4 +158,21 @@ fn report_that_cannot_be_printed_is_exit_1() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.lines().last().is_some_and(|line| line.starts_with("udpong: cannot print the report: ")), "{error}");
+}
+
+#[test]
+fn target_that_is_a_port_or_a_message_is_not_looked_up() {
+    for (arguments, message) in [
+        (&["send", "5000", "hi"][..], "udpong: \"5000\" is a port without its colon: write :5000\n"),
+        (&["ping", "5000"], "udpong: \"5000\" is a port without its colon: write :5000\n"),
+        (
+            &["send", "Hello, server!"],
+            "udpong: \"Hello, server!\" is not an address: write HOST:PORT, :PORT, HOST or [IPV6]:PORT \
+             (to send it as a message: udpong send :5000 'Hello, server!')\n",
+        ),
+    ] {
+        let output = run(&mut udpong(arguments), b"");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), message);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
 }

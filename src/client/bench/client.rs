@@ -1,18 +1,17 @@
-//! One socket of a bench: what is in flight on it, and whether more may leave.
+//! One client of a bench: its flows, what is in flight on them, and whether more may leave.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mio::Interest;
-
+use super::results::Results;
 use crate::client::Error;
-use crate::client::probe::backlog::Backlog;
-use crate::client::probe::latency::Latencies;
+use crate::client::flow::{Flow, arrival, check_socket};
+use crate::client::probe::flows::{Choice, Flows};
+use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
-use crate::client::probe::tracker::{Answer, Tracker};
-use crate::client::target;
-use crate::net::{self, Outgoing, ReceiveBatch, Received, SendBatch, Socket, Transport};
+use crate::client::probe::tracker::{Answer, Attribution, Tracker};
+use crate::net::{IoBackend, Outgoing, ReceiveBatch, SendBatch, Transport};
 use crate::reactor::{Readiness, Wants};
 
 /// At most this many datagrams per turn leave before answers are received again.
@@ -43,143 +42,137 @@ impl Traffic {
     }
 }
 
-/// What all clients of one generator have measured.
-#[derive(Debug)]
-pub struct Results {
-    /// From when a datagram was due to its first answer.
-    pub latencies: Latencies,
-    /// From when a datagram was due to when it left.
-    pub lateness: Latencies,
-    /// Answers.
-    pub received: u64,
-    /// Their payloads, in bytes.
-    pub received_bytes: u64,
-    /// Whether there was ever an answer.
-    pub heard: bool,
-    /// How often the target's port was reported as closed.
-    pub refused: u64,
-    /// The first other error of a datagram.
-    pub error: Option<io::Error>,
+/// How a client sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// The address that its flows are connected to.
+    pub target: SocketAddr,
+    /// How datagrams are moved.
+    pub io: IoBackend,
+    /// At most this many datagrams in flight; 0 in an open loop, which has no limit and sends by schedule.
+    pub window: usize,
+    /// A datagram without an answer after this time is lost.
+    pub timeout: Duration,
+    /// At most this many flows.
+    pub flows: usize,
+    /// At most this many datagrams are remembered for late and duplicate answers.
+    pub remembered: usize,
 }
 
-impl Results {
-    /// Creates empty results.
-    pub fn new() -> Self {
-        Self {
-            latencies: Latencies::new(),
-            lateness: Latencies::new(),
-            received: 0,
-            received_bytes: 0,
-            heard: false,
-            refused: 0,
-            error: None,
-        }
-    }
-
-    /// Clears what was measured; whether the target answers or refuses stays known.
-    pub fn clear(&mut self) {
-        self.latencies.clear();
-        self.lateness.clear();
-        (self.received, self.received_bytes) = (0, 0);
-    }
-
-    /// Records the error of a datagram.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the socket itself is unusable.
-    fn note_error(&mut self, error: io::Error) -> Result<(), Error> {
-        if net::is_broken(&error) {
-            return Err(Error::Failed(format!("a socket became unusable: {error}")));
-        }
-        if error.kind() == io::ErrorKind::ConnectionRefused {
-            self.refused += 1;
-        } else {
-            self.error.get_or_insert(error);
-        }
-        Ok(())
-    }
-}
-
-/// A socket of a bench. Readiness is state, as with the server's endpoints.
+/// A client of a bench. It has one flow unless the target does not repeat the datagrams: see [`Flows`].
 #[derive(Debug)]
 pub struct Client {
-    socket: Socket,
+    setup: Setup,
     tracker: Tracker,
-    backlog: Backlog,
-    writable: bool,
+    flows: Vec<Flow>,
+    changes: Changes,
+    /// The next datagram waits for its flow to be writable.
+    blocked: bool,
     /// An event has just made it writable, which the schedule of an open loop may be waiting for.
     writable_again: bool,
-    /// At most this many datagrams in flight; 0 in an open loop, which has no limit and sends by schedule.
-    window: usize,
+    /// In a closed loop: how many datagrams were refused and keep their place in the window, and until when. Without this a
+    /// closed port would be flooded, as each refusal would let the next datagram leave.
+    held: usize,
+    held_until: Option<Instant>,
+}
+
+/// What the reactor has to learn of the flows of a client.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Flows that were opened, and the ones that they replace.
+    pub opened: Vec<(usize, Option<Flow>)>,
+    /// Flows whose deadline or interest has changed.
+    pub touched: Vec<usize>,
 }
 
 impl Client {
-    /// Creates a client with nothing in flight, which keeps `window` datagrams in flight by itself.
-    pub fn new(socket: Socket, window: usize, timeout: Duration) -> Self {
-        // Nothing is remembered after its timeout: late answers count as lost.
-        let tracker = Tracker::new(timeout, Duration::ZERO);
-        let backlog = Backlog::new(target::receive_buffer(&socket));
-        Self { socket, tracker, backlog, writable: true, writable_again: false, window }
+    /// Creates a client with one flow and nothing in flight.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the system refuses the socket.
+    pub fn new(setup: Setup) -> io::Result<Self> {
+        let mut tracker = Tracker::new(setup.timeout, Flows::new(setup.flows, false), setup.remembered);
+        let flow = Flow::open(setup.target, setup.io)?;
+        tracker.flow_opened(0);
+        Ok(Self {
+            setup,
+            tracker,
+            flows: vec![flow],
+            changes: Changes::default(),
+            blocked: false,
+            writable_again: false,
+            held: 0,
+            held_until: None,
+        })
     }
 
-    /// Records an event.
-    pub fn note(&mut self, readiness: Readiness, now: Instant) {
-        if readiness.readable {
-            self.backlog.arrived(now);
+    /// Records an event of a flow.
+    pub fn note(&mut self, flow: usize, readiness: Readiness, now: Instant) {
+        self.flows[flow].note(readiness, now);
+        if readiness.writable && self.blocked {
+            (self.blocked, self.writable_again) = (false, true);
         }
-        self.writable_again |= readiness.writable && !self.writable;
-        self.writable |= readiness.writable;
     }
 
-    /// Returns what the client waits for: events, its next timeout, or a turn.
-    pub fn wants(&self, sending: bool, segments: usize) -> Wants {
-        let interest = if self.writable { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+    /// Returns what a flow waits for: events, its next timeout, or a turn.
+    pub fn wants(&self, flow: usize, sending: bool, segments: usize) -> Wants {
+        let held_until = self.held_until.filter(|_| sending);
         Wants {
-            turn: !self.backlog.is_empty() || self.writable_again || (sending && self.may_send(segments)),
-            interest: Some(interest),
-            deadline: self.tracker.next_timeout(),
+            turn: !self.flows[flow].is_drained() || self.writable_again || (sending && self.may_send(flow, segments)),
+            interest: Some(self.flows[flow].interest()),
+            deadline: [self.tracker.next_timeout(flow), held_until].into_iter().flatten().min(),
         }
     }
 
-    /// Receives until more may leave, or the socket is empty; then fills the window if `sending`. An open loop receives
-    /// once: what is due does not wait for answers.
+    /// Receives on a flow until more may leave, or its socket is empty; then fills the window if `sending`. An open loop
+    /// receives once: what is due does not wait for answers.
     ///
     /// # Errors
     ///
     /// Returns an error if the socket is unusable.
     pub fn take_turn(
         &mut self,
+        flow: usize,
         now: Instant,
         sending: bool,
         traffic: &mut Traffic,
         results: &mut Results,
     ) -> Result<(), Error> {
         self.writable_again = false;
-        if self.tracker.next_timeout().is_some_and(|at| at <= now) {
+        if self.held_until.take_if(|until| *until <= now).is_some() {
+            self.held = 0;
+        }
+        if self.tracker.next_timeout(flow).is_some_and(|at| at <= now) {
             // A datagram is given up only if its answer is not in the socket.
-            self.backlog.arrived(now);
+            self.flows[flow].expect_answers(now);
         }
         for receives in 0..RECEIVES {
-            let enough = || self.window == 0 || (sending && self.may_send(traffic.segments));
-            if self.backlog.is_empty() || (receives > 0 && enough()) {
+            let enough =
+                || self.setup.window == 0 || (sending && self.repeats() && self.may_send(flow, traffic.segments));
+            if self.flows[flow].is_drained() || (receives > 0 && enough()) {
                 break;
             }
-            self.receive(now, traffic, results)?;
+            self.receive(flow, now, sending, traffic, results)?;
         }
-        if let Some(time) = self.backlog.received_by() {
-            while self.tracker.time_out(time).is_some() {}
-            while self.tracker.lose(time).is_some() {}
+        while let Some(error) = self.flows[flow].next_refusal() {
+            results.record_error(&error);
+            let refused = self.tracker.refuse_oldest(flow, now);
+            self.hold(refused, now);
+        }
+        if let Some(time) = self.flows[flow].received_by() {
+            while self.tracker.time_out(flow, time).is_some() {}
+            self.tracker.forget(time);
         }
         let mut left = BURST;
-        while sending && left > 0 && self.may_send(traffic.segments) {
+        while sending && left > 0 && self.may_send(flow, traffic.segments) {
             self.send(traffic.segments, None, traffic, results)?;
             left = left.saturating_sub(traffic.segments);
         }
         Ok(())
     }
 
-    /// Sends up to `count` datagrams with one send; returns how many left or failed.
+    /// Sends up to `count` datagrams on one flow with one send; returns how many left or failed.
     ///
     /// `due` is when they should have left; without it, they are due when they leave.
     ///
@@ -193,6 +186,14 @@ impl Client {
         traffic: &mut Traffic,
         results: &mut Results,
     ) -> Result<usize, Error> {
+        let flow = self.next_flow(Instant::now());
+        if self.changes.touched.last() != Some(&flow) {
+            self.changes.touched.push(flow);
+        }
+        if !self.flows[flow].is_writable() {
+            self.blocked = true;
+            return Ok(0);
+        }
         let Traffic { target, payload, payloads, segments, outgoing, .. } = traffic;
         let count = count.min(*segments);
         let size = payload.size();
@@ -205,19 +206,14 @@ impl Client {
             let payload = &payloads[place * size..(place + 1) * size];
             Outgoing { to: *target, from: None, parts: [payload, b"", b""] }
         }));
-        let result = self.send_all(&datagrams, due, results);
+        let result = self.send_all(flow, &datagrams, due, results);
         outgoing.put_back(datagrams);
         result
     }
 
-    /// Gives up everything that is in flight.
-    pub fn lose_rest(&mut self) {
-        while self.tracker.lose_rest().is_some() {}
-    }
-
     /// Returns whether a send may be tried.
     pub fn is_writable(&self) -> bool {
-        self.writable
+        !self.blocked
     }
 
     /// Returns how many datagrams are in flight.
@@ -230,18 +226,54 @@ impl Client {
         &self.tracker
     }
 
-    /// Starts counting again. Everything must have ended.
-    pub fn start_over(&mut self) {
-        self.tracker.reset_counts();
+    /// Forgets all datagrams and starts counting again.
+    pub fn start_over(&mut self, now: Instant) {
+        self.tracker.start_over(now);
+        (self.held, self.held_until) = (0, None);
     }
 
-    /// Returns the socket, for registering it.
-    pub fn socket_mut(&mut self) -> &mut Socket {
-        &mut self.socket
+    /// Returns the flows, for registering them.
+    pub fn flows_mut(&mut self) -> &mut [Flow] {
+        &mut self.flows
+    }
+
+    /// Returns what has changed in the flows; the caller takes it out.
+    pub fn changes_mut(&mut self) -> &mut Changes {
+        &mut self.changes
+    }
+
+    /// Returns the flow of the next datagram, and opens it if that is necessary and possible.
+    fn next_flow(&mut self, now: Instant) -> usize {
+        let index = match self.tracker.choose_flow(now) {
+            Choice::Use(index) => return index,
+            Choice::Open(index) => index,
+        };
+        match Flow::open(self.setup.target, self.setup.io) {
+            Ok(flow) => {
+                self.tracker.flow_opened(index);
+                let replaced = match self.flows.get_mut(index) {
+                    Some(old) => Some(std::mem::replace(old, flow)),
+                    None => {
+                        self.flows.push(flow);
+                        None
+                    }
+                };
+                self.changes.opened.push((index, replaced));
+                index
+            }
+            // Too many files are open, most likely: the flows that there are have to do.
+            Err(_) => {
+                self.tracker.cannot_open_flow();
+                match self.tracker.choose_flow(now) {
+                    Choice::Use(index) | Choice::Open(index) => index.min(self.flows.len() - 1),
+                }
+            }
+        }
     }
 
     fn send_all(
         &mut self,
+        flow: usize,
         datagrams: &[Outgoing<'_>],
         due: Option<Instant>,
         results: &mut Results,
@@ -249,155 +281,86 @@ impl Client {
         let mut done = 0;
         while done < datagrams.len() {
             let now = Instant::now();
-            let sent = self.socket.send(&datagrams[done..]);
-            // A refusal is the fate of an earlier datagram, and this one may be tried again. Any other error is its own:
-            // it stays in flight until its timeout, so that trying again does not spin.
+            let sent = self.flows[flow].socket.send(&datagrams[done..]);
+            // A refusal is that of an earlier datagram, and this one may be tried again. Any other error is its own.
             let again = |kind| matches!(kind, io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock);
             let failed = sent.error.as_ref().is_some_and(|error| !again(error.kind()));
             let left = sent.count + usize::from(failed);
             for _ in 0..left {
-                self.tracker.record_sent(due.unwrap_or(now), now);
-                if let Some(due) = due {
-                    results.lateness.record(now.saturating_duration_since(due));
-                }
+                self.tracker.record_sent(flow, due.unwrap_or(now), now);
+                results.record_sent(due, now);
             }
             done += left;
             match sent.error {
                 Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.writable = false;
+                    self.flows[flow].would_block();
+                    self.blocked = true;
                     break;
                 }
-                Some(error) => results.note_error(error)?,
+                Some(error) => {
+                    check_socket(&error)?;
+                    if failed {
+                        results.record_error(&error);
+                        let refused = self.tracker.refuse_last(now);
+                        self.hold(refused, now);
+                    } else {
+                        self.flows[flow].note_refusal(error, now);
+                    }
+                }
                 None => {}
             }
         }
         Ok(done)
     }
 
-    /// Receives one batch; `time` is a time before it.
-    fn receive(&mut self, time: Instant, traffic: &mut Traffic, results: &mut Results) -> Result<(), Error> {
-        let batch = &mut traffic.received;
-        let received = self.socket.receive(batch);
-        let now = Instant::now();
-        for datagram in batch.datagrams() {
-            results.heard = true;
-            results.received += 1;
-            results.received_bytes += datagram.payload.len() as u64;
+    /// Receives one batch on a flow; `before` is a time before it.
+    fn receive(
+        &mut self,
+        flow: usize,
+        before: Instant,
+        sending: bool,
+        traffic: &mut Traffic,
+        results: &mut Results,
+    ) -> Result<(), Error> {
+        let now = self.flows[flow].receive(before, &mut traffic.received)?;
+        for datagram in traffic.received.datagrams() {
             let found = traffic.payload.find_in(datagram.payload, self.tracker.next_sequence());
-            if let Answer::First { round_trip, .. } = self.tracker.match_answer(found, now) {
+            let time = arrival(&datagram, now);
+            let answer = self.tracker.match_answer(flow, found, time);
+            results.record_answer(datagram.payload.len(), time, sending);
+            if let Answer::First { outcome, round_trip, .. } = answer {
                 results.latencies.record(round_trip);
-            }
-        }
-        match received {
-            Received::Drained => self.backlog.drained(time),
-            Received::More => self.backlog.took(batch.charge(), now),
-            Received::Failed(error) => {
-                self.backlog.took(batch.charge(), now);
-                results.note_error(error)?;
+                results.answered_in_window += u64::from(sending && outcome == Outcome::Answered);
             }
         }
         Ok(())
     }
 
-    /// Returns whether the window has room for one more send. As long as answers do not repeat their datagrams and are
-    /// matched in order, everything that has arrived is received first.
-    fn may_send(&self, segments: usize) -> bool {
-        self.writable
-            && self.tracker.in_flight() + segments <= self.window
-            && (self.tracker.repeats()
-                || self.backlog.is_empty()
-                || self.backlog.received_by() > self.tracker.last_sent())
+    /// Keeps the place of a refused datagram in the window.
+    fn hold(&mut self, refused: Option<u64>, now: Instant) {
+        if self.setup.window > 0 && refused.is_some() {
+            self.held += 1;
+            self.held_until = now.checked_add(self.setup.timeout);
+        }
+    }
+
+    fn repeats(&self) -> bool {
+        self.tracker.attribution() == Some(Attribution::Content)
+    }
+
+    /// Returns whether the window has room for one more send, after a turn of `flow`.
+    ///
+    /// Until the first datagram has ended, one send is in flight, so that its answer shows whether the target repeats
+    /// datagrams. As long as answers do not repeat them, everything that has arrived is received first.
+    fn may_send(&self, flow: usize, segments: usize) -> bool {
+        let is_first = self.tracker.attribution().is_none() && self.tracker.counts().ended() == 0;
+        let window = if is_first { self.setup.window.min(segments) } else { self.setup.window };
+        let flow = &self.flows[flow];
+        !self.blocked
+            && self.tracker.in_flight() + self.held + segments <= window
+            && (self.repeats() || flow.is_drained() || flow.received_by() > self.tracker.last_sent())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::UdpSocket;
-
-    use super::*;
-    use crate::net::IoBackend;
-
-    /// A responder, a client of it with a window, and what the client uses.
-    struct Fixture {
-        responder: UdpSocket,
-        client: Client,
-        traffic: Traffic,
-        results: Results,
-    }
-
-    const READABLE: Readiness = Readiness { readable: true, writable: false };
-
-    impl Fixture {
-        fn new(window: usize) -> Self {
-            let responder = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-            responder.set_nonblocking(true).expect("a socket");
-            let address = responder.local_addr().expect("an address");
-            let socket = target::open(address, IoBackend::Portable).expect("a socket");
-            let client = Client::new(socket, window, Duration::from_secs(60));
-            let traffic = Traffic::new(address, 64, 1, ReceiveBatch::with_slots(1));
-            let mut fixture = Self { responder, client, traffic, results: Results::new() };
-            fixture.take_turn(Instant::now(), true);
-            fixture
-        }
-
-        fn take_turn(&mut self, now: Instant, sending: bool) {
-            self.client.take_turn(now, sending, &mut self.traffic, &mut self.results).expect("a turn");
-        }
-
-        /// Answers every datagram `times` times; loopback delivers before a send returns.
-        fn answer(&mut self, times: usize, answer: impl Fn(&[u8]) -> &[u8]) {
-            let mut datagram = [0; 100];
-            while let Ok((length, from)) = self.responder.recv_from(&mut datagram) {
-                for _ in 0..times {
-                    self.responder.send_to(answer(&datagram[..length]), from).expect("sent");
-                }
-            }
-            self.client.note(READABLE, Instant::now());
-        }
-
-        /// Returns how many were sent after a turn, and how many answers were duplicates.
-        fn sent_and_duplicate(&mut self) -> (u64, u64) {
-            assert!(self.client.wants(true, 1).turn);
-            self.take_turn(Instant::now(), true);
-            (self.client.tracker().counts().sent, self.client.tracker().counts().duplicate)
-        }
-    }
-
-    #[test]
-    fn next_datagram_leaves_before_a_duplicate_is_received() {
-        let mut fixture = Fixture::new(1);
-        fixture.answer(2, |datagram| datagram);
-        assert_eq!(fixture.sent_and_duplicate(), (2, 0));
-        assert_eq!(fixture.sent_and_duplicate(), (2, 1));
-        assert!(!fixture.client.wants(true, 1).turn, "drained, and waiting for an answer");
-    }
-
-    #[test]
-    fn answers_matched_in_order_are_received_before_the_next_datagram_leaves() {
-        let mut fixture = Fixture::new(1);
-        fixture.answer(2, |_| b"the same to everybody");
-        assert_eq!(fixture.sent_and_duplicate(), (2, 1));
-    }
-
-    #[test]
-    fn datagram_is_not_given_up_while_its_answer_is_unread() {
-        let mut fixture = Fixture::new(2 * RECEIVES);
-        fixture.answer(1, |datagram| datagram);
-        // As if this process had been stopped for an hour.
-        let later = Instant::now() + Duration::from_secs(3600);
-        fixture.take_turn(later, false);
-        assert_eq!(fixture.client.in_flight(), RECEIVES);
-        fixture.take_turn(later, false);
-        assert_eq!(fixture.client.tracker().counts().lost, 0);
-        assert_eq!(fixture.client.in_flight(), 0);
-    }
-
-    #[test]
-    fn datagram_is_given_up_once_the_socket_is_empty() {
-        let mut fixture = Fixture::new(1);
-        fixture.take_turn(Instant::now() + Duration::from_secs(59), false);
-        assert_eq!(fixture.client.in_flight(), 1);
-        fixture.take_turn(Instant::now() + Duration::from_secs(61), false);
-        assert_eq!((fixture.client.in_flight(), fixture.client.tracker().counts().lost), (0, 1));
-    }
-}
+mod tests;

@@ -1,24 +1,23 @@
 //! The load of a bench: clients in a closed loop, or a schedule over them in an open one.
 
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use mio::event::Source;
-
-use super::client::{Client, Results, Traffic};
+use super::client::{Client, Setup, Traffic};
+use super::results::Results;
+use super::run::{Run, State, Task};
+use crate::client::Error;
+use crate::client::probe::flows::MOST_FLOWS;
 use crate::client::probe::outcome::OutcomeCounts;
-use crate::client::probe::schedule::RateSchedule;
-use crate::client::{Error, linger, target};
+use crate::client::probe::tracker::MOST_REMEMBERED;
+use crate::client::report::{BenchReport, Silence};
+use crate::client::status_signal::StatusSignal;
 use crate::net::{IoBackend, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
-use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
+use crate::reactor::{Precision, Reactor};
 
-/// How often progress is reported.
-const PROGRESS: Duration = Duration::from_millis(50);
-
-/// At most this many sends per turn of an open loop.
-const BURST: usize = 64;
+/// About how many flows all clients may have together: half the files that a process may open by default.
+const ALL_FLOWS: usize = 512;
 
 /// What leaves, and what holds it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +31,7 @@ pub enum Load {
 /// The shape of the load.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// How many sockets.
+    /// How many clients.
     pub clients: usize,
     /// What leaves when.
     pub load: Load,
@@ -40,29 +39,35 @@ pub struct Shape {
     pub size: usize,
     /// How many datagrams one send carries.
     pub segments: usize,
-    /// When a datagram without an answer is lost.
+    /// A datagram without an answer after this time is lost, and an answer after it late.
     pub timeout: Duration,
+}
+
+impl Default for Shape {
+    /// One datagram of 56 bytes in flight.
+    fn default() -> Self {
+        Self { clients: 1, load: Load::InFlight(1), size: 56, segments: 1, timeout: Duration::from_secs(1) }
+    }
+}
+
+/// What happens during a run.
+#[derive(Debug)]
+pub enum Progress {
+    /// It has been sending for some time, and datagrams were answered.
+    Sending(Duration, u64),
+    /// A report was asked for by a signal.
+    Status(Box<BenchReport>),
+    /// A shutdown was requested, and datagrams in flight are waited for at most this long.
+    Waiting(Duration, usize),
 }
 
 /// Clients of one target, and the reactor that they run on.
 #[derive(Debug)]
 pub struct Generator {
-    shape: Shape,
     reactor: Reactor<Task>,
-    clients: Vec<Client>,
-    traffic: Traffic,
-    results: Results,
-}
-
-/// What the reactor gives turns to.
-#[derive(Clone, Copy, Debug)]
-enum Task {
-    /// A client, by its index.
-    Client(usize),
-    /// Sends what is due in an open loop, on one client after the other.
-    Schedule,
-    /// Ends the run, and reports progress meanwhile.
-    Clock,
+    state: State,
+    /// How long the last run was sending, and was without an answer at the end.
+    window: (Duration, Silence),
 }
 
 impl Generator {
@@ -78,274 +83,71 @@ impl Generator {
             Load::InFlight(window) => (window, IoBackend::Auto, ReceiveBatch::new(), Precision::Milliseconds),
             Load::Rate(_) => (0, IoBackend::Auto, ReceiveBatch::new(), Precision::Exact),
         };
+        let clients = shape.clients.max(1);
+        let flows = (ALL_FLOWS / clients).clamp(2, MOST_FLOWS);
+        let remembered = (MOST_REMEMBERED / clients).max(64);
+        let setup = Setup { target, io, window, timeout: shape.timeout, flows, remembered };
         let open = |number: usize| {
-            let socket = target::open(target, io)
-                .map_err(|error| Error::Failed(format!("cannot open client {number} of {}: {error}", shape.clients)))?;
-            Ok(Client::new(socket, window, shape.timeout))
+            Client::new(setup)
+                .map_err(|error| Error::Failed(format!("cannot open client {number} of {}: {error}", shape.clients)))
         };
-        Ok(Self {
+        let state = State {
+            target,
             shape,
-            reactor: Reactor::with_precision(shutdown, precision)?,
             clients: (1..=shape.clients).map(open).collect::<Result<_, Error>>()?,
             traffic: Traffic::new(target, shape.size, shape.segments, received),
             results: Results::new(),
-        })
+            status: None,
+        };
+        let reactor = Reactor::with_precision(shutdown, precision)?;
+        Ok(Self { reactor, state, window: (Duration::ZERO, Silence::default()) })
     }
 
-    /// Sends for `time`, then waits for what is in flight; returns how long it sent. Counts begin at zero.
+    /// Makes SIGQUIT report [`Progress::Status`].
     ///
-    /// A shutdown ends the sending. `progress` is called now and then with how long it has been sending, and how many
-    /// answers came back.
+    /// # Errors
+    ///
+    /// Returns [`Error::Failed`] if the system refuses the handler.
+    pub(super) fn watch_status(&mut self) -> Result<(), Error> {
+        self.state.status = Some(StatusSignal::new()?);
+        Ok(())
+    }
+
+    /// Sends for `time`, then waits for what is in flight unless the shutdown is forced. Counts begin at zero.
+    ///
+    /// A shutdown ends the sending.
     ///
     /// # Errors
     ///
     /// Returns [`Error::Failed`] if polling failed or a socket became unusable.
-    pub fn run(&mut self, time: Duration, progress: impl FnMut(Duration, u64)) -> Result<Duration, Error> {
-        let Self { shape, reactor, clients, traffic, results } = self;
-        results.clear();
-        clients.iter_mut().for_each(Client::start_over);
+    pub fn run(&mut self, time: Duration, progress: impl FnMut(Progress)) -> Result<(), Error> {
+        let Self { reactor, state, window } = self;
         let start = Instant::now();
-        let schedule = match shape.load {
-            Load::Rate(rate) => Some(RateSchedule::new(start, rate, shape.segments as u64)),
-            Load::InFlight(_) => None,
-        };
-        let mut run = Run {
-            shape: *shape,
-            clients,
-            traffic,
-            results,
-            progress,
-            keys: Vec::new(),
-            schedule,
-            schedule_key: None,
-            blocked: false,
-            clock_key: None,
-            start,
-            end: start.checked_add(time),
-            next_progress: start,
-            phase: Phase::Sending,
-            in_flight: 0,
-        };
-        if time.is_zero() || run.is_over(reactor.shutdown()) {
-            return Ok(Duration::ZERO);
+        state.results.clear();
+        state.clients.iter_mut().for_each(|client| client.start_over(start));
+        *window = (Duration::ZERO, Silence::default());
+        if time.is_zero() || reactor.shutdown().is_requested() || state.results.nobody_listens() {
+            return Ok(());
         }
-        for index in 0..shape.clients {
-            let key = reactor.insert(Task::Client(index), &mut run)?;
-            run.keys.push(key);
-        }
-        if run.schedule.is_some() {
-            run.schedule_key = Some(reactor.insert(Task::Schedule, &mut run)?);
-        }
-        run.clock_key = Some(reactor.insert(Task::Clock, &mut run)?);
-        let result = reactor.run(&mut run);
+        let mut run = Run::new(state, start, time, progress);
+        let result = run.insert_tasks(reactor).and_then(|()| reactor.run(&mut run));
         run.remove_tasks(reactor);
-        let sent_for = run.sent_for();
-        result.map(|()| sent_for)
+        *window = run.window();
+        result
     }
 
     /// Returns how the datagrams of the last run ended.
     pub fn counts(&self) -> OutcomeCounts {
-        let mut counts = OutcomeCounts::default();
-        self.clients.iter().for_each(|client| counts.add(client.tracker().counts()));
-        counts
+        self.state.counts()
     }
 
-    /// Returns what the clients have measured in the last run.
-    pub fn results(&self) -> &Results {
-        &self.results
-    }
-
-    /// Returns whether a shutdown was requested, or nobody listens.
-    pub fn is_over(&self) -> bool {
-        self.reactor.shutdown().is_requested() || self.nobody_listens()
+    /// Returns what was measured in the last run.
+    pub fn report(&self) -> BenchReport {
+        self.state.report(self.window)
     }
 
     /// Returns whether the only thing that ever came back is that the port is closed.
-    pub fn nobody_listens(&self) -> bool {
-        nobody_listens(&self.results)
-    }
-}
-
-fn nobody_listens(results: &Results) -> bool {
-    results.refused > 0 && !results.heard
-}
-
-/// A run of a generator: sending, then draining.
-struct Run<'a, P> {
-    shape: Shape,
-    clients: &'a mut [Client],
-    traffic: &'a mut Traffic,
-    results: &'a mut Results,
-    progress: P,
-    /// Of the clients.
-    keys: Vec<Key>,
-    schedule: Option<RateSchedule>,
-    schedule_key: Option<Key>,
-    /// No client is writable, so the schedule waits for one.
-    blocked: bool,
-    clock_key: Option<Key>,
-    start: Instant,
-    /// When sending ends; `None` if that is beyond the clock's range.
-    end: Option<Instant>,
-    next_progress: Instant,
-    phase: Phase,
-    /// On all clients.
-    in_flight: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Sending,
-    /// What is in flight may still be answered.
-    Draining {
-        sent_for: Duration,
-        /// Once nothing is in flight: when to stop waiting for duplicates.
-        until: Option<Instant>,
-    },
-}
-
-impl<P: FnMut(Duration, u64)> Handler for Run<'_, P> {
-    type Task = Task;
-    type Error = Error;
-
-    fn note(&mut self, task: Task, readiness: Readiness, now: Instant) {
-        if let Task::Client(index) = task {
-            self.clients[index].note(readiness, now);
-        }
-    }
-
-    fn wants(&self, task: Task) -> Wants {
-        let sending = self.phase == Phase::Sending;
-        let deadline = match task {
-            Task::Client(index) => return self.clients[index].wants(sending, self.shape.segments),
-            Task::Schedule => self.next_due().filter(|_| !self.blocked),
-            Task::Clock => match self.phase {
-                Phase::Sending => Some(self.end.map_or(self.next_progress, |end| end.min(self.next_progress))),
-                Phase::Draining { until, .. } => until,
-            },
-        };
-        Wants { deadline, ..Wants::default() }
-    }
-
-    fn take_turn(&mut self, task: Task, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
-        match task {
-            Task::Client(index) => {
-                let sending = self.phase == Phase::Sending;
-                self.with_client(index, |client, traffic, results| client.take_turn(now, sending, traffic, results))?;
-                if self.blocked && self.clients[index].is_writable() {
-                    self.blocked = false;
-                    self.schedule_key.into_iter().for_each(|key| reactor.touch(key));
-                }
-                Ok(())
-            }
-            Task::Schedule => self.send_due(now, reactor),
-            Task::Clock => {
-                if self.phase == Phase::Sending && self.end.is_some_and(|end| end <= now) {
-                    self.drain(reactor);
-                }
-                if self.next_progress <= now {
-                    (self.progress)(now.saturating_duration_since(self.start), self.results.received);
-                    self.next_progress = now + PROGRESS;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn source(&mut self, task: Task) -> Option<&mut dyn Source> {
-        match task {
-            Task::Client(index) => Some(self.clients[index].socket_mut()),
-            Task::Schedule | Task::Clock => None,
-        }
-    }
-
-    fn before_wait(&mut self, reactor: &mut Reactor<Task>) -> Result<ControlFlow<()>, Error> {
-        if nobody_listens(self.results) {
-            return Ok(ControlFlow::Break(()));
-        }
-        if self.phase == Phase::Sending && reactor.shutdown().is_requested() {
-            self.drain(reactor);
-        }
-        if let Phase::Draining { until, .. } = &mut self.phase
-            && self.in_flight == 0
-        {
-            let now = Instant::now();
-            if until.is_none() {
-                *until = now.checked_add(linger(&self.results.latencies, self.shape.timeout));
-                self.clock_key.into_iter().for_each(|key| reactor.touch(key));
-            }
-            if until.is_none_or(|until| until <= now) {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-}
-
-impl<P: FnMut(Duration, u64)> Run<'_, P> {
-    fn is_over(&self, shutdown: &Shutdown) -> bool {
-        shutdown.is_requested() || nobody_listens(self.results)
-    }
-
-    /// Ends the sending.
-    fn drain(&mut self, reactor: &mut Reactor<Task>) {
-        self.phase = Phase::Draining { sent_for: self.start.elapsed(), until: None };
-        self.keys.iter().chain(&self.schedule_key).chain(&self.clock_key).for_each(|key| reactor.touch(*key));
-    }
-
-    fn sent_for(&self) -> Duration {
-        match self.phase {
-            Phase::Sending => self.start.elapsed(),
-            Phase::Draining { sent_for, .. } => sent_for,
-        }
-    }
-
-    fn remove_tasks(&mut self, reactor: &mut Reactor<Task>) {
-        for (client, key) in self.clients.iter_mut().zip(&self.keys) {
-            client.lose_rest();
-            reactor.remove(*key, Some(client.socket_mut()));
-        }
-        self.schedule_key.into_iter().chain(self.clock_key).for_each(|key| reactor.remove(key, None));
-    }
-
-    /// Returns when the next datagram of an open loop is due.
-    fn next_due(&self) -> Option<Instant> {
-        let schedule = self.schedule.as_ref().filter(|_| self.phase == Phase::Sending)?;
-        Some(schedule.next()).filter(|due| self.end.is_none_or(|end| *due < end))
-    }
-
-    /// Sends what is due, on one client after the other; a client that is not writable is passed over.
-    fn send_due(&mut self, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
-        for _ in 0..BURST {
-            let (Some(due), Some(schedule)) = (self.next_due().filter(|due| *due <= now), &self.schedule) else {
-                break;
-            };
-            let together = schedule.left_in_group();
-            let clients = self.clients.len();
-            let first = usize::try_from(schedule.group() % clients as u64).unwrap_or(0);
-            let writable = (first..clients).chain(0..first).find(|index| self.clients[*index].is_writable());
-            let Some(index) = writable else {
-                self.blocked = true;
-                break;
-            };
-            let sent =
-                self.with_client(index, |client, traffic, results| client.send(together, Some(due), traffic, results))?;
-            self.schedule.iter_mut().for_each(|schedule| schedule.advance(sent));
-            reactor.touch(self.keys[index]);
-        }
-        Ok(())
-    }
-
-    /// Lets a client act, and keeps count of what is in flight.
-    fn with_client<R>(
-        &mut self,
-        index: usize,
-        act: impl FnOnce(&mut Client, &mut Traffic, &mut Results) -> Result<R, Error>,
-    ) -> Result<R, Error> {
-        let client = &mut self.clients[index];
-        let before = client.in_flight();
-        let result = act(client, self.traffic, self.results)?;
-        self.in_flight = self.in_flight + client.in_flight() - before;
-        Ok(result)
+    pub(super) fn nobody_listens(&self) -> bool {
+        self.state.results.nobody_listens()
     }
 }

@@ -1,20 +1,21 @@
 //! `bench`: loads a responder and reports what was measured.
 
-pub(crate) mod client;
-pub(crate) mod generator;
+mod client;
+mod generator;
+mod results;
+mod run;
 
-pub use generator::{Generator, Load, Shape};
+pub use generator::{Generator, Load, Progress, Shape};
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::probe::limits::Limits;
-use super::report::{BenchReport, Measurement};
+use super::report::BenchReport;
 use super::target::{self, Family};
-use super::{Error, cannot_write, print_json};
+use super::{Error, notify, wait_notice};
 use crate::net::LONGEST_PAYLOAD;
 use crate::reactor::shutdown::Shutdown;
 
@@ -29,82 +30,79 @@ pub struct Options {
     pub warm_up: Duration,
     /// Which addresses of the target's name are used.
     pub family: Family,
-    /// Whether the report is a JSON object.
+    /// Whether the report is printed as a JSON object.
     pub json: bool,
-    /// What the result must not exceed.
+    /// What the result must not exceed, for [`BenchReport::check`].
     pub limits: Limits,
 }
 
-/// A load, ready to be run.
-#[derive(Debug)]
-pub struct Bench {
-    address: SocketAddr,
-    options: Options,
-    generator: Generator,
-}
-
-impl Bench {
-    /// Finds the target and opens a socket for each client; `shutdown` ends the measurement early.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`Error::Usage`] if the options contradict each other or the target is not an address; [`Error::Failed`] for
-    /// any other failure.
-    pub fn new(target: &str, options: Options, shutdown: &Shutdown) -> Result<Self, Error> {
-        check(&options.shape)?;
-        let address = target::resolve(target, options.family)?;
-        let generator = Generator::new(address, options.shape, shutdown)?;
-        Ok(Self { address, options, generator })
-    }
-
-    /// Measures until the time is over or a shutdown is requested, and prints the report. Progress goes to stderr.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`Error::Unmet`] if there was no answer or a limit is exceeded, [`Error::Failed`] for any other failure.
-    pub fn run(&mut self, out: &mut dyn Write, errors: &mut dyn Write) -> Result<(), Error> {
-        let Self { address, options, generator } = self;
-        if !options.warm_up.is_zero() {
-            run(generator, "warming up", options.warm_up)?;
+impl Default for Options {
+    /// The [default load](Shape::default) for five seconds.
+    fn default() -> Self {
+        Self {
+            shape: Shape::default(),
+            time: Duration::from_secs(5),
+            warm_up: Duration::ZERO,
+            family: Family::default(),
+            json: false,
+            limits: Limits::default(),
         }
-        let time = if generator.is_over() { Duration::ZERO } else { options.time };
-        let time = run(generator, "measuring", time)?;
-        let report = BenchReport::new(*address, &measured(&options.shape, time, generator));
-        let nobody_listens = generator.nobody_listens();
-        if options.json {
-            print_json(out, &report)?;
-        } else if !nobody_listens {
-            write!(out, "{report}").and_then(|()| out.flush()).map_err(cannot_write)?;
-        }
-        if nobody_listens {
-            return Err(Error::Unmet(format!("nobody listens on {address} (port unreachable)")));
-        }
-        if let Some(error) = &generator.results().error {
-            let _ = writeln!(errors, "udpong: some datagrams met an error: {error}");
-        }
-        if let Some(warning) = report.generator_warning() {
-            let _ = writeln!(errors, "udpong: {warning}");
-        }
-        report.check(&options.limits)
     }
 }
 
-fn measured<'a>(shape: &Shape, time: Duration, generator: &'a Generator) -> Measurement<'a> {
-    let (counts, results) = (generator.counts(), generator.results());
-    let rate = match shape.load {
-        Load::Rate(rate) => rate,
-        Load::InFlight(_) => 0,
-    };
-    Measurement {
-        time,
-        clients: shape.clients,
-        counts,
-        sent_bytes: counts.sent * shape.size as u64,
-        answered_bytes: results.received_bytes,
-        latencies: &results.latencies,
-        lateness: (rate > 0).then_some(&results.lateness),
-        rate,
+/// Measures until the time is over or a shutdown is requested; returns the report, which it does not print.
+///
+/// The process's SIGQUIT is made to print the report so far: to `out` or, if that is for JSON only, to `errors`, to which
+/// notices go too. Progress is drawn on stderr if it is a terminal. If the target's name has several addresses and the port
+/// of one is closed, the next one is tried as long as nothing was heard.
+///
+/// # Errors
+///
+/// Returns [`Error::Usage`] if the options contradict each other or the target is not an address, [`Error::Interrupted`] if
+/// its name was still being looked up at the shutdown, and [`Error::Failed`] for any other failure. That no answer came is
+/// not an error here, but for [`BenchReport::check`].
+pub fn bench(
+    target: &str,
+    options: &Options,
+    shutdown: &Shutdown,
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> Result<BenchReport, Error> {
+    check(&options.shape)?;
+    let addresses = target::resolve(target, options.family, shutdown)?;
+    for (place, address) in addresses.iter().enumerate() {
+        let mut generator = Generator::new(*address, options.shape, shutdown)?;
+        generator.watch_status()?;
+        measure(&mut generator, options, shutdown, out, errors)?;
+        match addresses.get(place + 1) {
+            Some(next) if generator.nobody_listens() && !shutdown.is_requested() => {
+                notify(errors, &format_args!("nobody listens on {address} (port unreachable); trying {next}"));
+            }
+            _ => return Ok(generator.report()),
+        }
     }
+    Err(Error::Failed(format!("{target:?} has no address")))
+}
+
+/// Warms up and measures. The results are those of the warm-up if it was stopped.
+fn measure(
+    generator: &mut Generator,
+    options: &Options,
+    shutdown: &Shutdown,
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> Result<(), Error> {
+    if !options.warm_up.is_zero() {
+        run(generator, "warming up", options.warm_up, options.json, out, errors)?;
+        if shutdown.is_requested() {
+            notify(errors, &"stopped during the warm-up, which the report is about");
+            return Ok(());
+        }
+        if generator.nobody_listens() {
+            return Ok(());
+        }
+    }
+    run(generator, "measuring", options.time, options.json, out, errors)
 }
 
 fn check(shape: &Shape) -> Result<(), Error> {
@@ -123,17 +121,33 @@ fn check(shape: &Shape) -> Result<(), Error> {
 }
 
 /// Runs the load with a progress bar, which is drawn on a terminal only.
-fn run(generator: &mut Generator, what: &'static str, time: Duration) -> Result<Duration, Error> {
+fn run(
+    generator: &mut Generator,
+    what: &'static str,
+    time: Duration,
+    json: bool,
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> Result<(), Error> {
     let length = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:40} {msg}") {
         bar.set_style(style);
     }
     bar.set_prefix(what);
-    let result = generator.run(time, |sent_for, answers| {
-        if !bar.is_hidden() {
-            bar.set_message(format!("{:.0} answers/s", answers as f64 / sent_for.as_secs_f64().max(0.001)));
-            bar.set_position(u64::try_from(sent_for.as_millis()).unwrap_or(u64::MAX));
+    let result = generator.run(time, |progress| match progress {
+        Progress::Sending(time, answers) if !bar.is_hidden() => {
+            bar.set_message(format!("{:.0} answers/s", answers as f64 / time.as_secs_f64().max(0.001)));
+            bar.set_position(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        }
+        Progress::Sending(..) => {}
+        Progress::Status(report) => bar.suspend(|| {
+            // A reader that has gone is found when the report at the end is printed.
+            let _ = if json { write!(errors, "{report}") } else { write!(out, "{report}").and_then(|()| out.flush()) };
+        }),
+        Progress::Waiting(left, 1) => bar.suspend(|| notify(errors, &wait_notice(left, "1 datagram"))),
+        Progress::Waiting(left, datagrams) => {
+            bar.suspend(|| notify(errors, &wait_notice(left, &format!("{datagrams} datagrams"))));
         }
     });
     bar.finish_and_clear();

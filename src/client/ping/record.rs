@@ -1,55 +1,85 @@
 //! What is known of the probes of a ping, and its output.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Format, Options};
-use crate::client::probe::latency::Latencies;
-use crate::client::probe::limits::Limits;
-use crate::client::probe::outcome::Outcome;
+use crate::client::flow::check_socket;
+use crate::client::probe::flows::{Flows, MOST_FLOWS};
+use crate::client::probe::latency::{Latencies, Median};
 use crate::client::probe::payload::Payload;
-use crate::client::probe::tracker::{Answer, Tracker};
-use crate::client::report::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
-use crate::client::{Error, cannot_write, linger, print_json};
-use crate::net;
+use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
+use crate::client::report::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome, attribution_note};
+use crate::client::{Error, cannot_write, linger, notify, print_json, wait_notice};
 
-/// How long after its timeout an answer still counts as late.
-const LATE_FOR: Duration = Duration::from_secs(60);
-
-/// The probes, and the output for them.
+/// The probes to one address, and the output for them.
 pub(super) struct Record<'a> {
     pub(super) target: SocketAddr,
-    format: Format,
     pub(super) payload: Payload,
-    timeout: Duration,
-    interval: Duration,
     pub(super) tracker: Tracker,
+    options: Options,
+    start: Instant,
     latencies: Latencies,
+    /// The port and the round trips of each flow, if they are to be reported.
+    flows: Vec<(u16, Median)>,
+    /// How answers were matched when that was last printed.
+    printed: Option<Attribution>,
+    /// Whether any answer came.
+    heard: bool,
+    refusal: Refusal,
     out: &'a mut dyn Write,
+    errors: &'a mut dyn Write,
+}
+
+/// What a closed port means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The outcome of a probe.
+    Counts,
+    /// As long as nothing was heard: that another address should be tried.
+    Ends,
+    /// It has ended this attempt.
+    Ended,
 }
 
 impl<'a> Record<'a> {
-    pub(super) fn new(target: SocketAddr, options: &Options, out: &'a mut dyn Write) -> Self {
+    pub(super) fn new(
+        target: SocketAddr,
+        options: &Options,
+        out: &'a mut dyn Write,
+        errors: &'a mut dyn Write,
+    ) -> Self {
+        let flows = Flows::new(options.flows.unwrap_or(MOST_FLOWS), options.flows.is_some());
         Self {
             target,
-            format: options.format,
             payload: Payload::new(options.size),
-            timeout: options.timeout,
-            interval: options.interval,
-            tracker: Tracker::new(options.timeout, LATE_FOR),
+            tracker: Tracker::new(options.timeout, flows, MOST_REMEMBERED),
+            options: options.clone(),
+            start: Instant::now(),
             latencies: Latencies::new(),
+            flows: Vec::new(),
+            printed: None,
+            heard: false,
+            refusal: Refusal::Counts,
             out,
+            errors,
         }
+    }
+
+    /// Returns the number of flows that was asked for.
+    pub(super) fn fixed_flows(&self) -> Option<usize> {
+        self.options.flows
     }
 
     /// Prints the first line. `written` is the target as the user wrote it.
     pub(super) fn begin(&mut self, written: &str) -> Result<(), Error> {
-        if !matches!(self.format, Format::Text | Format::Summary) {
+        if !matches!(self.options.format, Format::Text | Format::Summary) {
             return Ok(());
         }
         let (target, size) = (self.target, self.payload.size());
-        let interval = humantime::format_duration(self.interval);
+        let interval = humantime::format_duration(self.options.interval);
         write!(self.out, "UDP PING {written} ({target}): {size} bytes every {interval}").map_err(cannot_write)?;
         if !self.payload.is_tagged() {
             write!(self.out, ", too short to be recognised in an answer").map_err(cannot_write)?;
@@ -57,38 +87,78 @@ impl<'a> Record<'a> {
         writeln!(self.out).and_then(|()| self.out.flush()).map_err(cannot_write)
     }
 
-    /// Matches an answer with its probe.
-    pub(super) fn answer(&mut self, bytes: &[u8], now: Instant) -> Result<(), Error> {
-        let found = self.payload.find_in(bytes, self.tracker.next_sequence());
-        let first = self.tracker.counts().with_answer() == 0;
-        let answer = self.tracker.match_answer(found, now);
-        self.line(&AnswerLine { target: self.target, answer, bytes: bytes.len() })?;
-        if let Answer::First { sequence, outcome, round_trip, reordered } = answer {
-            self.latencies.record(round_trip);
-            if first && found.is_none() {
-                self.line(&IN_ORDER)?;
-            }
-            let rtt_ms = Some(round_trip.as_nanos() as f64 / 1e6);
-            self.object(&ProbeObject { seq: sequence + 1, outcome, rtt_ms, bytes: Some(bytes.len()), reordered })?;
-        }
-        Ok(())
+    /// Makes a closed port end the attempt, as long as nothing was heard, instead of counting.
+    pub(super) fn expect_refusal(&mut self) {
+        self.refusal = Refusal::Ends;
     }
 
-    /// Records an error that ICMP reported, as that of the oldest probe in flight: nothing identifies the probe.
-    pub(super) fn refused(&mut self, error: &io::Error) -> Result<(), Error> {
-        if net::is_broken(error) {
-            return Err(Error::Failed(format!("the socket became unusable: {error}")));
+    /// Returns whether the port was closed before anything was heard, and that was [expected](Self::expect_refusal).
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusal == Refusal::Ended
+    }
+
+    /// Records that a socket was opened as a flow.
+    pub(super) fn flow_opened(&mut self, flow: usize, port: u16) {
+        self.tracker.flow_opened(flow);
+        if self.options.flows.is_some() {
+            self.flows.push((port, Median::new()));
         }
-        let sequence = self.tracker.refuse_oldest();
+    }
+
+    /// Records that the next probe was sent.
+    pub(super) fn sent(&mut self, flow: usize, now: Instant) {
+        self.tracker.record_sent(flow, now, now);
+    }
+
+    /// Matches an answer with its probe.
+    pub(super) fn answer(&mut self, flow: usize, bytes: &[u8], now: Instant) -> Result<(), Error> {
+        self.heard = true;
+        let found = self.payload.find_in(bytes, self.tracker.next_sequence());
+        let answer = self.tracker.match_answer(flow, found, now);
+        let length = bytes.len();
+        self.line(&AnswerLine { target: self.target, answer, bytes: length })?;
+        let attribution = self.tracker.attribution();
+        if self.printed != attribution {
+            self.printed = attribution;
+            attribution.and_then(attribution_note).map_or(Ok(()), |note| self.line(&note))?;
+        }
+        match answer {
+            Answer::First { sequence, outcome, round_trip, reordered } => {
+                self.latencies.record(round_trip);
+                if let Some((_, median)) = self.flows.get_mut(flow) {
+                    median.record(round_trip);
+                }
+                let rtt_ms = Some(round_trip.as_nanos() as f64 / 1e6);
+                let bytes = Some(length);
+                self.object(Some(sequence), StreamOutcome::from(outcome), |object| ProbeObject {
+                    rtt_ms,
+                    bytes,
+                    reordered,
+                    ..object
+                })
+            }
+            Answer::Duplicate(sequence) => {
+                self.object(sequence, StreamOutcome::Duplicate, |object| ProbeObject { bytes: Some(length), ..object })
+            }
+            Answer::Unmatched => Ok(()),
+        }
+    }
+
+    /// Records an error that ICMP reported on a flow, as that of its oldest probe in flight.
+    pub(super) fn refused(&mut self, flow: usize, error: &io::Error, now: Instant) -> Result<(), Error> {
+        let closed = error.kind() == io::ErrorKind::ConnectionRefused;
+        if closed && !self.heard && self.refusal != Refusal::Counts {
+            self.refusal = Refusal::Ended;
+            return Ok(());
+        }
+        let sequence = self.tracker.refuse_oldest(flow, now);
         self.refuse(sequence, error)
     }
 
     /// Records that the last probe could not be sent.
-    pub(super) fn refused_to_send(&mut self, error: &io::Error) -> Result<(), Error> {
-        if net::is_broken(error) {
-            return Err(Error::Failed(format!("the socket became unusable: {error}")));
-        }
-        let sequence = self.tracker.refuse_last();
+    pub(super) fn refused_to_send(&mut self, error: &io::Error, now: Instant) -> Result<(), Error> {
+        check_socket(error)?;
+        let sequence = self.tracker.refuse_last(now);
         self.refuse(sequence, error)
     }
 
@@ -103,73 +173,77 @@ impl<'a> Record<'a> {
             }
             _ => self.line(&format_args!("seq={seq} refused: {error}"))?,
         }
-        self.object(&ProbeObject { seq, outcome: Outcome::Refused, rtt_ms: None, bytes: None, reordered: false })
+        self.object(Some(sequence), StreamOutcome::Refused, |object| object)
     }
 
-    /// Ends the probes that are past their timeout; everything that had arrived by `now` was received.
-    pub(super) fn note_time(&mut self, now: Instant) -> Result<(), Error> {
-        while let Some(sequence) = self.tracker.time_out(now) {
-            let timeout = humantime::format_duration(self.timeout);
+    /// Ends the probes of a flow that are past their timeout; everything that had arrived on it by `now` was received.
+    pub(super) fn time_out(&mut self, flow: usize, now: Instant) -> Result<(), Error> {
+        while let Some(sequence) = self.tracker.time_out(flow, now) {
+            let timeout = humantime::format_duration(self.options.timeout);
             self.line(&format_args!("seq={} no answer within {timeout}", sequence + 1))?;
+            self.object(Some(sequence), StreamOutcome::Timeout, |object| object)?;
         }
-        while let Some(sequence) = self.tracker.lose(now) {
-            self.lost(sequence)?;
-        }
+        self.tracker.forget(now);
         Ok(())
     }
 
-    fn lost(&mut self, sequence: u64) -> Result<(), Error> {
-        self.object(&ProbeObject {
-            seq: sequence + 1,
-            outcome: Outcome::Lost,
-            rtt_ms: None,
-            bytes: None,
-            reordered: false,
-        })
+    /// Prints that a shutdown leads to a wait, if it does.
+    pub(super) fn stopping(&mut self) {
+        let until = self.tracker.last_sent().and_then(|sent| sent.checked_add(self.options.timeout));
+        let left = until.map_or(self.options.timeout, |until| until.saturating_duration_since(Instant::now()));
+        match self.tracker.in_flight() {
+            0 => {}
+            1 => notify(self.errors, &wait_notice(left, "1 probe")),
+            probes => notify(self.errors, &wait_notice(left, &format!("{probes} probes"))),
+        }
     }
 
     /// Returns how long to wait for duplicates once every probe has ended.
     pub(super) fn linger(&self) -> Duration {
-        linger(&self.latencies, self.timeout)
+        linger(&self.latencies, self.options.timeout)
     }
 
     /// Prints the report so far: to stdout, or to stderr if stdout is for JSON only.
     pub(super) fn status(&mut self) -> Result<(), Error> {
-        let report = PingReport::new(self.target, self.tracker.counts(), &self.latencies, self.tracker.repeats());
-        if matches!(self.format, Format::Json | Format::JsonStream) {
-            let _ = write!(io::stderr(), "{report}");
+        let report = self.report(self.latencies.clone());
+        if matches!(self.options.format, Format::Json | Format::JsonStream) {
+            let _ = write!(self.errors, "{report}");
             return Ok(());
         }
         write!(self.out, "{report}").and_then(|()| self.out.flush()).map_err(cannot_write)
     }
 
-    /// Prints the report and checks it.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`Error::Unmet`] if there was no answer or a limit is exceeded.
-    pub(super) fn end(mut self, limits: &Limits) -> Result<(), Error> {
-        while let Some(sequence) = self.tracker.lose_rest() {
-            self.lost(sequence)?;
-        }
-        let report = PingReport::new(self.target, self.tracker.counts(), &self.latencies, self.tracker.repeats());
-        match self.format {
-            Format::Text | Format::Summary => {
-                write!(self.out, "\n{report}").and_then(|()| self.out.flush()).map_err(cannot_write)?;
-            }
-            Format::Json | Format::JsonStream => print_json(self.out, &report)?,
-        }
-        report.check(limits)
+    /// Returns the report.
+    pub(super) fn into_report(mut self) -> PingReport {
+        let latencies = std::mem::replace(&mut self.latencies, Latencies::new());
+        self.report(latencies)
     }
 
-    fn line(&mut self, line: &dyn std::fmt::Display) -> Result<(), Error> {
-        if self.format != Format::Text {
+    fn report(&self, latencies: Latencies) -> PingReport {
+        let flow = |(index, (port, median)): (usize, &(u16, Median))| {
+            FlowReport::new(*port, self.tracker.flow_counts(index), median.millis())
+        };
+        let flows = self.options.flows.map(|_| self.flows.iter().enumerate().map(flow).collect());
+        PingReport::new(self.target, &self.options, self.start.elapsed(), &self.tracker, latencies, flows)
+    }
+
+    fn line(&mut self, line: &dyn Display) -> Result<(), Error> {
+        if self.options.format != Format::Text {
             return Ok(());
         }
         writeln!(self.out, "{line}").and_then(|()| self.out.flush()).map_err(cannot_write)
     }
 
-    fn object(&mut self, probe: &ProbeObject) -> Result<(), Error> {
-        if self.format == Format::JsonStream { print_json(self.out, probe) } else { Ok(()) }
+    fn object(
+        &mut self,
+        sequence: Option<u64>,
+        outcome: StreamOutcome,
+        complete: impl FnOnce(ProbeObject) -> ProbeObject,
+    ) -> Result<(), Error> {
+        if self.options.format != Format::JsonStream {
+            return Ok(());
+        }
+        let object = complete(ProbeObject::new(sequence, self.target, outcome));
+        print_json(self.out, &object)
     }
 }

@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{Counter, Histogram};
 use serde::Serialize;
 
 /// The highest time that the histogram can represent, in nanoseconds: 73 minutes. Percentiles treat longer times as
 /// this one.
 const HIGHEST_TRACKABLE: u64 = 1 << 42;
 
+/// To how many digits percentiles are rounded: those of the histogram's precision and one more, which the middle of its
+/// buckets is worth.
+const SHOWN_DIGITS: i32 = 4;
+
 /// The precision of percentiles. Each further digit would take about ten times the memory.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
 /// Records any number of times in constant memory.
 ///
-/// Minimum, maximum, mean and standard deviation are exact; percentiles are accurate to three significant digits.
+/// Minimum, maximum, mean and standard deviation are exact. A percentile is by nearest rank, the lowest recorded time that
+/// at least so many percent of the times do not exceed, to three significant digits.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     histogram: Histogram<u64>,
@@ -108,8 +113,8 @@ impl Latencies {
             return Summary::default();
         }
         let percentile = |quantile| {
-            let nanos = self.histogram.value_at_quantile(quantile);
-            Some(to_millis(nanos.clamp(self.min, self.max) as f64))
+            let nanos = percentile(&self.histogram, quantile, SHOWN_DIGITS);
+            Some(to_millis(nanos.clamp(self.min as f64, self.max as f64)))
         };
         Summary {
             min: Some(to_millis(self.min as f64)),
@@ -123,10 +128,58 @@ impl Latencies {
         }
     }
 
-    /// Returns the mean absolute difference between consecutive times, in milliseconds; `None` with fewer than two.
+    /// Returns the mean absolute difference between consecutive times, in the order in which they were recorded, in
+    /// milliseconds; `None` with fewer than two. It is the jitter of RFC 3550 without that one's smoothing.
     pub fn jitter(&self) -> Option<f64> {
         (self.count > 1).then(|| to_millis(self.consecutive_differences / (self.count - 1) as f64))
     }
+}
+
+/// The median of any number of times, to two significant digits: a fraction of the memory of [`Latencies`].
+#[derive(Clone, Debug)]
+pub struct Median {
+    histogram: Histogram<u32>,
+}
+
+impl Median {
+    /// Creates an empty record.
+    #[allow(clippy::expect_used, reason = "constant bounds are valid")]
+    pub fn new() -> Self {
+        Self { histogram: Histogram::new_with_bounds(1, HIGHEST_TRACKABLE, 2).expect("constant bounds are valid") }
+    }
+
+    /// Records a time. Does not allocate.
+    pub fn record(&mut self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.histogram.saturating_record(nanos.max(1));
+    }
+
+    /// Returns the median in milliseconds; `None` without a time.
+    pub fn millis(&self) -> Option<f64> {
+        (!self.histogram.is_empty()).then(|| to_millis(percentile(&self.histogram, 0.5, 3)))
+    }
+}
+
+/// Returns a percentile in nanoseconds, rounded to the digits that are known.
+fn percentile<C: Counter>(histogram: &Histogram<C>, quantile: f64, digits: i32) -> f64 {
+    let value = histogram.value_at_quantile(quantile);
+    round_to(histogram.median_equivalent(value) as f64, digits)
+}
+
+/// Rounds to a number of significant digits, so that no digit is shown that is not known.
+pub fn round_to(value: f64, digits: i32) -> f64 {
+    if value == 0.0 {
+        return 0.0;
+    }
+    let shift = digits - 1 - value.abs().log10().floor() as i32;
+    // A negative power of ten is not exact.
+    let scale = 10_f64.powi(shift.abs());
+    if shift >= 0 { (value * scale).round() / scale } else { (value / scale).round() * scale }
+}
+
+/// Returns how many decimals show two significant digits of a value below 1; `least` for any other.
+pub fn decimals(value: f64, least: usize) -> usize {
+    if value > 0.0 && value < 1.0 { least.max((1.0 - value.log10().floor()) as usize) } else { least }
 }
 
 /// Converts nanoseconds to milliseconds, rounded to the nanosecond.
@@ -183,6 +236,24 @@ mod tests {
         let summary = latencies.summary();
         assert_eq!(summary.min, Some(0.0));
         assert!(summary.max.is_some_and(|max| max > 1e12) && summary.stddev.is_some_and(f64::is_finite));
+    }
+
+    #[test]
+    fn rounding_keeps_significant_digits() {
+        let rounded = [0.0, 0.123_456, 123.456, 98_765.4, 1e-7, 99.999_99].map(|value| round_to(value, 4));
+        assert_eq!(rounded, [0.0, 0.1235, 123.5, 98_770.0, 1e-7, 100.0]);
+    }
+
+    #[test]
+    fn percentiles_have_no_more_digits_than_are_known() {
+        let mut latencies = Latencies::new();
+        [82_495, 82_501, 1_234_567].into_iter().for_each(|nanos| latencies.record(Duration::from_nanos(nanos)));
+        let summary = latencies.summary();
+        assert_eq!((summary.p50, summary.min, summary.p99), (Some(0.082_53), Some(0.082_495), Some(1.234)));
+        let mut median = Median::new();
+        assert_eq!(median.millis(), None);
+        median.record(Duration::from_nanos(82_495));
+        assert!(median.millis().is_some_and(|millis| (millis - 0.0825).abs() < 0.001), "{median:?}");
     }
 
     proptest! {

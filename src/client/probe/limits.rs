@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::latency::Summary;
+use super::latency::{Summary, decimals};
 
 /// Limits on a result; `None` means no limit. A result that equals a limit keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
-    /// The limit on lost and refused probes, in percent.
+    /// The limit on late, lost and refused probes, in percent.
     pub loss: Option<f64>,
     /// The limit on the mean.
     pub mean: Option<Duration>,
@@ -28,7 +28,7 @@ impl Limits {
     pub fn exceeded(&self, loss_percent: f64, summary: &Summary) -> Vec<String> {
         let mut messages = Vec::new();
         if let Some(limit) = self.loss.filter(|limit| loss_percent > *limit) {
-            messages.push(format!("loss {loss_percent:.3}% is over {limit}%"));
+            messages.push(format!("loss {loss_percent:.*}% is over {limit}%", decimals(loss_percent, 3)));
         }
         for (name, limit, millis) in [
             ("mean", self.mean, summary.mean),

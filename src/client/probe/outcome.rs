@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 /// How a probe ended. Each ends in exactly one way, which its first answer decides if there is one.
+///
+/// A probe is lost at its timeout; a first answer after that still changes the outcome to late, truncated or altered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -10,7 +12,7 @@ pub enum Outcome {
     Answered,
     /// Such an answer came after the timeout.
     Late,
-    /// No answer came.
+    /// No answer came within the timeout, nor later.
     Lost,
     /// An ICMP error or a failed send reported that the probe will not be delivered.
     Refused,
@@ -22,8 +24,8 @@ pub enum Outcome {
 
 /// How many probes ended in which way.
 ///
-/// Once all have ended, `sent` = `answered` + `late` + `lost` + `refused` + `truncated` + `altered`. `duplicate`,
-/// `reordered` and `unmatched` count answers and are not part of the sum. The proptests of
+/// `sent` = `answered` + `late` + `lost` + `refused` + `truncated` + `altered` + those in flight, of which a finished ping
+/// or bench has none. `duplicate`, `reordered` and `unmatched` count answers and are not part of the sum. The proptests of
 /// [`Tracker`](super::tracker::Tracker) defend this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OutcomeCounts {
@@ -43,7 +45,7 @@ pub struct OutcomeCounts {
     pub altered: u64,
     /// Answers to probes that had ended before.
     pub duplicate: u64,
-    /// First answers that came after an answer to a later probe.
+    /// First answers that came after an answer to a later probe of the same flow.
     pub reordered: u64,
     /// Answers that belong to no probe.
     pub unmatched: u64,
@@ -55,9 +57,22 @@ impl OutcomeCounts {
         self.answered + self.late + self.truncated + self.altered
     }
 
-    /// Returns the percentage of probes that were lost or refused: 0 to 100, and 0 when none was sent.
+    /// Returns how many probes got no answer within the timeout: those that were late, lost or refused.
+    pub fn without_timely_answer(&self) -> u64 {
+        self.late + self.lost + self.refused
+    }
+
+    /// Returns how many probes have ended.
+    pub fn ended(&self) -> u64 {
+        self.without_timely_answer() + self.answered + self.truncated + self.altered
+    }
+
+    /// Returns the percentage of late, lost and refused probes among those that have ended: 0 to 100, and 0 when none has.
     pub fn loss_percent(&self) -> f64 {
-        if self.sent == 0 { 0.0 } else { 100.0 * (self.lost + self.refused) as f64 / self.sent as f64 }
+        match self.ended() {
+            0 => 0.0,
+            ended => 100.0 * self.without_timely_answer() as f64 / ended as f64,
+        }
     }
 
     /// Adds the counts of other probes.
@@ -78,17 +93,16 @@ impl OutcomeCounts {
         }
     }
 
-    /// Counts one probe that ended.
-    pub fn count(&mut self, outcome: Outcome) {
-        let count = match outcome {
+    /// Returns the number of probes that ended in this way.
+    pub(super) fn of(&mut self, outcome: Outcome) -> &mut u64 {
+        match outcome {
             Outcome::Answered => &mut self.answered,
             Outcome::Late => &mut self.late,
             Outcome::Lost => &mut self.lost,
             Outcome::Refused => &mut self.refused,
             Outcome::Truncated => &mut self.truncated,
             Outcome::Altered => &mut self.altered,
-        };
-        *count += 1;
+        }
     }
 }
 
@@ -97,9 +111,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loss_is_between_0_and_100_percent() {
-        assert_eq!(OutcomeCounts::default().loss_percent(), 0.0);
-        assert_eq!(OutcomeCounts { sent: 3, lost: 2, refused: 1, ..Default::default() }.loss_percent(), 100.0);
-        assert_eq!(OutcomeCounts { sent: 3, answered: 3, duplicate: 9, ..Default::default() }.loss_percent(), 0.0);
+    fn loss_is_of_probes_that_have_ended_and_includes_late_ones() {
+        let percent = |counts: OutcomeCounts| counts.loss_percent();
+        assert_eq!(percent(OutcomeCounts { sent: 3, ..Default::default() }), 0.0);
+        assert_eq!(percent(OutcomeCounts { sent: 9, lost: 1, late: 1, refused: 1, ..Default::default() }), 100.0);
+        assert_eq!(percent(OutcomeCounts { sent: 3, answered: 3, duplicate: 9, ..Default::default() }), 0.0);
+        assert_eq!(
+            percent(OutcomeCounts { sent: 4, answered: 1, altered: 1, truncated: 1, late: 1, ..Default::default() }),
+            25.0
+        );
     }
 }

@@ -3,52 +3,57 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
+use super::flows::{Choice, Flows};
 use super::outcome::{Outcome, OutcomeCounts};
 use super::payload::{Integrity, ProbeMatch};
 
+/// How long after its timeout a probe is remembered, so that its answer still counts as late.
+pub const LATE_FOR: Duration = Duration::from_secs(60);
+
+/// How many probes are remembered, apart from those in flight: the earlier ones are forgotten before their time.
+pub const MOST_REMEMBERED: usize = 1 << 18;
+
 /// Matches answers to probes and decides how each probe ended.
 ///
-/// Probes have sequence numbers from 0, in the order in which they were sent. The tracker remembers a window of them,
-/// which only moves to the right:
-///
-/// ```text
-///   forgotten   past the timeout      ended      in flight or ended    not sent yet
-/// ────────────┼──────────────────┼─────────────┼────────────────────┼───────────────▶ sequence number
-///           first            timed_out  in_flight_from       next_sequence()
-/// ```
-///
-/// A probe is *open* until it ends. An open probe is *in flight* until [`time_out`](Self::time_out) returns it; then an
-/// answer still ends it as late. Probes that are too old for that are lost, if still open, and forgotten.
+/// Probes have sequence numbers from 0, in the order in which they were sent, and each is sent on a [flow](Flows). A probe
+/// is *in flight* until it is answered, refused or [timed out](Self::time_out). A probe that timed out is lost, but an
+/// answer still changes that, until the probe is [forgotten](Self::forget).
 ///
 /// # Matching
 ///
-/// An answer that repeats the sequence number of its probe is matched by it. Any other answer is matched in order: to
-/// the oldest probe in flight or, if none is, to the oldest open one. Once an answer has repeated a probe, the
-/// responder is expected to do so, and an answer that repeats nothing is unmatched.
+/// An answer that repeats the sequence number of its probe is matched by it. Any other answer is matched by the flow on
+/// which it came: to the flow's oldest probe in flight or, if there is none, to its oldest lost one. That is unambiguous
+/// if no other probe of the flow lacks an answer; otherwise answers are matched *in order*, and a lost answer shifts all
+/// that follow on this flow. Once an answer has repeated a probe, the responder is expected to do so, and an answer that
+/// repeats nothing is unmatched.
 ///
 /// # Invariants
 ///
-/// 1. `first` <= `timed_out` <= `next_sequence()`, and `in_flight_from` <= `next_sequence()`.
-/// 2. `in_flight` is the number of open probes at or after `timed_out`; none of them is before `in_flight_from`.
-/// 3. Each probe ends exactly once and is counted then: see [`OutcomeCounts`].
+/// 1. `in_flight` is the number of probes in flight; each is in the `in_flight` queue of its flow, in order.
+/// 2. A lost probe that is remembered is in the `lost` queue of its flow, in the order of the timeouts.
+/// 3. Each probe has one outcome at a time, and is counted there: see [`OutcomeCounts`].
+///
+/// Every operation takes amortized constant time.
 #[derive(Debug)]
 pub struct Tracker {
     timeout: Duration,
-    /// How long a probe is remembered after it was sent; at least `timeout`.
-    retention: Duration,
-    /// The probes from `first` on.
+    /// How many probes are remembered, apart from those in flight.
+    most: usize,
+    /// The remembered probes, from `first` on.
     probes: VecDeque<Probe>,
     /// The sequence number of the oldest remembered probe.
     first: u64,
-    /// Probes before this sequence number are past the timeout.
-    timed_out: u64,
-    /// No probe before this sequence number is in flight, so the search for the oldest one starts here.
-    in_flight_from: u64,
+    /// Probes before this sequence number are not counted.
+    counted_from: u64,
+    flows: Flows,
+    /// By flow.
+    queues: Vec<Queue>,
     in_flight: usize,
-    /// The highest sequence number with an answer, to detect reordering.
-    latest_answered: Option<u64>,
-    /// Whether an answer has repeated its probe.
-    repeats: bool,
+    /// When the latest probe was sent.
+    last_sent: Option<Instant>,
+    attribution: Option<Attribution>,
     counts: OutcomeCounts,
 }
 
@@ -56,13 +61,48 @@ pub struct Tracker {
 struct Probe {
     due: Instant,
     sent: Instant,
-    ended: bool,
+    flow: usize,
+    /// `None` while it is in flight.
+    outcome: Option<Outcome>,
+}
+
+/// The probes of one flow that lack an answer, by sequence number. Entries of other probes are removed once they reach the
+/// front.
+#[derive(Debug, Default)]
+struct Queue {
+    in_flight: VecDeque<u64>,
+    lost: VecDeque<u64>,
+    /// The highest sequence number with an answer, to detect reordering.
+    latest_answered: Option<u64>,
+    counts: FlowCounts,
+}
+
+/// How many probes of one flow have ended, and how many of them without an answer in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowCounts {
+    /// Probes that have ended.
+    pub ended: u64,
+    /// Probes that were late, lost or refused.
+    pub lost: u64,
+}
+
+/// How answers are matched to probes; the later variants are less certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attribution {
+    /// By the probe that each answer repeats.
+    Content,
+    /// By the source port of the probe. No answer was ambiguous.
+    Port,
+    /// In the order in which the probes were sent: of several probes without an answer on one port, the oldest in flight.
+    /// The round trips are upper bounds.
+    Order,
 }
 
 /// What an answer meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The first answer to a probe, which it ended.
+    /// The first answer to a probe, which decided its outcome.
     First {
         /// The sequence number of the probe.
         sequence: u64,
@@ -70,29 +110,30 @@ pub enum Answer {
         outcome: Outcome,
         /// The time since the probe was due.
         round_trip: Duration,
-        /// Whether a later probe was answered before.
+        /// Whether a later probe of the same flow was answered before; flows may well overtake each other.
         reordered: bool,
     },
-    /// The probe had ended before. Its sequence number, if it is known.
+    /// There was an answer before. The sequence number of the probe, if it is known.
     Duplicate(Option<u64>),
     /// The answer belongs to no probe.
     Unmatched,
 }
 
 impl Tracker {
-    /// Creates a tracker. An answer is late `timeout` after its probe was sent; `late_for` after that, a probe without
-    /// an answer is lost and every probe is forgotten.
-    pub fn new(timeout: Duration, late_for: Duration) -> Self {
+    /// Creates a tracker. A probe is lost, and its answer late, `timeout` after it was sent; at most `most` probes are
+    /// remembered, apart from those in flight.
+    pub fn new(timeout: Duration, flows: Flows, most: usize) -> Self {
         Self {
             timeout,
-            retention: timeout.saturating_add(late_for),
+            most,
             probes: VecDeque::new(),
             first: 0,
-            timed_out: 0,
-            in_flight_from: 0,
+            counted_from: 0,
+            flows,
+            queues: Vec::new(),
             in_flight: 0,
-            latest_answered: None,
-            repeats: false,
+            last_sent: None,
+            attribution: None,
             counts: OutcomeCounts::default(),
         }
     }
@@ -102,97 +143,132 @@ impl Tracker {
         self.first + self.probes.len() as u64
     }
 
-    /// Records that the next probe, which was `due` at one time, was sent at another.
-    pub fn record_sent(&mut self, due: Instant, sent: Instant) {
-        self.probes.push_back(Probe { due, sent, ended: false });
+    /// Returns on which flow to send it at `now`.
+    pub fn choose_flow(&self, now: Instant) -> Choice {
+        self.flows.choose(now)
+    }
+
+    /// Records that a new socket was opened as `flow`.
+    pub fn flow_opened(&mut self, flow: usize) {
+        self.flows.opened(flow);
+        if self.queues.len() <= flow {
+            self.queues.resize_with(flow + 1, Queue::default);
+        }
+        // The socket that it replaces takes its late answers with it.
+        debug_assert!(self.queues[flow].in_flight.is_empty());
+        self.queues[flow] = Queue::default();
+    }
+
+    /// Records that no further socket can be opened.
+    pub fn cannot_open_flow(&mut self) {
+        self.flows.cannot_open();
+    }
+
+    /// Records that the next probe, which was `due` at one time, was sent on `flow` at another.
+    pub fn record_sent(&mut self, flow: usize, due: Instant, sent: Instant) {
+        let sequence = self.next_sequence();
+        self.probes.push_back(Probe { due, sent, flow, outcome: None });
+        self.flows.sent(flow);
+        self.queues[flow].in_flight.push_back(sequence);
         self.in_flight += 1;
+        self.last_sent = Some(sent);
         self.counts.sent += 1;
     }
 
-    /// Matches an answer that was received at `now` to its probe, ends that probe and counts the answer. `found` is the
-    /// probe that the answer repeats, as [`Payload::find_in`](super::payload::Payload::find_in) returns it.
-    pub fn match_answer(&mut self, found: Option<ProbeMatch>, now: Instant) -> Answer {
-        let answer = self.classify(found, now);
-        self.repeats |= found.is_some();
+    /// Matches an answer, which came on `flow` at `now`, to its probe and counts it. `found` is the probe that the answer
+    /// repeats, as [`Payload::find_in`](super::payload::Payload::find_in) returns it.
+    pub fn match_answer(&mut self, flow: usize, found: Option<ProbeMatch>, now: Instant) -> Answer {
+        if found.is_some() {
+            self.attribution = Some(Attribution::Content);
+            self.flows.repeats(flow);
+        }
+        let answer = self.classify(flow, found, now);
         match answer {
             Answer::First { sequence, outcome, reordered, .. } => {
-                self.end(sequence, outcome);
-                self.latest_answered = self.latest_answered.max(Some(sequence));
+                self.set_outcome(sequence, outcome, now);
+                let latest = &mut self.queues[flow].latest_answered;
+                *latest = (*latest).max(Some(sequence));
                 self.counts.reordered += u64::from(reordered);
             }
+            Answer::Duplicate(Some(sequence)) if sequence < self.counted_from => {}
             Answer::Duplicate(_) => self.counts.duplicate += 1,
             Answer::Unmatched => self.counts.unmatched += 1,
         }
         answer
     }
 
-    /// Ends the oldest open probe as refused and returns its sequence number; `None` if none is open.
+    /// Ends the oldest probe in flight on `flow` as refused and returns its sequence number; `None` if none is in flight.
     ///
-    /// For an ICMP error, which is not attributed to a probe.
-    pub fn refuse_oldest(&mut self) -> Option<u64> {
-        let sequence = self.oldest_open()?;
-        self.end(sequence, Outcome::Refused);
+    /// For an ICMP error, which names the flow and not the probe.
+    pub fn refuse_oldest(&mut self, flow: usize, now: Instant) -> Option<u64> {
+        let sequence = *self.queues.get(flow)?.in_flight.front()?;
+        self.set_outcome(sequence, Outcome::Refused, now);
         Some(sequence)
     }
 
-    /// Ends the probe that was sent last as refused and returns its sequence number; `None` if none was sent.
+    /// Ends the probe that was sent last as refused and returns its sequence number; `None` if it is not in flight.
     ///
     /// For a probe whose send failed.
-    pub fn refuse_last(&mut self) -> Option<u64> {
+    pub fn refuse_last(&mut self, now: Instant) -> Option<u64> {
         let sequence = self.next_sequence().checked_sub(1)?;
-        self.end(sequence, Outcome::Refused);
+        self.probe(sequence).filter(|probe| probe.outcome.is_none())?;
+        self.set_outcome(sequence, Outcome::Refused, now);
         Some(sequence)
     }
 
-    /// Times out the next probe that had no answer within the timeout at `now`, and returns its sequence number. Call
-    /// it until it returns `None`; no probe is returned twice.
+    /// Ends the next probe on `flow` that had no answer within the timeout at `now` as lost, and returns its sequence
+    /// number. Call it until it returns `None`; no probe is returned twice.
     ///
-    /// Every answer that arrived by `now` must have been matched, or its probe is reported although it was answered.
-    pub fn time_out(&mut self, now: Instant) -> Option<u64> {
-        while let Some(probe) = self.probe(self.timed_out).copied().filter(|probe| self.is_past_timeout(probe, now)) {
-            self.timed_out += 1;
-            if !probe.ended {
-                self.in_flight -= 1;
-                return Some(self.timed_out - 1);
-            }
-        }
-        None
+    /// Every answer that arrived on the flow by `now` must have been matched, or its probe is reported although it was
+    /// answered in time.
+    pub fn time_out(&mut self, flow: usize, now: Instant) -> Option<u64> {
+        self.next_timeout(flow).filter(|at| *at <= now)?;
+        let sequence = *self.queues.get(flow)?.in_flight.front()?;
+        self.set_outcome(sequence, Outcome::Lost, now);
+        self.queues[flow].lost.push_back(sequence);
+        Some(sequence)
     }
 
-    /// Ends the next probe that is too old at `now` for a late answer as lost, and returns its sequence number; forgets
-    /// all probes up to it. Call it until it returns `None`, after [`time_out`](Self::time_out).
-    pub fn lose(&mut self, now: Instant) -> Option<u64> {
+    /// Forgets the probes that are too old at `now` for a late answer, and the oldest of too many. A probe in flight is
+    /// never forgotten.
+    pub fn forget(&mut self, now: Instant) {
+        let retention = self.timeout.saturating_add(LATE_FOR);
         while let Some(probe) = self.probes.front()
-            && self.first < self.timed_out
-            && now.saturating_duration_since(probe.sent) >= self.retention
+            && probe.outcome.is_some()
+            && (self.probes.len() > self.in_flight + self.most
+                || now.saturating_duration_since(probe.sent) >= retention)
         {
-            if let Some(lost) = self.forget_first() {
-                return Some(lost);
-            }
+            self.probes.pop_front();
+            self.first += 1;
         }
-        None
     }
 
-    /// Ends the next open probe as lost, whatever its age, otherwise as [`lose`](Self::lose). For the end of a ping or
-    /// bench.
-    pub fn lose_rest(&mut self) -> Option<u64> {
-        while !self.probes.is_empty() {
-            if let Some(lost) = self.forget_first() {
-                return Some(lost);
-            }
+    /// Forgets all probes and sets all counts to zero, for probes yet to be sent. How answers are matched stays known.
+    pub fn start_over(&mut self, now: Instant) {
+        for probe in self.probes.iter().filter(|probe| probe.outcome.is_none()) {
+            self.flows.ended(probe.flow, true, now);
         }
-        None
+        self.in_flight = 0;
+        self.first = self.next_sequence();
+        self.counted_from = self.first;
+        self.probes.clear();
+        for queue in &mut self.queues {
+            queue.in_flight.clear();
+            queue.lost.clear();
+            queue.counts = FlowCounts::default();
+        }
+        self.counts = OutcomeCounts::default();
     }
 
-    /// Returns when to call [`time_out`](Self::time_out) next; `None` when no probe is in flight.
-    pub fn next_timeout(&self) -> Option<Instant> {
-        let oldest = self.probe(self.timed_out).filter(|_| self.in_flight > 0);
-        oldest.and_then(|probe| probe.sent.checked_add(self.timeout))
+    /// Returns when to call [`time_out`](Self::time_out) for `flow` next; `None` when no probe is in flight on it.
+    pub fn next_timeout(&self, flow: usize) -> Option<Instant> {
+        let oldest = self.queues.get(flow)?.in_flight.front()?;
+        self.probe(*oldest)?.sent.checked_add(self.timeout)
     }
 
-    /// Returns when the latest probe was sent; `None` when none is remembered.
+    /// Returns when the latest probe was sent.
     pub fn last_sent(&self) -> Option<Instant> {
-        self.probes.back().map(|probe| probe.sent)
+        self.last_sent
     }
 
     /// Returns how many probes are in flight.
@@ -200,9 +276,9 @@ impl Tracker {
         self.in_flight
     }
 
-    /// Returns whether an answer has repeated its probe, so that answers are not matched in order.
-    pub fn repeats(&self) -> bool {
-        self.repeats
+    /// Returns how answers are matched; `None` before the first one.
+    pub fn attribution(&self) -> Option<Attribution> {
+        self.attribution
     }
 
     /// Returns how the probes have ended so far.
@@ -210,34 +286,45 @@ impl Tracker {
         &self.counts
     }
 
-    /// Sets all counts to zero, for probes yet to be sent. All earlier ones must have ended.
-    pub fn reset_counts(&mut self) {
-        self.counts = OutcomeCounts::default();
+    /// Returns how the probes of one flow have ended so far.
+    pub fn flow_counts(&self, flow: usize) -> FlowCounts {
+        self.queues.get(flow).map(|queue| queue.counts).unwrap_or_default()
     }
 
     /// Decides what an answer means.
-    fn classify(&mut self, found: Option<ProbeMatch>, now: Instant) -> Answer {
-        if found.is_none() && self.repeats {
-            return Answer::Unmatched;
+    fn classify(&mut self, flow: usize, found: Option<ProbeMatch>, now: Instant) -> Answer {
+        let repeated = found.and_then(|found| found.sequence);
+        let sequence = match repeated {
+            Some(sequence) => sequence,
+            None if found.is_none() && self.attribution == Some(Attribution::Content) => return Answer::Unmatched,
+            None => match self.oldest_without_answer(flow) {
+                Some(sequence) => sequence,
+                None => return Answer::Duplicate(None),
+            },
+        };
+        if found.is_none() {
+            let Queue { in_flight, lost, .. } = &self.queues[flow];
+            let is_ambiguous = in_flight.len() + lost.len() > 1 || self.attribution == Some(Attribution::Order);
+            self.attribution = Some(if is_ambiguous { Attribution::Order } else { Attribution::Port });
         }
-        let Some(sequence) = found.and_then(|found| found.sequence).or_else(|| self.oldest_open()) else {
-            return Answer::Duplicate(None);
-        };
         let Some(probe) = self.probe(sequence) else {
-            // Forgotten: it is not known any more whether there was an answer before.
-            return Answer::Unmatched;
+            // It is not known any more whether there was an answer before; for a probe of an earlier run it does not matter.
+            let is_earlier_run = sequence < self.counted_from;
+            return if is_earlier_run { Answer::Duplicate(Some(sequence)) } else { Answer::Unmatched };
         };
-        if probe.ended {
+        if !matches!(probe.outcome, None | Some(Outcome::Lost)) {
             return Answer::Duplicate(Some(sequence));
         }
         let outcome = match found.map(|found| found.integrity) {
             Some(Integrity::Truncated) => Outcome::Truncated,
             Some(Integrity::Altered) => Outcome::Altered,
-            Some(Integrity::Intact) | None if self.is_past_timeout(probe, now) => Outcome::Late,
+            Some(Integrity::Intact) | None if now.saturating_duration_since(probe.sent) >= self.timeout => {
+                Outcome::Late
+            }
             Some(Integrity::Intact) | None => Outcome::Answered,
         };
         let round_trip = now.saturating_duration_since(probe.due);
-        let reordered = self.latest_answered.is_some_and(|latest| sequence < latest);
+        let reordered = self.queues[flow].latest_answered.is_some_and(|latest| sequence < latest);
         Answer::First { sequence, outcome, round_trip, reordered }
     }
 
@@ -249,306 +336,48 @@ impl Tracker {
         self.probes.get(self.index(sequence)?)
     }
 
-    fn is_past_timeout(&self, probe: &Probe, now: Instant) -> bool {
-        now.saturating_duration_since(probe.sent) >= self.timeout
+    /// Returns the oldest probe in flight on a flow or, if there is none, the oldest lost one that is remembered.
+    fn oldest_without_answer(&mut self, flow: usize) -> Option<u64> {
+        self.drop_ended(flow);
+        let queue = self.queues.get(flow)?;
+        queue.in_flight.front().or(queue.lost.front()).copied()
     }
 
-    /// Returns the oldest probe in flight or, if none is, the oldest open one.
-    fn oldest_open(&mut self) -> Option<u64> {
-        if self.in_flight == 0 {
-            return (self.first..self.timed_out)
-                .find(|&sequence| self.probe(sequence).is_some_and(|probe| !probe.ended));
+    /// Sets the outcome of a remembered probe that was in flight or lost, and counts it.
+    fn set_outcome(&mut self, sequence: u64, outcome: Outcome, now: Instant) {
+        let Some(probe) = self.index(sequence).and_then(|index| self.probes.get_mut(index)) else { return };
+        let flow = probe.flow;
+        let before = probe.outcome.replace(outcome);
+        let is_loss = |outcome| matches!(outcome, Outcome::Late | Outcome::Lost | Outcome::Refused);
+        *self.counts.of(outcome) += 1;
+        self.queues[flow].counts.lost += u64::from(is_loss(outcome));
+        if let Some(before) = before {
+            *self.counts.of(before) -= 1;
+            self.queues[flow].counts.lost -= u64::from(is_loss(before));
+        } else {
+            self.in_flight -= 1;
+            self.queues[flow].counts.ended += 1;
+            self.flows.ended(flow, outcome == Outcome::Lost, now);
         }
-        self.in_flight_from = self.in_flight_from.max(self.timed_out);
-        while self.probe(self.in_flight_from).is_some_and(|probe| probe.ended) {
-            self.in_flight_from += 1;
-        }
-        Some(self.in_flight_from)
+        self.drop_ended(flow);
     }
 
-    /// Ends a probe and counts its outcome; returns whether it was open.
-    fn end(&mut self, sequence: u64, outcome: Outcome) -> bool {
-        let probe = self.index(sequence).and_then(|index| self.probes.get_mut(index));
-        let Some(probe) = probe.filter(|probe| !probe.ended) else {
-            return false;
+    /// Removes the probes that do not belong there any more from the fronts of a flow's queues.
+    fn drop_ended(&mut self, flow: usize) {
+        let Self { probes, queues, first, .. } = self;
+        let Some(Queue { in_flight, lost, .. }) = queues.get_mut(flow) else { return };
+        let outcome = |sequence: u64| {
+            let index = usize::try_from(sequence.checked_sub(*first)?).ok()?;
+            probes.get(index).map(|probe| probe.outcome)
         };
-        probe.ended = true;
-        self.in_flight -= usize::from(sequence >= self.timed_out);
-        self.counts.count(outcome);
-        true
-    }
-
-    /// Forgets the oldest probe; returns its sequence number if it was open and is lost now.
-    fn forget_first(&mut self) -> Option<u64> {
-        let sequence = self.first;
-        let lost = self.end(sequence, Outcome::Lost);
-        self.probes.pop_front();
-        self.first += 1;
-        self.timed_out = self.timed_out.max(self.first);
-        lost.then_some(sequence)
+        while in_flight.front().is_some_and(|sequence| outcome(*sequence) != Some(None)) {
+            in_flight.pop_front();
+        }
+        while lost.front().is_some_and(|sequence| outcome(*sequence) != Some(Some(Outcome::Lost))) {
+            lost.pop_front();
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::Integrity::{Altered, Intact, Truncated};
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_millis(100);
-    const LATE_FOR: Duration = Duration::from_millis(900);
-
-    /// A tracker whose times are milliseconds since a start.
-    struct Scenario {
-        start: Instant,
-        tracker: Tracker,
-    }
-
-    impl Scenario {
-        fn new() -> Self {
-            Self { start: Instant::now(), tracker: Tracker::new(TIMEOUT, LATE_FOR) }
-        }
-
-        fn at(&self, millis: u64) -> Instant {
-            self.start + Duration::from_millis(millis)
-        }
-
-        fn send(&mut self, millis: u64) {
-            self.tracker.record_sent(self.at(millis), self.at(millis));
-        }
-
-        fn answer(&mut self, sequence: u64, integrity: Integrity, millis: u64) -> Answer {
-            let found = ProbeMatch { sequence: Some(sequence), integrity };
-            self.tracker.match_answer(Some(found), self.at(millis))
-        }
-
-        fn fixed_answer(&mut self, millis: u64) -> Answer {
-            self.tracker.match_answer(None, self.at(millis))
-        }
-
-        fn time_out(&mut self, millis: u64) -> Vec<u64> {
-            let now = self.at(millis);
-            std::iter::from_fn(|| self.tracker.time_out(now)).collect()
-        }
-
-        fn lose(&mut self, millis: u64) -> Vec<u64> {
-            let now = self.at(millis);
-            std::iter::from_fn(|| self.tracker.lose(now)).collect()
-        }
-
-        fn assert_invariants(&self) {
-            let Tracker { first, timed_out, in_flight_from, in_flight, ref counts, .. } = self.tracker;
-            let next = self.tracker.next_sequence();
-            assert!(first <= timed_out && timed_out <= next && in_flight_from <= next, "{:?}", self.tracker);
-            let is_open = |sequence: &u64| self.tracker.probe(*sequence).is_some_and(|probe| !probe.ended);
-            assert_eq!(in_flight, (timed_out..next).filter(is_open).count());
-            assert_eq!((timed_out..in_flight_from).find(is_open), None);
-            let ended = counts.with_answer() + counts.lost + counts.refused;
-            assert_eq!(counts.sent, ended + (first..next).filter(is_open).count() as u64);
-        }
-
-        fn end(mut self) -> OutcomeCounts {
-            while self.tracker.lose_rest().is_some() {}
-            self.assert_invariants();
-            let counts = *self.tracker.counts();
-            assert_eq!(counts.sent, counts.with_answer() + counts.lost + counts.refused);
-            assert_eq!(self.tracker.in_flight(), 0);
-            counts
-        }
-    }
-
-    fn first(sequence: u64, outcome: Outcome, millis: u64, reordered: bool) -> Answer {
-        Answer::First { sequence, outcome, round_trip: Duration::from_millis(millis), reordered }
-    }
-
-    #[test]
-    fn first_answer_decides_and_later_ones_are_duplicates() {
-        let mut scenario = Scenario::new();
-        scenario.send(0);
-        assert_eq!(scenario.answer(0, Truncated, 5), first(0, Outcome::Truncated, 5, false));
-        assert_eq!(scenario.answer(0, Intact, 6), Answer::Duplicate(Some(0)));
-        let counts = scenario.end();
-        assert_eq!((counts.truncated, counts.answered, counts.duplicate), (1, 0, 1));
-    }
-
-    #[test]
-    fn answer_is_late_after_timeout_and_unmatched_once_forgotten() {
-        let mut scenario = Scenario::new();
-        (0..3).for_each(|_| scenario.send(0));
-        assert_eq!(scenario.answer(0, Intact, 99), first(0, Outcome::Answered, 99, false));
-        assert_eq!(scenario.tracker.next_timeout(), Some(scenario.at(100)));
-        assert!(scenario.time_out(99).is_empty());
-        assert_eq!(scenario.time_out(100), [1, 2]);
-        assert!(scenario.time_out(100).is_empty());
-        assert_eq!((scenario.tracker.in_flight(), scenario.tracker.next_timeout()), (0, None));
-        assert_eq!(scenario.answer(1, Intact, 500), first(1, Outcome::Late, 500, false));
-        assert!(scenario.lose(999).is_empty());
-        assert_eq!(scenario.lose(1000), [2]);
-        assert_eq!(scenario.answer(2, Intact, 1001), Answer::Unmatched);
-        let counts = scenario.end();
-        assert_eq!((counts.answered, counts.late, counts.lost, counts.unmatched), (1, 1, 1, 1));
-    }
-
-    #[test]
-    fn answer_is_late_even_if_timeout_was_not_checked() {
-        let mut scenario = Scenario::new();
-        scenario.send(0);
-        assert_eq!(scenario.answer(0, Intact, 100), first(0, Outcome::Late, 100, false));
-        assert_eq!(scenario.tracker.in_flight(), 0);
-        assert!(scenario.time_out(200).is_empty());
-    }
-
-    #[test]
-    fn round_trip_starts_when_due_and_timeout_when_sent() {
-        let mut scenario = Scenario::new();
-        scenario.tracker.record_sent(scenario.at(0), scenario.at(200));
-        assert!(scenario.time_out(250).is_empty());
-        assert_eq!(scenario.answer(0, Intact, 260), first(0, Outcome::Answered, 260, false));
-    }
-
-    #[test]
-    fn fixed_answers_match_in_order_and_surplus_ones_are_duplicates() {
-        let mut scenario = Scenario::new();
-        scenario.send(0);
-        scenario.send(10);
-        assert_eq!(scenario.fixed_answer(11), first(0, Outcome::Answered, 11, false));
-        assert_eq!(scenario.fixed_answer(12), first(1, Outcome::Answered, 2, false));
-        assert_eq!(scenario.fixed_answer(13), Answer::Duplicate(None));
-        scenario.send(20);
-        assert_eq!(scenario.time_out(130), [2]);
-        scenario.send(131);
-        // A probe in flight comes before one that timed out.
-        assert_eq!(scenario.fixed_answer(132), first(3, Outcome::Answered, 1, false));
-        assert_eq!(scenario.fixed_answer(133), first(2, Outcome::Late, 113, true));
-        assert!(!scenario.tracker.repeats());
-        scenario.end();
-    }
-
-    #[test]
-    fn foreign_answer_of_repeating_responder_is_unmatched() {
-        let mut scenario = Scenario::new();
-        scenario.send(0);
-        scenario.send(0);
-        assert_eq!(scenario.answer(0, Intact, 1), first(0, Outcome::Answered, 1, false));
-        assert_eq!(scenario.fixed_answer(2), Answer::Unmatched);
-        assert_eq!(scenario.answer(7, Intact, 3), Answer::Unmatched);
-        let unnumbered = ProbeMatch { sequence: None, integrity: Altered };
-        assert_eq!(
-            scenario.tracker.match_answer(Some(unnumbered), scenario.at(4)),
-            first(1, Outcome::Altered, 4, false)
-        );
-        assert_eq!(scenario.tracker.match_answer(Some(unnumbered), scenario.at(5)), Answer::Duplicate(None));
-        let counts = scenario.end();
-        assert_eq!((counts.unmatched, counts.duplicate), (2, 1));
-    }
-
-    #[test]
-    fn refusal_ends_oldest_probe_in_flight() {
-        let mut scenario = Scenario::new();
-        assert_eq!(scenario.tracker.refuse_oldest(), None);
-        scenario.send(0);
-        scenario.send(0);
-        assert_eq!(scenario.answer(0, Intact, 1), first(0, Outcome::Answered, 1, false));
-        assert_eq!(scenario.tracker.refuse_oldest(), Some(1));
-        assert_eq!(scenario.tracker.refuse_oldest(), None);
-        scenario.send(2);
-        assert_eq!(scenario.tracker.refuse_last(), Some(2));
-        let counts = scenario.end();
-        assert_eq!((counts.refused, counts.lost), (2, 0));
-        assert!((counts.loss_percent() - 66.66).abs() < 0.01);
-    }
-
-    /// The answers to one probe: the integrity and the delay in milliseconds of each.
-    fn answers() -> impl Strategy<Value = Vec<(Integrity, u64)>> {
-        let integrity = prop_oneof![6 => Just(Intact), 1 => Just(Truncated), 1 => Just(Altered)];
-        proptest::collection::vec((integrity, 0..200_u64), 0..4)
-    }
-
-    proptest! {
-        #[test]
-        fn reordered_duplicated_and_lost_answers_are_counted_exactly(
-            probes in proptest::collection::vec(answers(), 0..40)
-        ) {
-            let mut scenario = Scenario::new();
-            let mut expected = OutcomeCounts { sent: probes.len() as u64, ..OutcomeCounts::default() };
-            // One probe is sent every millisecond; its answers arrive after their delays.
-            let mut arrivals = Vec::new();
-            for (sequence, answers) in probes.iter().enumerate() {
-                let sequence = sequence as u64;
-                let arrival = |&(integrity, delay): &(Integrity, u64)| (sequence + delay, sequence, integrity, delay);
-                arrivals.extend(answers.iter().map(arrival));
-            }
-            arrivals.sort_by_key(|(at, ..)| *at);
-            let mut firsts: Vec<u64> = Vec::new();
-            for (_, sequence, integrity, delay) in &arrivals {
-                if firsts.contains(sequence) {
-                    expected.duplicate += 1;
-                    continue;
-                }
-                expected.reordered += u64::from(firsts.iter().any(|earlier| earlier > sequence));
-                firsts.push(*sequence);
-                match integrity {
-                    Truncated => expected.truncated += 1,
-                    Altered => expected.altered += 1,
-                    Intact if *delay >= 100 => expected.late += 1,
-                    Intact => expected.answered += 1,
-                }
-            }
-            expected.lost = expected.sent - firsts.len() as u64;
-
-            let mut arrivals = arrivals.into_iter().peekable();
-            for millis in 0..300 {
-                if millis < probes.len() as u64 {
-                    scenario.send(millis);
-                }
-                scenario.time_out(millis);
-                while let Some((_, sequence, integrity, _)) = arrivals.next_if(|(at, ..)| *at == millis) {
-                    scenario.answer(sequence, integrity, millis);
-                }
-            }
-            prop_assert_eq!(scenario.end(), expected);
-        }
-
-        #[test]
-        fn matching_in_order_counts_losses_and_duplicates_exactly(answered in 0..50_u64, sent in 0..50_u64) {
-            let mut scenario = Scenario::new();
-            (0..sent).for_each(|_| scenario.send(0));
-            for _ in 0..answered {
-                scenario.fixed_answer(1);
-            }
-            let counts = scenario.end();
-            prop_assert_eq!((counts.answered, counts.lost), (sent.min(answered), sent.saturating_sub(answered)));
-            prop_assert_eq!((counts.duplicate, counts.reordered), (answered.saturating_sub(sent), 0));
-        }
-
-        #[test]
-        fn invariants_hold_for_any_order_of_events(events in proptest::collection::vec((0..8_u8, 0..60_u64), 0..200)) {
-            let mut scenario = Scenario::new();
-            let mut now = 0;
-            for (event, number) in events {
-                now += number;
-                match event {
-                    0..=2 => scenario.send(now),
-                    3 => {
-                        scenario.answer(number, Intact, now);
-                    }
-                    4 => {
-                        scenario.fixed_answer(now);
-                    }
-                    5 => {
-                        scenario.time_out(now);
-                    }
-                    6 => {
-                        scenario.lose(now);
-                    }
-                    _ => {
-                        scenario.tracker.refuse_oldest();
-                    }
-                }
-                scenario.assert_invariants();
-            }
-            scenario.end();
-        }
-    }
-}
+mod tests;

@@ -6,58 +6,81 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::format::{millis, percent, percentiles, range};
+use super::format::{counts, millis, percentiles, range};
 use super::histogram::BarChart;
-use super::{SCHEMA, check};
+use super::{SCHEMA, attribution_note, check, loss_percent};
 use crate::client::Error;
 use crate::client::probe::latency::{Latencies, Summary};
 use crate::client::probe::limits::Limits;
 use crate::client::probe::outcome::OutcomeCounts;
+use crate::client::probe::tracker::Attribution;
 
 /// What a bench measured.
-#[derive(Clone, Copy, Debug)]
-pub struct Measurement<'a> {
-    /// For how long datagrams were sent.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// The window: for how long datagrams were sent.
     pub time: Duration,
     /// The number of clients.
     pub clients: usize,
-    /// How the datagrams ended.
+    /// How the datagrams ended, those that ended after the window included.
     pub counts: OutcomeCounts,
+    /// How answers were matched; `None` if there was none.
+    pub attribution: Option<Attribution>,
     /// Payload bytes sent.
     pub sent_bytes: u64,
-    /// Payload bytes received.
-    pub answered_bytes: u64,
+    /// The datagrams that were answered within the window.
+    pub answered_in_window: u64,
+    /// Payload bytes received within the window.
+    pub received_bytes: u64,
     /// The time from when each datagram was due to its first answer.
-    pub latencies: &'a Latencies,
+    pub latencies: Latencies,
     /// The time from when each datagram was due to when it was sent; `None` in a closed loop.
-    pub lateness: Option<&'a Latencies>,
+    pub lateness: Option<Latencies>,
     /// How many datagrams were due per second; 0 in a closed loop.
     pub rate: u32,
+    /// What happened since the last answer.
+    pub silence: Silence,
+    /// Whether the only thing that came back is that the port is closed.
+    pub nobody_listens: bool,
+    /// The first error of a datagram that was not a closed port.
+    pub error: Option<String>,
+}
+
+/// The time without an answer at the end of a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silence {
+    /// How long it was; zero if nothing was sent since the last answer.
+    pub time: Duration,
+    /// Whether the target has stopped answering: it refused, or did not answer for longer than the timeout.
+    pub is_dead: bool,
 }
 
 /// The report of a bench. Its text ends with a line break.
-#[derive(Debug, Serialize)]
-pub struct BenchReport<'a> {
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
     schema: u32,
     target: SocketAddr,
     seconds: f64,
     clients: usize,
     sent: u64,
     answered: u64,
+    late: u64,
     lost: u64,
+    refused: u64,
+    truncated: u64,
+    altered: u64,
     duplicate: u64,
+    unmatched: u64,
+    loss_percent: f64,
+    silent_s: f64,
     answers_per_second: f64,
     /// Payload only, without headers.
     mbit_per_second: Throughput,
+    /// Of first answers of whatever kind, late ones included, as in ping.
     latency_ms: Summary,
     lateness_ms: Option<Summary>,
-    /// How many datagrams were due; 0 in a closed loop.
     #[serde(skip)]
-    due: f64,
-    #[serde(skip)]
-    counts: OutcomeCounts,
-    #[serde(skip)]
-    latencies: &'a Latencies,
+    measurement: Measurement,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -66,50 +89,86 @@ struct Throughput {
     answered: f64,
 }
 
-impl<'a> BenchReport<'a> {
-    /// Creates the report of a measurement. An answer of any kind counts as answered, everything else as lost.
-    pub fn new(target: SocketAddr, measurement: &Measurement<'a>) -> Self {
-        let Measurement { time, clients, counts, sent_bytes, answered_bytes, latencies, lateness, rate } = *measurement;
+impl BenchReport {
+    /// Creates the report of a measurement.
+    pub(crate) fn new(target: SocketAddr, measurement: Measurement) -> Self {
+        let Measurement { time, clients, counts, ref latencies, ref lateness, silence, .. } = measurement;
         let per_second = |number: f64| if time.is_zero() { 0.0 } else { number / time.as_secs_f64() };
         let mbit = |bytes: u64| (per_second(bytes as f64 * 8.0) / 1e3).round() / 1e3;
+        let seconds = |time: Duration| time.as_millis() as f64 / 1e3;
         Self {
             schema: SCHEMA,
             target,
-            seconds: time.as_millis() as f64 / 1e3,
+            seconds: seconds(time),
             clients,
             sent: counts.sent,
-            answered: counts.with_answer(),
-            lost: counts.sent - counts.with_answer(),
+            answered: counts.answered,
+            late: counts.late,
+            lost: counts.lost,
+            refused: counts.refused,
+            truncated: counts.truncated,
+            altered: counts.altered,
             duplicate: counts.duplicate,
-            answers_per_second: per_second(counts.with_answer() as f64).round(),
-            mbit_per_second: Throughput { sent: mbit(sent_bytes), answered: mbit(answered_bytes) },
+            unmatched: counts.unmatched,
+            loss_percent: loss_percent(&counts),
+            silent_s: seconds(silence.time),
+            answers_per_second: per_second(measurement.answered_in_window as f64).round(),
+            mbit_per_second: Throughput {
+                sent: mbit(measurement.sent_bytes),
+                answered: mbit(measurement.received_bytes),
+            },
             latency_ms: latencies.summary(),
-            lateness_ms: lateness.map(Latencies::summary),
-            due: time.as_secs_f64() * f64::from(rate),
-            counts,
-            latencies,
+            lateness_ms: lateness.as_ref().map(Latencies::summary),
+            measurement,
         }
+    }
+
+    /// Returns how the datagrams ended.
+    pub fn counts(&self) -> &OutcomeCounts {
+        &self.measurement.counts
+    }
+
+    /// Returns whether the only thing that ever came back is that the port is closed.
+    pub fn nobody_listens(&self) -> bool {
+        self.measurement.nobody_listens
     }
 
     /// Checks the result against limits.
     ///
     /// # Errors
     ///
-    /// [`Error::Unmet`] when there was no answer or a limit is exceeded; its message says which.
+    /// [`Error::Unmet`] when there was no intact answer in time, the target stopped answering, or a limit is exceeded; its
+    /// message says which.
     pub fn check(&self, limits: &Limits) -> Result<(), Error> {
-        check(self.target, &self.counts, &self.latency_ms, limits)
+        let target = self.target;
+        if self.nobody_listens() {
+            return Err(Error::Unmet(format!("nobody listens on {target} (port unreachable)")));
+        }
+        let result = check(target, self.counts(), &self.latency_ms, limits);
+        if !self.measurement.silence.is_dead || self.answered == 0 {
+            return result;
+        }
+        let silent = format!("no answer from {target} for the last {:.1} s", self.silent_s);
+        Err(Error::Unmet(result.err().map_or_else(|| silent.clone(), |error| format!("{silent}; {error}"))))
+    }
+
+    /// Returns what the user should know about the measurement itself.
+    pub fn warnings(&self) -> Vec<String> {
+        let error = self.measurement.error.as_ref().map(|error| format!("some datagrams met an error: {error}"));
+        error.into_iter().chain(self.generator_warning().filter(|_| !self.nobody_listens())).collect()
     }
 
     /// Returns a warning if the generator, and not the responder, limited the result of an open loop.
     ///
     /// That is so if over 1 % of the datagrams that were due were not sent, or if the 99th percentile of the lateness
     /// is over a tenth of that of the latency. A lateness of up to a millisecond is accepted.
-    pub fn generator_warning(&self) -> Option<String> {
+    fn generator_warning(&self) -> Option<String> {
         let lateness = self.lateness_ms?.p99?;
         let latency = self.latency_ms.p99.unwrap_or_default();
+        let due = self.measurement.time.as_secs_f64() * f64::from(self.measurement.rate);
         let limit = format!("the generator was the limit, not {}", self.target);
-        if (self.sent as f64) < 0.99 * self.due {
-            Some(format!("{limit}: {} of {:.0} datagrams left in time", self.sent, self.due))
+        if (self.sent as f64) < 0.99 * due {
+            Some(format!("{limit}: {} of {:.0} datagrams left in time", self.sent, due))
         } else if lateness > 1.0 && lateness > latency / 10.0 {
             Some(format!("{limit}: 1 of 100 datagrams left over {lateness:.3} ms late"))
         } else {
@@ -118,24 +177,29 @@ impl<'a> BenchReport<'a> {
     }
 }
 
-impl Display for BenchReport<'_> {
+impl Display for BenchReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let clients = if self.clients == 1 { "1 client".to_owned() } else { format!("{} clients", self.clients) };
         writeln!(f, "--- {} udp bench: {:.3} s, {clients} ---", self.target, self.seconds)?;
-        let loss = percent(self.counts.loss_percent());
-        let Self { sent, answered, lost, duplicate, .. } = self;
-        writeln!(f, "{sent} sent, {answered} answered, {lost} lost ({loss}), {duplicate} duplicate")?;
+        writeln!(f, "{}", counts(self.counts()))?;
+        if let Some(note) = self.measurement.attribution.and_then(attribution_note) {
+            writeln!(f, "{note}")?;
+        }
+        if self.measurement.silence.is_dead {
+            writeln!(f, "no answer for the last {:.1} s", self.silent_s)?;
+        }
         let Throughput { sent, answered } = self.mbit_per_second;
         writeln!(f, "{:.0} answers/s   {sent:.3} Mbit/s out, {answered:.3} Mbit/s in", self.answers_per_second)?;
         if let Some(lateness) = &self.lateness_ms {
             writeln!(f, "lateness {}   p99 {}", range(lateness), millis(lateness.p99))?;
         }
-        if self.latencies.histogram().is_empty() {
+        let histogram = self.measurement.latencies.histogram();
+        if histogram.is_empty() {
             return Ok(());
         }
         writeln!(f, "latency {}", range(&self.latency_ms))?;
         writeln!(f, "{}\n", percentiles(&self.latency_ms))?;
-        BarChart(self.latencies.histogram()).fmt(f)
+        BarChart(histogram).fmt(f)
     }
 }
 
@@ -149,43 +213,53 @@ mod tests {
         ([127, 0, 0, 1], 5000).into()
     }
 
-    fn measurement(latencies: &Latencies) -> Measurement<'_> {
+    fn measurement(latencies: Latencies) -> Measurement {
         Measurement {
             time: Duration::from_secs(2),
             clients: 4,
             counts: OutcomeCounts {
                 sent: 1000,
-                answered: 990,
+                answered: 988,
+                late: 1,
                 lost: 9,
                 refused: 1,
+                altered: 1,
                 duplicate: 2,
                 ..OutcomeCounts::default()
             },
+            attribution: Some(Attribution::Content),
             sent_bytes: 1_000_000,
-            answered_bytes: 500_000,
+            answered_in_window: 980,
+            received_bytes: 500_000,
             latencies,
             lateness: None,
             rate: 0,
+            silence: Silence::default(),
+            nobody_listens: false,
+            error: None,
         }
     }
 
     #[test]
     fn text_and_json_show_the_measurement() {
-        let latencies = Latencies::from_micros(&[100]);
-        let report = BenchReport::new(target(), &measurement(&latencies));
+        let report = BenchReport::new(target(), measurement(Latencies::from_micros(&[100])));
         let text = report.to_string();
-        assert!(text.starts_with(
-            "--- 127.0.0.1:5000 udp bench: 2.000 s, 4 clients ---\n\
-             1000 sent, 990 answered, 10 lost (1.0%), 2 duplicate\n\
-             495 answers/s   4.000 Mbit/s out, 2.000 Mbit/s in\n\
-             latency min/avg/max/stddev = 0.100/0.100/0.100/0.000 ms\n\
-             p50 0.100   p90 0.100   p99 0.100   p99.9 0.100 ms\n\n"
-        ));
+        assert!(
+            text.starts_with(
+                "--- 127.0.0.1:5000 udp bench: 2.000 s, 4 clients ---\n\
+                 1000 sent, 988 answered, 11 lost (1.1%; 1 late, 1 refused), 2 duplicate, 0 reordered, 1 altered\n\
+                 490 answers/s   4.000 Mbit/s out, 2.000 Mbit/s in\n\
+                 latency min/avg/max/stddev = 0.100/0.100/0.100/0.000 ms\n\
+                 p50 0.100   p90 0.100   p99 0.100   p99.9 0.100 ms\n\n"
+            ),
+            "{text}"
+        );
         assert_eq!(
             serde_json::to_value(&report).expect("JSON"),
             json!({
-                "schema": 1, "target": "127.0.0.1:5000", "seconds": 2.0, "clients": 4, "sent": 1000, "answered": 990,
-                "lost": 10, "duplicate": 2, "answers_per_second": 495.0,
+                "schema": 2, "target": "127.0.0.1:5000", "seconds": 2.0, "clients": 4, "sent": 1000, "answered": 988,
+                "late": 1, "lost": 9, "refused": 1, "truncated": 0, "altered": 1, "duplicate": 2, "unmatched": 0,
+                "loss_percent": 1.1, "silent_s": 0.0, "answers_per_second": 490.0,
                 "mbit_per_second": {"sent": 4.0, "answered": 2.0},
                 "latency_ms": {
                     "min": 0.1, "mean": 0.1, "max": 0.1, "stddev": 0.0, "p50": 0.1, "p90": 0.1, "p99": 0.1, "p99_9": 0.1
@@ -193,31 +267,45 @@ mod tests {
                 "lateness_ms": null
             })
         );
+        assert!(report.check(&Limits::default()).is_ok());
+    }
+
+    #[test]
+    fn dead_target_is_named_and_fails() {
+        let silence = Silence { time: Duration::from_millis(2040), is_dead: true };
+        let dead = Measurement { silence, ..measurement(Latencies::from_micros(&[100])) };
+        let report = BenchReport::new(target(), dead);
+        assert!(report.to_string().contains("\nno answer for the last 2.0 s\n"), "{report}");
+        let limits = Limits { loss: Some(1.0), ..Limits::default() };
+        assert_eq!(
+            report.check(&limits),
+            Err(Error::Unmet("no answer from 127.0.0.1:5000 for the last 2.0 s; loss 1.100% is over 1%".to_owned()))
+        );
     }
 
     #[test]
     fn empty_measurement_has_no_nan() {
-        let latencies = Latencies::new();
         let nothing = Measurement {
             time: Duration::ZERO,
             counts: OutcomeCounts::default(),
-            lateness: Some(&latencies),
-            ..measurement(&latencies)
+            answered_in_window: 0,
+            lateness: Some(Latencies::new()),
+            ..measurement(Latencies::new())
         };
-        let report = BenchReport::new(target(), &nothing);
+        let report = BenchReport::new(target(), nothing);
         let json = serde_json::to_value(&report).expect("JSON");
-        assert_eq!(json["answers_per_second"], 0.0);
+        assert_eq!((&json["answers_per_second"], &json["loss_percent"]), (&json!(0.0), &json!(0.0)));
         assert_eq!(json["lateness_ms"]["p99"], Value::Null);
         assert!(report.check(&Limits::default()).is_err());
-        assert_eq!(report.generator_warning(), None);
+        assert!(report.warnings().is_empty());
     }
 
     #[test]
     fn warns_only_when_generator_was_the_limit() {
         let warned = |latency: u64, lateness: u64, rate: u32| {
-            let (latencies, lateness) = (Latencies::from_micros(&[latency]), Latencies::from_micros(&[lateness]));
-            let measurement = Measurement { lateness: Some(&lateness), rate, ..measurement(&latencies) };
-            BenchReport::new(target(), &measurement).generator_warning().is_some()
+            let lateness = Some(Latencies::from_micros(&[lateness]));
+            let measurement = Measurement { lateness, rate, ..measurement(Latencies::from_micros(&[latency])) };
+            !BenchReport::new(target(), measurement).warnings().is_empty()
         };
         assert!(warned(9_000, 2_000, 500));
         assert!(!warned(90_000, 2_000, 500));

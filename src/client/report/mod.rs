@@ -1,6 +1,6 @@
 //! The results of ping and bench, as text and as JSON. Pure.
 //!
-//! The text of a report is its [`Display`](std::fmt::Display), the JSON its [`Serialize`](serde::Serialize). [`ping`]
+//! The text of a report is its [`Display`](std::fmt::Display), the JSON its [`Serialize`]. [`ping`]
 //! and [`mod@bench`] have one each, and share the numbers of [`mod@format`] and the bar chart of [`histogram`].
 
 mod bench;
@@ -8,29 +8,93 @@ mod format;
 mod histogram;
 mod ping;
 
-pub use bench::{BenchReport, Measurement};
-pub use ping::{AnswerLine, IN_ORDER, PingReport, ProbeObject};
+pub use bench::{BenchReport, Measurement, Silence};
+pub use ping::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome};
 
 use std::net::SocketAddr;
 
+use serde::Serialize;
+
 use crate::client::Error;
-use crate::client::probe::latency::Summary;
+use crate::client::probe::latency::{Summary, round_to};
 use crate::client::probe::limits::Limits;
 use crate::client::probe::outcome::OutcomeCounts;
+use crate::client::probe::tracker::Attribution;
 
 /// The version of the JSON. Increases when a field changes its meaning or is removed; new fields do not change it.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
-/// Returns an error unless there was an answer and no limit is exceeded.
+/// The clock that says when an answer arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clock {
+    /// The process's: the time after the system call that received the answer, so that a round trip includes the time that
+    /// the process took to wake up.
+    User,
+}
+
+/// Returns the line about a responder that does not repeat the probes; `None` if it does.
+pub fn attribution_note(attribution: Attribution) -> Option<&'static str> {
+    match attribution {
+        Attribution::Content => None,
+        Attribution::Port => Some("the answers do not repeat the probes: they are matched by source port"),
+        Attribution::Order => {
+            Some("the answers do not repeat the probes: some are matched in order, so round trips are upper bounds")
+        }
+    }
+}
+
+/// Returns the percentage for JSON: to six significant digits, and never rounded to 100.
+fn loss_percent(counts: &OutcomeCounts) -> f64 {
+    let exact = counts.loss_percent();
+    let rounded = round_to(exact, 6);
+    if rounded < 100.0 { rounded } else { exact }
+}
+
+/// Returns an error unless there was an answer in time and no limit is exceeded.
 fn check(target: SocketAddr, counts: &OutcomeCounts, summary: &Summary, limits: &Limits) -> Result<(), Error> {
-    let exceeded = limits.exceeded(counts.loss_percent(), summary);
-    if counts.with_answer() == 0 && counts.refused > 0 {
-        Err(Error::Unmet(format!("no answer from {target}, but a refusal: does anybody listen there?")))
-    } else if counts.with_answer() == 0 {
-        Err(Error::Unmet(format!("no answer from {target}")))
-    } else if exceeded.is_empty() {
-        Ok(())
+    if counts.answered > 0 {
+        let exceeded = limits.exceeded(counts.loss_percent(), summary);
+        return if exceeded.is_empty() { Ok(()) } else { Err(Error::Unmet(exceeded.join("; "))) };
+    }
+    let others: Vec<String> = [(counts.late, "late"), (counts.truncated, "truncated"), (counts.altered, "altered")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{count} {name}"))
+        .collect();
+    Err(Error::Unmet(if !others.is_empty() {
+        format!("no intact answer in time from {target}: {}", others.join(", "))
+    } else if counts.refused > 0 {
+        format!("no answer from {target}, but a refusal: does anybody listen there?")
     } else {
-        Err(Error::Unmet(exceeded.join("; ")))
+        format!("no answer from {target}")
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn success_needs_an_intact_answer_in_time() {
+        let target = ([127, 0, 0, 1], 5000).into();
+        let outcome = |counts| check(target, &counts, &Summary::default(), &Limits::default());
+        let message = |counts| outcome(counts).expect_err("no answer").to_string();
+        let none = OutcomeCounts::default();
+        assert_eq!(outcome(OutcomeCounts { answered: 1, altered: 9, ..none }), Ok(()));
+        assert_eq!(message(none), "no answer from 127.0.0.1:5000");
+        assert!(message(OutcomeCounts { refused: 1, ..none }).contains("a refusal"));
+        assert_eq!(
+            message(OutcomeCounts { late: 1, altered: 60, ..none }),
+            "no intact answer in time from 127.0.0.1:5000: 1 late, 60 altered"
+        );
+    }
+
+    #[test]
+    fn loss_in_json_is_rounded_but_never_to_100() {
+        let loss = |lost, answered| loss_percent(&OutcomeCounts { lost, answered, ..OutcomeCounts::default() });
+        assert_eq!(loss(8, 70_137), 0.011_404_9);
+        assert_eq!((loss(0, 1), loss(1, 0)), (0.0, 100.0));
+        assert!(loss(1_000_000_000, 1) < 100.0);
     }
 }

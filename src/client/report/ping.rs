@@ -2,20 +2,19 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::format::{percent, percentiles, range};
+use super::format::{counts, millis, percentiles, range};
 use super::histogram::BarChart;
-use super::{SCHEMA, check};
+use super::{Clock, SCHEMA, attribution_note, check, loss_percent};
 use crate::client::Error;
+use crate::client::ping::Options;
 use crate::client::probe::latency::{Latencies, Summary};
 use crate::client::probe::limits::Limits;
 use crate::client::probe::outcome::{Outcome, OutcomeCounts};
-use crate::client::probe::tracker::Answer;
-
-/// The line about a responder that does not repeat the probes.
-pub const IN_ORDER: &str = "the answers do not repeat the probes: they are matched in order";
+use crate::client::probe::tracker::{Answer, Attribution, FlowCounts, Tracker};
 
 /// The line for an answer.
 #[derive(Debug)]
@@ -49,87 +48,197 @@ impl Display for AnswerLine {
     }
 }
 
-/// The JSON object for a probe that has ended.
+/// What the JSON object of a stream reports of a probe.
+///
+/// The first one of each probe is any but `late` and `duplicate`. After a timeout at most one of late, truncated and altered
+/// follows; the last one is the outcome that the summary counts, a timeout as lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamOutcome {
+    /// The probe ended as [`Outcome::Answered`].
+    Answered,
+    /// There was no answer within the timeout.
+    Timeout,
+    /// The probe ended as [`Outcome::Late`].
+    Late,
+    /// The probe ended as [`Outcome::Refused`].
+    Refused,
+    /// The probe ended as [`Outcome::Truncated`].
+    Truncated,
+    /// The probe ended as [`Outcome::Altered`].
+    Altered,
+    /// There was a further answer.
+    Duplicate,
+}
+
+impl From<Outcome> for StreamOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Answered => Self::Answered,
+            Outcome::Late => Self::Late,
+            Outcome::Lost => Self::Timeout,
+            Outcome::Refused => Self::Refused,
+            Outcome::Truncated => Self::Truncated,
+            Outcome::Altered => Self::Altered,
+        }
+    }
+}
+
+/// A JSON object of a stream.
 #[derive(Debug, Serialize)]
 pub struct ProbeObject {
-    /// The number of the probe, from 1.
-    pub seq: u64,
-    /// How it ended.
-    #[serde(rename = "fate")]
-    pub outcome: Outcome,
-    /// Its round-trip time; `None` without an answer.
+    /// The number of the probe, from 1; `None` for a duplicate that repeats no probe.
+    pub seq: Option<u64>,
+    /// The address that it was sent to.
+    pub target: SocketAddr,
+    /// When this was reported, in UTC (RFC 3339).
+    pub time: String,
+    /// What became of it.
+    pub outcome: StreamOutcome,
+    /// Its round-trip time; `None` without an answer and for a duplicate.
     pub rtt_ms: Option<f64>,
     /// The length of its answer in bytes.
     pub bytes: Option<usize>,
-    /// Whether a later probe was answered before.
+    /// Whether a later probe of the same flow was answered before.
     pub reordered: bool,
 }
 
-/// The summary of a ping. Its text ends with a line break.
-#[derive(Debug, Serialize)]
-pub struct PingReport<'a> {
-    schema: u32,
-    target: SocketAddr,
-    #[serde(flatten)]
-    counts: &'a OutcomeCounts,
-    /// Whether answers did not repeat their probes, so that their round trips are a guess.
-    matched_in_order: bool,
-    rtt_ms: RoundTrips,
-    #[serde(skip)]
-    latencies: &'a Latencies,
+impl ProbeObject {
+    /// Creates the object of a probe without an answer.
+    pub fn new(sequence: Option<u64>, target: SocketAddr, outcome: StreamOutcome) -> Self {
+        let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+        let seq = sequence.map(|sequence| sequence + 1);
+        Self { seq, target, time, outcome, rtt_ms: None, bytes: None, reordered: false }
+    }
 }
 
-#[derive(Debug, Serialize)]
+/// The summary of a ping. Its text ends with a line break.
+#[derive(Clone, Debug, Serialize)]
+pub struct PingReport {
+    schema: u32,
+    target: SocketAddr,
+    interval_ms: f64,
+    size: usize,
+    duration_s: f64,
+    #[serde(flatten)]
+    counts: OutcomeCounts,
+    loss_percent: f64,
+    clock: Clock,
+    /// How answers were matched to probes; `None` if there was none.
+    attribution: Option<Attribution>,
+    /// The round trips of first answers of whatever kind, late ones included: without these, a slow path would look faster
+    /// than it is.
+    rtt_ms: RoundTrips,
+    flows: Option<Vec<FlowReport>>,
+    /// How many probes were in flight and are not counted.
+    #[serde(skip)]
+    in_flight: usize,
+    #[serde(skip)]
+    latencies: Latencies,
+}
+
+#[derive(Clone, Debug, Serialize)]
 struct RoundTrips {
     #[serde(flatten)]
     summary: Summary,
     jitter: Option<f64>,
 }
 
-impl<'a> PingReport<'a> {
-    /// Creates the summary of how probes ended and of the round trips of their first answers, of whatever kind.
-    /// `repeats` is whether the responder repeats the probes.
-    pub fn new(target: SocketAddr, counts: &'a OutcomeCounts, latencies: &'a Latencies, repeats: bool) -> Self {
-        let rtt_ms = RoundTrips { summary: latencies.summary(), jitter: latencies.jitter() };
-        let matched_in_order = counts.with_answer() > 0 && !repeats;
-        Self { schema: SCHEMA, target, counts, matched_in_order, rtt_ms, latencies }
+/// The probes of one source port.
+#[derive(Clone, Debug, Serialize)]
+pub struct FlowReport {
+    port: u16,
+    sent: u64,
+    /// Late, lost and refused ones.
+    lost: u64,
+    p50_ms: Option<f64>,
+}
+
+impl FlowReport {
+    /// Creates the report of the flow with a source port, whose median round trip was `p50_ms`.
+    pub fn new(port: u16, counts: FlowCounts, p50_ms: Option<f64>) -> Self {
+        Self { port, sent: counts.ended, lost: counts.lost, p50_ms }
+    }
+
+    /// Returns whether over half of at least three probes were lost.
+    fn is_bad(&self) -> bool {
+        self.sent >= 3 && 2 * self.lost > self.sent
+    }
+}
+
+impl Display for FlowReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { port, sent, lost, .. } = self;
+        let mark = if self.is_bad() { "   bad" } else { "" };
+        write!(f, "port {port}: {sent} sent, {lost} lost, p50 {} ms{mark}", millis(self.p50_ms))
+    }
+}
+
+impl PingReport {
+    /// Creates the summary of what a tracker knows after `duration`.
+    pub(crate) fn new(
+        target: SocketAddr,
+        options: &Options,
+        duration: Duration,
+        tracker: &Tracker,
+        latencies: Latencies,
+        flows: Option<Vec<FlowReport>>,
+    ) -> Self {
+        let counts = OutcomeCounts { sent: tracker.counts().ended(), ..*tracker.counts() };
+        Self {
+            schema: SCHEMA,
+            target,
+            interval_ms: options.interval.as_nanos() as f64 / 1e6,
+            size: options.size,
+            duration_s: duration.as_millis() as f64 / 1e3,
+            counts,
+            loss_percent: loss_percent(&counts),
+            clock: Clock::User,
+            attribution: tracker.attribution(),
+            rtt_ms: RoundTrips { summary: latencies.summary(), jitter: latencies.jitter() },
+            flows,
+            in_flight: tracker.in_flight(),
+            latencies,
+        }
+    }
+
+    /// Returns how the probes ended.
+    pub fn counts(&self) -> &OutcomeCounts {
+        &self.counts
     }
 
     /// Checks the result against limits.
     ///
     /// # Errors
     ///
-    /// [`Error::Unmet`] when there was no answer or a limit is exceeded; its message says which.
+    /// [`Error::Unmet`] when there was no intact answer in time or a limit is exceeded; its message says which.
     pub fn check(&self, limits: &Limits) -> Result<(), Error> {
-        check(self.target, self.counts, &self.rtt_ms.summary, limits)
+        check(self.target, &self.counts, &self.rtt_ms.summary, limits)
     }
 }
 
-impl Display for PingReport<'_> {
+impl Display for PingReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { target, counts, rtt_ms: RoundTrips { summary, jitter }, .. } = self;
-        writeln!(f, "--- {target} udp ping statistics ---")?;
-        let loss = percent(counts.loss_percent());
-        write!(f, "{} sent, {} answered, {loss} lost", counts.sent, counts.answered)?;
-        write!(f, ", {} duplicate, {} reordered", counts.duplicate, counts.reordered)?;
-        for (count, name) in [
-            (counts.late, "late"),
-            (counts.refused, "refused"),
-            (counts.truncated, "truncated"),
-            (counts.altered, "altered"),
-            (counts.unmatched, "unmatched"),
-        ] {
-            if count > 0 {
-                write!(f, ", {count} {name}")?;
-            }
+        writeln!(f, "--- {} udp ping statistics ---", self.target)?;
+        f.write_str(&counts(&self.counts))?;
+        match self.in_flight {
+            0 => writeln!(f)?,
+            in_flight => writeln!(f, "; {in_flight} in flight, not counted")?,
         }
-        writeln!(f)?;
-        if self.matched_in_order {
-            writeln!(f, "{IN_ORDER}")?;
+        if let Some(note) = self.attribution.and_then(attribution_note) {
+            writeln!(f, "{note}")?;
+        }
+        if let Some(flows) = &self.flows {
+            flows.iter().try_for_each(|flow| writeln!(f, "{flow}"))?;
+            let bad: Vec<_> = flows.iter().filter(|flow| flow.is_bad()).map(|flow| flow.port.to_string()).collect();
+            if !bad.is_empty() {
+                writeln!(f, "over half of the probes lost on source port {}", bad.join(", "))?;
+            }
         }
         if self.latencies.histogram().is_empty() {
             return Ok(());
         }
+        let RoundTrips { summary, jitter } = &self.rtt_ms;
         write!(f, "rtt {}", range(summary))?;
         match jitter {
             Some(jitter) => writeln!(f, "   jitter {jitter:.3} ms")?,
@@ -142,69 +251,92 @@ impl Display for PingReport<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::client::probe::flows::Flows;
+    use crate::client::probe::payload::{Integrity, ProbeMatch};
 
     fn target() -> SocketAddr {
         ([127, 0, 0, 1], 5000).into()
     }
 
+    /// A report of `sent` probes, of which the first few are answered after so many microseconds each.
+    fn report(sent: usize, answered: &[u64], flows: Option<Vec<FlowReport>>) -> PingReport {
+        let start = Instant::now();
+        let timeout = Duration::from_secs(1);
+        let mut tracker = Tracker::new(timeout, Flows::new(1, false), 1000);
+        tracker.flow_opened(0);
+        (0..sent).for_each(|_| tracker.record_sent(0, start, start));
+        for (sequence, micros) in answered.iter().enumerate() {
+            let found = ProbeMatch { sequence: Some(sequence as u64), integrity: Integrity::Intact };
+            tracker.match_answer(0, Some(found), start + Duration::from_micros(*micros));
+        }
+        while tracker.time_out(0, start + timeout).is_some() {}
+        let latencies = Latencies::from_micros(answered);
+        PingReport::new(target(), &Options::default(), Duration::from_millis(2500), &tracker, latencies, flows)
+    }
+
     #[test]
     fn text_shows_counts_round_trips_and_percentiles() {
-        let counts = OutcomeCounts { sent: 10, answered: 9, lost: 1, reordered: 1, ..OutcomeCounts::default() };
-        let latencies = Latencies::from_micros(&[31, 48, 48, 48, 48, 50, 52, 83, 120]);
-        let report = PingReport::new(target(), &counts, &latencies, true);
+        let report = report(10, &[31, 48, 48, 48, 48, 50, 52, 83, 120], None);
         let text = report.to_string();
-        assert!(text.starts_with(
-            "--- 127.0.0.1:5000 udp ping statistics ---\n\
-             10 sent, 9 answered, 10.0% lost, 0 duplicate, 1 reordered\n\
-             rtt min/avg/max/stddev = 0.031/0.059/0.120/0.025 ms   jitter 0.011 ms\n\
-             p50 0.048   p90 0.120   p99 0.120   p99.9 0.120 ms\n\n"
-        ));
+        assert!(
+            text.starts_with(
+                "--- 127.0.0.1:5000 udp ping statistics ---\n\
+                 10 sent, 9 answered, 1 lost (10.0%), 0 duplicate, 0 reordered\n\
+                 rtt min/avg/max/stddev = 0.031/0.059/0.120/0.025 ms   jitter 0.011 ms\n\
+                 p50 0.048   p90 0.120   p99 0.120   p99.9 0.120 ms\n\n"
+            ),
+            "{text}"
+        );
         assert!(text.ends_with("  1\n"), "{text}");
         assert!(report.check(&Limits::default()).is_ok());
     }
 
     #[test]
-    fn text_names_other_outcomes_only_if_they_occurred() {
-        let counts = OutcomeCounts {
-            sent: 9,
-            answered: 1,
-            late: 1,
-            lost: 1,
-            refused: 1,
-            truncated: 2,
-            altered: 3,
-            unmatched: 4,
-            ..OutcomeCounts::default()
-        };
-        let text = PingReport::new(target(), &counts, &Latencies::from_micros(&[5]), true).to_string();
-        let line = "9 sent, 1 answered, 22.2% lost, 0 duplicate, 0 reordered, \
-                    1 late, 1 refused, 2 truncated, 3 altered, 4 unmatched\n";
-        assert!(text.contains(line), "{text}");
+    fn flows_have_a_line_each_and_bad_ones_are_named() {
+        let flow = |port, ended, lost, p50_ms| FlowReport::new(port, FlowCounts { ended, lost }, p50_ms);
+        let flows = vec![
+            flow(40_001, 4, 2, Some(0.5)),
+            flow(40_002, 2, 2, None),
+            flow(40_003, 3, 2, Some(0.25)),
+            flow(40_004, 9, 9, None),
+        ];
+        let report = report(1, &[5], Some(flows));
+        let text = report.to_string();
+        let lines = "port 40001: 4 sent, 2 lost, p50 0.500 ms\n\
+                     port 40002: 2 sent, 2 lost, p50 - ms\n\
+                     port 40003: 3 sent, 2 lost, p50 0.250 ms   bad\n\
+                     port 40004: 9 sent, 9 lost, p50 - ms   bad\n\
+                     over half of the probes lost on source port 40003, 40004\n";
+        assert!(text.contains(lines), "{text}");
+        let json = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(json["flows"][0], json!({"port": 40001, "sent": 4, "lost": 2, "p50_ms": 0.5}));
     }
 
     #[test]
     fn times_are_null_without_answer() {
-        let counts = OutcomeCounts { sent: 3, lost: 3, ..OutcomeCounts::default() };
-        let latencies = Latencies::new();
-        let report = PingReport::new(target(), &counts, &latencies, false);
+        let report = report(3, &[], None);
         assert_eq!(
             report.to_string(),
-            "--- 127.0.0.1:5000 udp ping statistics ---\n3 sent, 0 answered, 100.0% lost, 0 duplicate, 0 reordered\n"
+            "--- 127.0.0.1:5000 udp ping statistics ---\n3 sent, 0 answered, 3 lost (100.0%), 0 duplicate, 0 reordered\n"
         );
         assert_eq!(report.check(&Limits::default()), Err(Error::Unmet("no answer from 127.0.0.1:5000".to_owned())));
         let json: Value = serde_json::to_value(&report).expect("JSON");
         assert_eq!(
             json,
             json!({
-                "schema": 1, "target": "127.0.0.1:5000", "sent": 3, "answered": 0, "late": 0, "lost": 3, "refused": 0,
-                "truncated": 0, "altered": 0, "duplicate": 0, "reordered": 0, "unmatched": 0, "matched_in_order": false,
+                "schema": 2, "target": "127.0.0.1:5000", "interval_ms": 1000.0, "size": 56, "duration_s": 2.5, "sent": 3,
+                "answered": 0, "late": 0, "lost": 3, "refused": 0, "truncated": 0, "altered": 0, "duplicate": 0,
+                "reordered": 0, "unmatched": 0, "loss_percent": 100.0, "clock": "user", "attribution": null,
                 "rtt_ms": {
                     "min": null, "mean": null, "max": null, "stddev": null, "jitter": null, "p50": null, "p90": null,
                     "p99": null, "p99_9": null
-                }
+                },
+                "flows": null
             })
         );
     }

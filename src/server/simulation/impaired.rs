@@ -20,12 +20,20 @@ fn percent(text: &str) -> crate::impair::Probability {
     text.parse().expect("a probability")
 }
 
+/// Gives a turn, if one is wanted. What is delayed is not owed.
+fn turn(simulation: &mut Simulation) {
+    simulation.turn();
+    if !simulation.script().blocked {
+        simulation.script().owed = 0;
+    }
+}
+
 fn take(simulation: &mut Simulation, step: Step) {
     match step {
         Step::Arrive(datagrams) => datagrams.into_iter().for_each(|(port, padding)| simulation.arrive(port, padding)),
         Step::Drain(room) => simulation.script().drain(room),
         Step::Poll => simulation.poll(),
-        Step::Turn => simulation.turn(),
+        Step::Turn => turn(simulation),
         Step::Batch(batch, coalesce) => {
             simulation.script().batch = batch;
             simulation.script().coalesce = coalesce;
@@ -79,8 +87,7 @@ fn settle(simulation: &mut Simulation) {
                 }
             }
         }
-        // Turns are spurious now and then.
-        simulation.turn();
+        turn(simulation);
         check_sum(simulation);
     }
     assert!(simulation.script().arrived.is_empty(), "unread datagrams are left");

@@ -13,6 +13,7 @@ mod server;
 mod spoof;
 mod tools;
 mod traffic;
+pub mod wire;
 
 use std::time::Duration;
 

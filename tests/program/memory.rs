@@ -1,0 +1,99 @@
+//! Memory while replies wait: bounded for the process, and given back.
+
+use std::iter;
+use std::net::UdpSocket;
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Server, SlowLoopback, python, run_in_namespace, shell, wait_until};
+
+/// What waits in all endpoints together, and everything else that is not the binary's, in kB.
+const BOUND: u64 = (32 << 10) + (8 << 10);
+
+/// What is left once nothing waits any more, in kB. The allocator may keep more if other memory was allocated meanwhile.
+const AT_REST: u64 = 8 << 10;
+
+/// Makes sends block: one packet of each socket has room in the network, and none of them leaves.
+fn jam() -> SlowLoopback {
+    let jam = SlowLoopback::new("1kbit", 70_000);
+    shell("tc qdisc change dev lo root tbf rate 1kbit burst 70000 limit 40000000");
+    jam
+}
+
+/// Waits until the memory of a server has stopped growing; returns it in kB.
+fn settled_memory(server: &Server) -> u64 {
+    let mut before = 0;
+    wait_until("the memory has settled", || {
+        thread::sleep(Duration::from_millis(300));
+        let now = server.status("RssAnon");
+        (std::mem::replace(&mut before, now) == now).then_some(now)
+    })
+}
+
+/// Returns a server with many jammed endpoints, each of which has received what it can, and the jam.
+fn jammed(before: impl Fn(&Server, &UdpSocket)) -> (Server, SlowLoopback) {
+    const ENDPOINTS: usize = 200;
+    let arguments: Vec<_> = iter::repeat_n("echo@127.0.0.1:0", ENDPOINTS).chain(["-q", "--send-buffer=16k"]).collect();
+    let server = Server::start_many(ENDPOINTS, &arguments);
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    before(&server, &client);
+    server.pause();
+    for address in server.addresses() {
+        (0..20).for_each(|_| assert!(client.send_to(&[b'x'; 60_000], address).is_ok()));
+    }
+    let jam = jam();
+    server.resume();
+    (server, jam)
+}
+
+#[test]
+fn memory_of_jammed_endpoints_is_bounded_and_given_back() {
+    run_in_namespace!("tc");
+    let (server, jam) = jammed(|_, _| ());
+    let memory = settled_memory(&server);
+    assert!((4 << 10..BOUND).contains(&memory), "{memory} kB");
+    drop(jam);
+    wait_until("the memory is given back", || (server.status("RssAnon") < AT_REST).then_some(()));
+}
+
+/// After many small datagrams each receive is prepared for many, however large.
+#[test]
+fn memory_of_jammed_endpoints_is_bounded_after_small_datagrams() {
+    run_in_namespace!("tc");
+    let (server, _jam) = jammed(|server, client| {
+        server.pause();
+        for address in server.addresses() {
+            (0..80).for_each(|_| assert!(client.send_to(b"small", address).is_ok()));
+        }
+        server.resume();
+        thread::sleep(Duration::from_millis(300));
+    });
+    let memory = settled_memory(&server);
+    assert!((4 << 10..BOUND).contains(&memory), "{memory} kB");
+}
+
+/// A datagram of one byte can ask for 60 kB, and a packet holds 64 of them.
+#[test]
+fn long_replies_to_short_requests_wait_as_requests() {
+    run_in_namespace!("tc", "python3");
+    let service = format!("reply={}{{}}@127.0.0.1:0", "x".repeat(60_000));
+    let server = Server::start(&[&service, "-q", "--json", "--send-buffer=16k", "--grace=0"]);
+    server.pause();
+    python(
+        "
+import socket, struct, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(100):
+    # udp(7): SOL_UDP, UDP_SEGMENT
+    client.sendmsg([b'x' * 64], [(17, 103, struct.pack('H', 1))], 0, ('127.0.0.1', int(sys.argv[1])))
+",
+        &[&server.address().port().to_string()],
+    );
+    let jam = jam();
+    server.resume();
+    let memory = settled_memory(&server);
+    assert!(memory < AT_REST, "{memory} kB");
+    let endpoint = server.stop().endpoint();
+    assert!(endpoint.get("unsent") > 1_000, "{endpoint:?}");
+    drop(jam);
+}
