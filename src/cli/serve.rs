@@ -93,7 +93,10 @@ pub struct ServeArgs {
     #[arg(hide_short_help = true, help_heading = "Performance")]
     spin: Duration,
 
-    /// Replies per second to one IPv4 address or IPv6 /64; 0 for no limit
+    /// Replies per second to one source; 0 for no limit
+    ///
+    /// At most N replies, or N x 1,500 bytes of reply packets, to an IPv4 address, an IPv6 /64 or a link-local host.
+    /// Loopback has no limit.
     #[arg(long, value_name = "N", value_parser = units::rate, default_value = "1000")]
     #[arg(hide_short_help = true, help_heading = "Safety")]
     rate_limit: u32,
@@ -149,11 +152,14 @@ most once a minute per reason. The reasons are:
   own_port       the source port is one that this server has bound
   service_port   the source port belongs to a UDP service that might answer
                  the reply: 7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137,
-                 138, 161, 389, 500, 1900, 5353 or 11211
+                 138, 161, 389, 500, 862, 1900, 5000, 5353, 10000, 11211,
+                 12345 or 20001
   amplification  the reply's packet would be more than three times as long
                  as the request's; not on loopback
-  rate_limit     more than --rate-limit replies per second to one IPv4
-                 address or IPv6 /64; not on loopback
+  rate_limit     more than --rate-limit replies per second to one source;
+                 not on loopback
+  loop           every 1,000th of identical requests in a row from one
+                 peer, or requests that grow by the service's own text
   discard        the service is discard
 ";
 
@@ -170,9 +176,11 @@ JSON:
     answered          replies sent
     answered_bytes    their payloads, in bytes
     refused           requests refused, by reason
-    failed            replies that the system did not send, by error
+    failed            replies that were not sent, by error; queue_full if
+                      too many had to wait
     receive_errors    errors returned in place of a datagram, by error
-    waited            replies that waited because a send would have blocked
+    waited            replies that waited for a later turn, mostly because
+                      a send would have blocked
     waiting_peak      the most replies that waited at the same time
     unsent            replies that still waited at the end
     kernel_dropped    datagrams dropped because the receive buffer was
@@ -198,7 +206,7 @@ Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
        Answer what has arrived and send what waits, for at most --grace,
        then end with the statistics. A second signal ends the program at
-       once.
+       once. A signal that was ignored at the start stays ignored (Linux).
 ";
 
 fn details() -> String {

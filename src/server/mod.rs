@@ -58,11 +58,11 @@ pub struct Options {
     pub stats: Option<Duration>,
     /// How long answering and sending may take after a stop was requested. Default: 500 ms.
     pub grace: Duration,
-    /// At most this many replies per second to an IPv4 address or an IPv6 /64 other than loopback; 0 for no limit.
-    /// Default: 1,000.
+    /// At most this many replies, or 1,500 times as many bytes of reply packets, per second to a source: an IPv4 address, an
+    /// IPv6 /64 or a link-local host, other than loopback; 0 for no limit. Default: 1,000.
     pub rate_limit: u32,
     /// Answer every source that can be answered: those whose port belongs to a service, requests that are much shorter
-    /// than their reply, and any number of them. Default: `false`.
+    /// than their reply or belong to a loop, and any number of them. Default: `false`.
     pub no_guard: bool,
     /// How datagrams move. Default: [`IoBackend::Auto`].
     pub io: IoBackend,

@@ -65,7 +65,7 @@ impl Worker {
 
     fn serve(&mut self, number: usize, plan: &Plan) -> Result<(), Error> {
         let Self { reactor, endpoints, resources } = self;
-        let next_stats = plan.stats.as_ref().and_then(|stats| stats.next(Instant::now()));
+        let next_stats = plan.stats.as_ref().and_then(StatisticsLog::first);
         let mut serving =
             Serving { number, plan, endpoints, resources, keys: Vec::new(), counted: 0, next_stats, stop: None };
         for index in 0..serving.endpoints.len() {
@@ -184,7 +184,7 @@ impl Handler for Serving<'_> {
                     && at <= now
                 {
                     stats.record(self.number, reports(self.endpoints), now);
-                    self.next_stats = stats.next(now);
+                    self.next_stats = stats.next(at, now);
                 }
                 if self.plan.until.is_some_and(|until| until <= now) {
                     reactor.shutdown().request();

@@ -53,6 +53,29 @@ fn queued_replies_leave_in_order() {
     assert!((1..=32).contains(&endpoint.get("waiting_peak")), "{endpoint:?}");
 }
 
+/// Nor does it spin while the replies to the last datagrams of `--count` wait.
+#[test]
+fn grace_period_after_count_is_idle() {
+    run_in_namespace!("tc");
+    let server = Server::start(&["hello@127.0.0.1:0", "-q", "--send-buffer=16k", "--count=10", "--grace=1h"]);
+    let client = connect(server.address());
+    server.pause();
+    for i in 0..MESSAGES {
+        client.send(&message(i)).expect("sent");
+    }
+    let loopback = SlowLoopback::new("1kbit", 2000);
+    server.resume();
+    receive(&client);
+
+    let before = server.cpu_ticks();
+    thread::sleep(Duration::from_millis(500));
+    let used = server.cpu_ticks() - before;
+    assert!(used < 15, "{used} ticks");
+
+    loopback.speed_up();
+    assert_eq!(server.wait().status.code(), Some(0));
+}
+
 #[test]
 fn replies_unsent_after_the_grace_period_are_counted() {
     run_in_namespace!("tc");
