@@ -297,9 +297,10 @@ impl EndpointReport {
 
 /// Checks that a server has never used more memory than it may, 6 MB.
 pub fn assert_memory_is_small(server: &Server) {
-    // 4 MB of a debug build are the binary itself, 1.5 MB of a release build.
-    let limit = if cfg!(debug_assertions) { 9 << 10 } else { 6 << 10 };
+    // 6 MB of a debug build are the binary itself, 1.5 MB of a release build. Parsing the command line takes half a
+    // megabyte of stack in a debug build.
+    let (most, most_anonymous) = if cfg!(debug_assertions) { (11 << 10, 4 << 10) } else { (6 << 10, 3 << 10) };
     let (peak, anonymous) = (server.status("VmHWM"), server.status("RssAnon"));
-    assert!(peak < limit, "peak memory: {peak} kB");
-    assert!(anonymous < 3 << 10, "memory besides the binary: {anonymous} kB");
+    assert!(peak < most, "peak memory: {peak} kB");
+    assert!(anonymous < most_anonymous, "memory besides the binary: {anonymous} kB");
 }
