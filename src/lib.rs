@@ -9,6 +9,7 @@
 //!    endpoints of a worker share.
 //! 3. The [`Guard`] decides for each datagram whether it may be answered: a reply to a spoofed source hurts a third party.
 //! 4. The [`ReplyTemplate`] makes the reply: slices of the template and of the datagram, nothing is copied.
+//!    With [impairments](impair), replies pass a [`Link`](impair::Link), which loses, delays or damages them.
 //! 5. The replies of the batch are [sent](net::Transport::send) together. Runs of equal length to one peer pass through the
 //!    kernel as one packet.
 //! 6. Where a send would block, the requests of the rest are copied to the [`ReplyQueue`], and the socket is not read until

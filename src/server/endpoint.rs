@@ -13,6 +13,9 @@
 //! | receive: drained | not readable until the next event | (does not happen) |
 //! | send: would block | not writable until the next event; the rest waits | the same |
 //! | interest | READABLE | READABLE and WRITABLE |
+//!
+//! Where replies are impaired, they pass a link before they are sent. It holds those that are delayed, and in place of the
+//! queue those that would block; its next deadline is the endpoint's.
 
 use std::fmt::Display;
 use std::io;
