@@ -62,7 +62,8 @@
 //! 5. A turn is bounded: a flood on one socket delays the others by milliseconds. [`reactor`]
 //! 6. Every datagram ends in exactly one way, and is counted there. [`Statistics`](server::Statistics)
 //! 7. Nothing in the loop blocks. [`LogWriter`](logging::writer::LogWriter)
-//! 8. A warm loop allocates nothing per datagram. [`SendBatch`](net::SendBatch), `tests/allocation_server.rs`
+//! 8. A warm loop allocates nothing per datagram. [`SendBatch`](net::SendBatch), `tests/allocation_server.rs`,
+//!    `tests/allocation_relay.rs`
 //! 9. A deadline is never early, and gives a turn once. [`reactor`]
 //! 10. The same seed and the same arrivals, their times included, give the same impairment. [`impair`]
 //!

@@ -19,9 +19,9 @@
 //! | delay | The delay and a deviation by the jitter, never below 0. *Normal* unless a distribution is named, and exact. Durations without a unit are seconds. | *Uniform* unless a distribution is named; normal and Pareto from a table of 4,096 values. Durations without a unit are microseconds. |
 //! | reorder | The datagram is not delayed, and enters the rate stage at once. | It leaves the queue at once, whatever the rate. |
 //! | rate | After their delay, datagrams are transmitted one after the other. Counts the IP packet. | A datagram is never transmitted before one that came earlier. Counts the frame. |
-//! | limit | What has to wait while as many wait as may is dropped, and the loss counts as `over_limit`. | The same, but decided before the delay, for what has not to wait, too. |
+//! | limit | A datagram that has to wait while as many wait as may is dropped, and counts as `over_limit`. | The same, but decided before the delay, and for datagrams that need not wait, too. |
 //!
-//! The names are those of the stages; a datagram that is not changed and does not wait costs no copy.
+//! A datagram that is neither corrupted nor delayed is not copied.
 //!
 //! # Reproducible
 //!
