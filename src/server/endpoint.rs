@@ -48,6 +48,11 @@ const DELAYED_PER_TURN: usize = 64;
 /// The destination of a reply, and the local address that it leaves from.
 pub type ReplyFlow = (SocketAddr, Option<SocketAddr>);
 
+/// No further reply is sent in a turn after this many failures, because each costs a system call of its own; the rest is
+/// queued for the next turn. Without this bound, a flood from spoofed sources without a route delays other endpoints by
+/// over 100 ms.
+pub(super) const TURN_FAILURES: usize = 64;
+
 /// A turn sends no further reply after this many bytes, about a millisecond's work; the rest is queued for the next turn.
 ///
 /// Only replies much longer than their requests get there: a batch of requests, at most 576 KiB, can ask for 4,096 replies
@@ -347,11 +352,12 @@ impl<S: Transport> Endpoint<S> {
         }
     }
 
-    /// Sends in order until every reply has left or failed, or the socket would block; returns how many did either.
+    /// Sends in order until every reply has left or failed, the socket would block, or too many have failed for one turn;
+    /// returns how many have left or failed.
     fn send(&mut self, replies: &[Outgoing<'_>], now: Instant) -> usize {
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
-        let mut done = 0;
-        while done < replies.len() {
+        let (mut done, mut failures) = (0, 0);
+        while done < replies.len() && failures < TURN_FAILURES {
             let sent = self.socket.send(&replies[done..]);
             for reply in &replies[done..done + sent.count] {
                 self.statistics.answered += 1;
@@ -377,6 +383,7 @@ impl<S: Transport> Endpoint<S> {
                 Some(error) => {
                     self.fail(&replies[done], net::error_name(&error), &error, now);
                     done += 1;
+                    failures += 1;
                 }
             }
         }

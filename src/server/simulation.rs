@@ -16,7 +16,7 @@ use mio::Interest;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::endpoint::{Endpoint, Resources, TURN_BYTES};
+use super::endpoint::{Endpoint, Resources, TURN_BYTES, TURN_FAILURES};
 use super::reply::ReplyTemplate;
 use super::reply_queue::Share;
 use crate::guard::Guard;
@@ -158,7 +158,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Turn),
         1 => (1..80_usize, any::<bool>()).prop_map(|(size, coalesce)| Step::Batch(size, coalesce)),
         1 => vec(lost(), 1..4).prop_map(Step::ReceiveErrors),
-        1 => vec(lost(), 1..4).prop_map(Step::SendErrors),
+        1 => prop_oneof![vec(lost(), 1..4), vec(lost(), 200..400)].prop_map(Step::SendErrors),
     ]
 }
 
@@ -218,6 +218,7 @@ impl Simulation {
         if self.endpoint.wants().turn {
             let was_waiting = self.endpoint.statistics().unsent > 0;
             let (receives, sent_bytes) = (self.script().receives, self.script().sent_bytes);
+            let send_errors = self.script().send_errors.len();
             self.endpoint.take_turn(self.now, &mut self.resources).expect("no datagram ends the loop (invariant 2)");
             // What exceeds the share was dropped and counted as failed.
             self.script().owed = usize::try_from(self.endpoint.statistics().unsent).expect("a count");
@@ -225,6 +226,8 @@ impl Simulation {
             // What waited, and one batch; each may exceed the limit by one reply.
             let most = (1 + usize::from(was_waiting)) * (TURN_BYTES + self.longest_reply);
             assert!(self.script().sent_bytes - sent_bytes <= most, "a turn sent too much (invariant 5)");
+            let failed = send_errors - self.script().send_errors.len();
+            assert!(failed <= (1 + usize::from(was_waiting)) * TURN_FAILURES, "too many sends failed (invariant 5)");
         }
     }
 
@@ -271,7 +274,8 @@ impl Simulation {
         let statistics = self.endpoint.statistics();
         let script = self.script();
         script.drain(usize::MAX / 2);
-        let (arrived, failures) = (script.arrived.len(), script.receive_errors.len());
+        let (arrived, failures) =
+            (script.arrived.len(), script.receive_errors.len() + script.send_errors.len() / TURN_FAILURES);
         let most_sent = (arrived + statistics.unsent as usize) * self.longest_reply;
         // Full batches, failed receives, one that drains the socket, and what does not fit its turn.
         let batch = self.script().batch.min(32);
@@ -297,7 +301,7 @@ fn number(reply: &[u8]) -> u64 {
 proptest! {
     /// Invariants 1 to 6.
     #[test]
-    fn no_network_breaks_an_invariant(
+    fn invariants_hold_over_any_network(
         room in 0..200_usize,
         is_long: bool,
         share in prop_oneof![8_200..12_000_usize, Just(1 << 20)],
@@ -313,7 +317,7 @@ proptest! {
     }
 
     #[test]
-    fn after_the_end_was_announced_a_flood_does_not_delay_it(room in 0..100_usize, flood in 1..200_usize) {
+    fn flood_does_not_delay_the_end(room in 0..100_usize, flood in 1..200_usize) {
         let mut simulation = Simulation::new(room);
         (0..300).for_each(|_| simulation.arrive(4000, 0));
         simulation.endpoint.finish(300 * 832);
@@ -336,9 +340,25 @@ proptest! {
     }
 }
 
+/// Invariant 5 for sends that fail, as those to spoofed sources without a route do.
+#[test]
+fn failed_sends_end_a_turn() {
+    let mut simulation = Simulation::new(1_000);
+    simulation.script().coalesce = true;
+    (0..200).for_each(|_| simulation.arrive(4000, 0));
+    simulation.script().send_errors = [libc::EHOSTUNREACH; 150].into();
+    simulation.poll();
+    for failed in [TURN_FAILURES, 2 * TURN_FAILURES, 150] {
+        simulation.turn();
+        assert_eq!(simulation.endpoint.statistics().failed.total(), failed as u64);
+        simulation.check();
+    }
+    assert_eq!(simulation.endpoint.statistics().answered, 50);
+}
+
 /// Invariant 2, the exception: trying again would spin.
 #[test]
-fn a_broken_socket_ends_the_loop_and_its_replies_are_counted() {
+fn broken_socket_ends_the_loop() {
     let mut simulation = Simulation::new(100);
     (0..10).for_each(|_| simulation.arrive(4000, 0));
     simulation.script().send_errors = [libc::EPERM, libc::EBADF].into();
@@ -350,7 +370,7 @@ fn a_broken_socket_ends_the_loop_and_its_replies_are_counted() {
 }
 
 #[test]
-fn receives_that_always_fail_end_the_loop_and_others_do_not() {
+fn endless_receive_errors_end_the_loop() {
     struct Failing(u32);
     impl Transport for Failing {
         fn receive(&mut self, inbox: &mut ReceiveBatch) -> Received {
