@@ -137,7 +137,15 @@ impl Server {
                 nanoseconds += times.split(' ').next().and_then(|time| time.parse::<f64>().ok()).unwrap_or(f64::NAN);
             }
         }
-        Ok(nanoseconds / 1e9)
+        Ok(nanoseconds / 1e9 + self.ended_children())
+    }
+
+    /// Returns the processor time of children that have ended, in seconds, to the clock tick.
+    fn ended_children(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // cutime and cstime are the 14th and 15th fields after the name, which is in parentheses.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(13).take(2);
+        fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
     }
 
     /// Returns the process and its children, of which only socat has any.
