@@ -117,7 +117,8 @@ JSON:
                     of the same source port
   unmatched         answers that belong to no probe
   loss_percent      late, lost and refused together
-  clock             what timed the answers: user (the program)
+  clock             what timed the answers: kernel (when it received them),
+                    or user (when the program did)
   attribution       how answers were matched: content, port, or order (then
                     round trips are upper bounds); null without an answer
   rtt_ms            round trips in milliseconds: min, mean, max, stddev,

@@ -103,7 +103,7 @@ pub struct ServeArgs {
 
     /// Answer every source that can be answered
     ///
-    /// Lifts all refusals except "unanswerable" and "discard".
+    /// Lifts all refusals except "unanswerable", "group_copy" and "discard".
     #[arg(long, hide_short_help = true, help_heading = "Safety")]
     no_guard: bool,
 
@@ -148,7 +148,10 @@ A refused request gets no reply. Refusals are counted by reason and logged at
 most once a minute per reason. The reasons are:
 
   unanswerable   the source has port 0, or an unspecified, multicast,
-                 broadcast or reserved (240.0.0.0/4) address
+                 broadcast or reserved (240.0.0.0/4) address, or is an
+                 IPv4 address in an IPv6 packet (::ffff:192.0.2.1)
+  group_copy     sent to a broadcast or multicast address, and answered by
+                 another of the --workers: each receives a copy
   own_port       the source port is one that this server has bound
   service_port   the source port belongs to a UDP service that might answer
                  the reply: 7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137,
@@ -183,14 +186,27 @@ JSON:
                       a send would have blocked
     waiting_peak      the most replies that waited at the same time
     unsent            replies that still waited at the end
-    kernel_dropped    datagrams dropped because the receive buffer was
-                      full; null if the system does not report it
+    kernel_dropped    socket buffers that the kernel dropped, because the
+                      receive buffer was full or a checksum wrong; each
+                      holds up to 128 datagrams if they were coalesced;
+                      null if the system does not report it
 ";
 
-const MORE_DETAILS: &str = "\
+const MORE_DETAILS: &str = "  \
+  rcvbuf_errors       socket buffers dropped because a receive buffer was
+                      full; this and the next field count all UDP sockets
+                      of the system since the start, and are null elsewhere
+                      than on Linux
+  in_csum_errors      socket buffers dropped because a checksum was wrong
+
 The sum of answered, refused, failed and unsent is received. With impairments,
 the sum of answered, refused, failed, unsent, lost and over_limit is the sum of
 received and duplicated.
+
+The sum of received and kernel_dropped is the number of datagrams that reached
+the socket if the kernel coalesced none of those it dropped, which it does for a
+sender that segments (UDP_SEGMENT) and for what a network device receives. With
+--io portable it coalesces nothing.
 
 Exit status:
   0    stopped by a signal, --for or --count
@@ -211,7 +227,7 @@ Signals:
 
 fn details() -> String {
     let impairments = impair::DETAILS;
-    format!("Services:\n{SERVICES}\n{DETAILS}\n{impairments}\n{JSON}{}\n{MORE_DETAILS}", impair::JSON)
+    format!("Services:\n{SERVICES}\n{DETAILS}\n{impairments}\n{JSON}{}{MORE_DETAILS}", impair::JSON)
 }
 
 /// Serves until a stop is requested, then logs and prints the statistics.

@@ -1,5 +1,6 @@
 //! The socket of a flow, and what is known of its readiness.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -8,8 +9,12 @@ use mio::Interest;
 
 use super::probe::backlog::Backlog;
 use super::{Error, target};
-use crate::net::{self, Datagram, IoBackend, ReceiveBatch, Received, Socket, Transport};
+use crate::net::{self, Datagram, ErrorReport, IoBackend, Outgoing, ReceiveBatch, Received, Sent, Socket, Transport};
 use crate::reactor::{Key, Readiness};
+
+/// After this many errors of earlier datagrams a send is tried for the last time: a flood of ICMP errors must not stop the
+/// loop.
+const EARLIER_ERRORS: usize = 64;
 
 /// A connected socket. Readiness is state, as with the server's endpoints.
 #[derive(Debug)]
@@ -21,8 +26,17 @@ pub struct Flow {
     backlog: Backlog,
     writable: bool,
     /// ICMP errors, and when the latest of them was reported. The system reports one before the answers that came earlier.
-    refusals: Vec<io::Error>,
+    refusals: VecDeque<Refusal>,
     refused_at: Option<Instant>,
+}
+
+/// An ICMP error that a datagram of a flow has caused.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Its text names who reports it, where the system has error reports.
+    pub error: io::Error,
+    /// The beginning of the datagram's payload, as far as it is known.
+    pub payload: Vec<u8>,
 }
 
 impl Flow {
@@ -32,9 +46,10 @@ impl Flow {
     ///
     /// As [`target::open`].
     pub fn open(target: SocketAddr, io: IoBackend) -> io::Result<Self> {
-        let socket = target::open(target, io)?;
+        let mut socket = target::open(target, io)?;
+        socket.enable_error_reports();
         let backlog = Backlog::new(target::receive_buffer(&socket));
-        Ok(Self { socket, key: None, backlog, writable: true, refusals: Vec::new(), refused_at: None })
+        Ok(Self { socket, key: None, backlog, writable: true, refusals: VecDeque::new(), refused_at: None })
     }
 
     /// Returns the source port of its probes; 0 if the system does not report it.
@@ -80,21 +95,66 @@ impl Flow {
         self.backlog.received_by()
     }
 
+    /// Sends datagrams. An ICMP error that an earlier datagram has caused is returned by the first call after it, which sends
+    /// nothing: it becomes a [refusal](Self::next_refusal), and the send is repeated. `now` is a time before.
+    ///
+    /// An error that is returned is that of the first datagram that did not leave, or that of a full send buffer.
+    pub fn send(&mut self, datagrams: &[Outgoing<'_>], now: Instant) -> Sent {
+        let mut count = 0;
+        // What cannot be explained belongs to an earlier datagram if this one leaves at the second try.
+        let mut unexplained: Option<io::Error> = None;
+        for _ in 0..EARLIER_ERRORS {
+            let sent = self.socket.send(&datagrams[count..]);
+            count += sent.count;
+            let is_final = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock || net::is_broken(error);
+            if sent.count > 0 || sent.error.as_ref().is_none_or(is_final) {
+                unexplained.take().into_iter().for_each(|error| self.note_refusal(error.into(), now));
+            }
+            match sent.error {
+                Some(error) if !is_final(&error) => {
+                    if self.take_error_reports(now) {
+                        continue;
+                    }
+                    if error.kind() == io::ErrorKind::ConnectionRefused {
+                        self.note_refusal(error.into(), now);
+                    } else if unexplained.is_some() {
+                        return Sent { count, error: Some(error) };
+                    } else {
+                        unexplained = Some(error);
+                    }
+                }
+                error => return Sent { count, error },
+            }
+        }
+        let sent = self.socket.send(&datagrams[count..]);
+        Sent { count: count + sent.count, error: sent.error }
+    }
+
+    /// Takes all ICMP errors that the system has kept; returns whether there was one.
+    fn take_error_reports(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some(report) = self.socket.take_error_report() {
+            any = true;
+            self.note_refusal(report.into(), now);
+        }
+        any
+    }
+
     /// Records an ICMP error that a call at `now` or later reported instead of what it should have done.
-    pub fn note_refusal(&mut self, error: io::Error, now: Instant) {
-        self.refusals.push(error);
+    fn note_refusal(&mut self, refusal: Refusal, now: Instant) {
+        self.refusals.push_back(refusal);
         self.refused_at = self.refused_at.max(Some(now));
         self.backlog.arrived(now);
     }
 
-    /// Returns the next ICMP error once all answers that came before it were received: it concerns the oldest probe that has
-    /// no answer then.
-    pub fn next_refusal(&mut self) -> Option<io::Error> {
-        if self.refused_at > self.received_by() { None } else { self.refusals.pop() }
+    /// Returns the next ICMP error once all answers that came before it were received: unless its payload identifies a
+    /// probe, it concerns the oldest one that has no answer then.
+    pub fn next_refusal(&mut self) -> Option<Refusal> {
+        if self.refused_at > self.received_by() { None } else { self.refusals.pop_front() }
     }
 
-    /// Receives one batch and returns the time after that. An error is [noted](Self::note_refusal). `before` is a time before
-    /// the receive.
+    /// Receives one batch and returns the time after that. ICMP errors become [refusals](Self::next_refusal). `before` is a
+    /// time before the receive.
     ///
     /// # Errors
     ///
@@ -108,7 +168,9 @@ impl Flow {
             Received::Failed(error) => {
                 check_socket(&error)?;
                 self.backlog.took(batch.charge(), now);
-                self.note_refusal(error, before);
+                if !self.take_error_reports(before) {
+                    self.note_refusal(error.into(), before);
+                }
             }
         }
         Ok(now)
@@ -127,8 +189,21 @@ pub fn check_socket(error: &io::Error) -> Result<(), Error> {
     }
 }
 
-/// Returns when an answer arrived, by [`Clock::User`](super::report::Clock::User): the time after it was received. The
+/// Returns when an answer arrived: by the kernel's clock if it has a time, otherwise the time after it was `received`. The
 /// only place that decides this.
-pub fn arrival(_: &Datagram<'_>, received: Instant) -> Instant {
-    received
+pub fn arrival(datagram: &Datagram<'_>, received: Instant) -> Instant {
+    datagram.arrival.unwrap_or(received)
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self { error, payload: Vec::new() }
+    }
+}
+
+impl From<ErrorReport> for Refusal {
+    fn from(mut report: ErrorReport) -> Self {
+        let payload = std::mem::take(&mut report.payload);
+        Self { error: report.into(), payload }
+    }
 }

@@ -12,7 +12,9 @@ use mio::event::Source;
 use super::target::{self, Family};
 use super::{Error, cannot_write, notify};
 use crate::logging::escape::Escaped;
-use crate::net::{self, IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport};
+use crate::net::{
+    self, ErrorReport, IcmpError, IoBackend, LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, Socket, Transport,
+};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Reactor, Readiness, Wants};
 
@@ -35,6 +37,9 @@ impl Default for Options {
         Self { timeout: Duration::from_secs(1), retries: 2, raw: false, family: Family::default() }
     }
 }
+
+/// How often a message is sent again because a router on the way has a smaller MTU than those before.
+const SMALLER_MTUS: u32 = 8;
 
 const PROMPT: &str = "Enter message to send: ";
 
@@ -87,7 +92,7 @@ impl Conversation {
         let mut quiet = self.socket.take();
         let quiet = quiet.take_if(|socket| self.is_quiet(socket));
         let mut socket = quiet.map_or_else(|| self.open(), Ok)?;
-        let mut attempt = 0;
+        let (mut attempt, mut fragmented) = (0, 0);
         while attempt <= self.options.retries {
             match self.exchange(&mut socket, message)? {
                 Outcome::Answered => {
@@ -98,6 +103,10 @@ impl Conversation {
                     return self.write_answer(out).map_err(cannot_write);
                 }
                 Outcome::TimedOut => attempt += 1,
+                // The kernel knows the smaller MTU of the path now, and sends fragments.
+                Outcome::Failed(error) if is_too_long_for_router(&error) && fragmented < SMALLER_MTUS => {
+                    fragmented += 1;
+                }
                 Outcome::Failed(error) => {
                     self.try_next(&error, errors)?;
                     (socket, attempt) = (self.open()?, 0);
@@ -158,7 +167,10 @@ impl Conversation {
     }
 
     fn open(&self) -> Result<Socket, Error> {
-        target::open(self.target, IoBackend::Auto).map_err(|error| target::cannot_reach(self.target, &error))
+        let mut socket =
+            target::open(self.target, IoBackend::Auto).map_err(|error| target::cannot_reach(self.target, &error))?;
+        socket.enable_error_reports();
+        Ok(socket)
     }
 
     /// Returns whether nothing came since the last answer.
@@ -184,7 +196,9 @@ impl Conversation {
         let datagram = Outgoing { to: self.target, from: None, parts: [message, b"", b""] };
         match socket.send(&[datagram]).error {
             // A full send buffer counts as a lost datagram: it is sent again after the timeout.
-            Some(error) if error.kind() != io::ErrorKind::WouldBlock => return Ok(Outcome::Failed(error)),
+            Some(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                return Ok(Outcome::Failed(reported_error(socket, error)));
+            }
             _ => {}
         }
         let deadline = Instant::now().checked_add(self.options.timeout);
@@ -197,15 +211,20 @@ impl Conversation {
     }
 
     fn explain(&self, error: &io::Error) -> Error {
-        if error.kind() == io::ErrorKind::ConnectionRefused {
-            let target = self.target;
+        let (target, report) = (self.target, ErrorReport::of(error));
+        let is_elsewhere = report.and_then(|report| report.offender).is_some_and(|offender| offender != target.ip());
+        if error.kind() == io::ErrorKind::ConnectionRefused && !is_elsewhere {
             return Error::Unmet(format!("nobody listens on {target} (port unreachable)"));
         }
         if net::is_broken(error) {
             return Error::Failed(format!("the socket became unusable: {error}"));
         }
-        if error.raw_os_error() == Some(libc::EMSGSIZE) {
-            return Error::Unmet(format!("the message is too long for the path to {}: {error}", self.target));
+        let is_too_long = matches!(report, Some(ErrorReport { error: IcmpError::FragmentationNeeded { .. }, .. }));
+        if is_too_long || error.raw_os_error() == Some(libc::EMSGSIZE) {
+            return Error::Unmet(format!("the message is too long for the path to {target}: {error}"));
+        }
+        if report.is_some() {
+            return Error::Unmet(format!("cannot reach {target}: {error}"));
         }
         Error::Unmet(target::cannot_reach(self.target, error).to_string())
     }
@@ -255,7 +274,7 @@ impl Handler for Exchange<'_> {
         let received = self.socket.receive(self.received);
         self.outcome = match received {
             _ if self.received.datagrams().next().is_some() => Some(Outcome::Answered),
-            Received::Failed(error) => Some(Outcome::Failed(error)),
+            Received::Failed(error) => Some(Outcome::Failed(reported_error(self.socket, error))),
             Received::More => None,
             Received::Drained => {
                 self.readable = false;
@@ -272,6 +291,19 @@ impl Handler for Exchange<'_> {
     fn before_wait(&mut self, _: &mut Reactor<()>) -> io::Result<ControlFlow<()>> {
         Ok(if self.outcome.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
+}
+
+/// Returns what ICMP reported, in place of the error that a call returned for it. All of it is about the message at hand:
+/// a socket with an error of an earlier one is not used again.
+fn reported_error(socket: &mut Socket, error: io::Error) -> io::Error {
+    std::iter::from_fn(|| socket.take_error_report()).last().map_or(error, io::Error::from)
+}
+
+/// Returns whether a router reports that the message must be fragmented.
+fn is_too_long_for_router(error: &io::Error) -> bool {
+    ErrorReport::of(error).is_some_and(|report| {
+        report.offender.is_some() && matches!(report.error, IcmpError::FragmentationNeeded { .. })
+    })
 }
 
 /// Reads a line with its line feed; of one that is too long for a message, only enough to show that it is.

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use self::loops::LoopDetector;
 use self::rate_limit::RateLimiter;
-use crate::net::{Datagram, Outgoing};
+use crate::net::{Datagram, Delivery, Outgoing};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
 const MAX_AMPLIFICATION: usize = 3;
@@ -35,8 +35,11 @@ const LOOPBACK_SAMPLING: u32 = 503;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// No reply can reach the source, or it would reach many hosts: port 0, an unspecified, multicast or broadcast
-    /// address, 240.0.0.0/4.
+    /// address, 240.0.0.0/4. Or the reply would leave by IPv4 although the datagram arrived by IPv6: an IPv4-mapped
+    /// address.
     Unanswerable,
+    /// It was sent to a broadcast or multicast address, and another worker answers its copy of it.
+    GroupCopy,
     /// The source port is bound by this process.
     OwnPort,
     /// The source port belongs to a UDP service that would answer the reply.
@@ -56,6 +59,7 @@ impl Refusal {
     pub fn name(self) -> &'static str {
         match self {
             Self::Unanswerable => "unanswerable",
+            Self::GroupCopy => "group_copy",
             Self::OwnPort => "own_port",
             Self::ServicePort => "service_port",
             Self::Amplification => "amplification",
@@ -70,6 +74,7 @@ impl Display for Refusal {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unanswerable => "no reply can be sent to such an address",
+            Self::GroupCopy => "another worker answers this broadcast or multicast datagram",
             Self::OwnPort => "its port is bound by this process, which would answer the reply",
             Self::ServicePort => "its port belongs to a UDP service, which could answer the reply",
             Self::Amplification => "the reply is over three times as long as the request",
@@ -94,6 +99,8 @@ impl Display for Refusal {
 #[derive(Clone, Debug)]
 pub struct Guard {
     enabled: bool,
+    /// Answers datagrams to broadcast and multicast addresses, of which every worker receives a copy.
+    answers_groups: bool,
     /// Sorted, for the binary search.
     own_ports: Vec<u16>,
     rate_limiter: Option<Arc<RateLimiter>>,
@@ -109,7 +116,8 @@ impl Guard {
         own_ports.sort_unstable();
         let rate_limiter = (rate_limit > 0).then(|| Arc::new(RateLimiter::new(rate_limit, start)));
         let loop_detector = Arc::new(LoopDetector::new(start));
-        Self { enabled: true, own_ports, rate_limiter, loop_detector, skipped: Cell::new(0) }
+        let skipped = Cell::new(0);
+        Self { enabled: true, answers_groups: true, own_ports, rate_limiter, loop_detector, skipped }
     }
 
     /// Creates a guard that refuses nothing but [`Refusal::Unanswerable`].
@@ -117,20 +125,30 @@ impl Guard {
         Self { enabled: false, ..Self::new(Vec::new(), 0, Instant::now()) }
     }
 
+    /// Returns the guard of the worker with this number. Only the first one, 0, answers broadcast and multicast, so that
+    /// the process answers once.
+    pub fn of_worker(&self, number: usize) -> Self {
+        Self { answers_groups: number == 0, ..self.clone() }
+    }
+
     /// Decides whether `reply` may be sent in response to `datagram`; if so, charges it to the rate of the source. The
     /// parts of `reply` are text, the request, and text; or text alone.
     ///
-    /// An IPv4-mapped IPv6 source counts as IPv4. The rate limiter comes after the rules that look at a datagram alone,
-    /// so that a reply they refuse uses up nothing. The loop detector comes last, so that it sees only what the rate
-    /// allows.
+    /// An IPv4-mapped source counts as IPv4 where the socket does not learn how the datagram arrived, but not as loopback,
+    /// since it can be spoofed from outside. The rate limiter comes after the rules that look at a datagram alone, so that
+    /// a reply they refuse uses up nothing. The loop detector comes last, so that it sees only what the rate allows.
     ///
     /// # Errors
     ///
     /// The reason for not sending the reply.
     pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
         let (ip, port) = (datagram.source.ip().to_canonical(), datagram.source.port());
-        if port == 0 || is_unanswerable(ip) {
+        let is_mapped = ip != datagram.source.ip();
+        if port == 0 || is_unanswerable(ip) || (is_mapped && datagram.delivery != Delivery::Unknown) {
             return Err(Refusal::Unanswerable);
+        }
+        if !self.answers_groups && datagram.delivery == Delivery::Group {
+            return Err(Refusal::GroupCopy);
         }
         if !self.enabled {
             return Ok(());
@@ -141,7 +159,7 @@ impl Guard {
         if SERVICE_PORTS.binary_search(&port).is_ok() {
             return Err(Refusal::ServicePort);
         }
-        if ip.is_loopback() {
+        if ip.is_loopback() && !is_mapped {
             if self.skipped.get() > 0 {
                 self.skipped.set(self.skipped.get() - 1);
                 return Ok(());
@@ -195,7 +213,8 @@ mod tests {
     fn check_at(now: Instant, guard: &Guard, source: &str, request: usize, reply: usize) -> Result<(), Refusal> {
         let bytes = [0; 2_000];
         let source: SocketAddr = source.parse().expect("an address");
-        let datagram = Datagram { source, local: None, payload: &bytes[..request] };
+        let payload = &bytes[..request];
+        let datagram = Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, payload };
         let reply = Outgoing { to: source, from: None, parts: [&bytes[..reply], b"", b""] };
         guard.check(&datagram, &reply, now)
     }
@@ -228,6 +247,35 @@ mod tests {
         }
     }
 
+    fn check_delivery(guard: &Guard, source: &str, delivery: Delivery) -> Result<(), Refusal> {
+        let source: SocketAddr = source.parse().expect("an address");
+        let reply = Outgoing { to: source, from: None, parts: [b"reply", b"", b""] };
+        let datagram = Datagram { source, local: None, delivery, arrival: None, payload: b"request" };
+        guard.check(&datagram, &reply, Instant::now())
+    }
+
+    #[test]
+    fn mapped_source_is_unanswerable_unless_it_may_be_ipv4() {
+        for guard in [Guard::new(vec![], 1000, Instant::now()), Guard::disabled()] {
+            for source in ["[::ffff:127.0.0.1]:4000", "[::ffff:192.0.2.1]:4000"] {
+                for delivery in [Delivery::Unicast, Delivery::Group] {
+                    assert_eq!(check_delivery(&guard, source, delivery), Err(Refusal::Unanswerable), "{source}");
+                }
+                assert_eq!(check_delivery(&guard, source, Delivery::Unknown), Ok(()), "{source}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_first_worker_answers_groups() {
+        for guard in [Guard::new(vec![], 1000, Instant::now()), Guard::disabled()] {
+            let answer = |worker, delivery| check_delivery(&guard.of_worker(worker), "192.0.2.1:4000", delivery);
+            assert_eq!(answer(0, Delivery::Group), Ok(()));
+            assert_eq!(answer(1, Delivery::Group), Err(Refusal::GroupCopy));
+            assert_eq!(answer(1, Delivery::Unicast), Ok(()));
+        }
+    }
+
     #[test]
     fn refuses_own_and_service_ports_at_any_address() {
         assert!(SERVICE_PORTS.is_sorted());
@@ -253,9 +301,11 @@ mod tests {
         assert_eq!(check_with(&guard, "[::ffff:192.0.2.1]:4000", 2, 63), Err(Refusal::Amplification));
         assert_eq!(check_with(&guard, "[2001:db8::1]:4000", 2, 102), Ok(()));
         assert_eq!(check_with(&guard, "[2001:db8::1]:4000", 2, 103), Err(Refusal::Amplification));
-        for exempt in ["127.0.0.1:4000", "127.9.9.9:4000", "[::1]:4000", "[::ffff:127.0.0.1]:4000"] {
+        for exempt in ["127.0.0.1:4000", "127.9.9.9:4000", "[::1]:4000"] {
             assert_eq!(check_with(&guard, exempt, 2, 2_000), Ok(()), "{exempt}");
         }
+        let mapped = "[::ffff:127.0.0.1]:4000";
+        assert_eq!(check_with(&guard, mapped, 2, 2_000), Err(Refusal::Amplification), "may have arrived by IPv6");
         assert_eq!(check_with(&Guard::disabled(), "192.0.2.1:4000", 2, 2_000), Ok(()));
     }
 
@@ -301,7 +351,7 @@ mod tests {
     fn refused(guard: &Guard, source: &str, template: &ReplyTemplate, count: usize) -> usize {
         let source = source.parse().expect("an address");
         let (payload, now) = (&b"again"[..], Instant::now());
-        let datagram = Datagram { source, local: None, payload };
+        let datagram = Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, payload };
         let reply = Outgoing { to: source, from: None, parts: template.reply(payload) };
         (0..count).filter(|_| guard.check(&datagram, &reply, now) == Err(Refusal::Loop)).count()
     }
@@ -326,7 +376,8 @@ mod tests {
             let requests =
                 (100..400).map(|layers| [&[b'<'].repeat(layers)[..], b"you", &[b'>'].repeat(layers)].concat());
             let refusals = requests.filter(|request| {
-                let datagram = Datagram { source, local: None, payload: request };
+                let delivery = Delivery::Unicast;
+                let datagram = Datagram { source, local: None, delivery, arrival: None, payload: request };
                 let reply = Outgoing { to: source, from: None, parts: template.reply(request) };
                 guard.check(&datagram, &reply, start + Duration::from_secs(1)) == Err(Refusal::Loop)
             });

@@ -6,13 +6,20 @@
 //! └────────┴───────┴──────┴────────┴─────┘└────────┴──      pad: up to the next multiple of size_t
 //! ```
 
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::time::Duration;
+
+use super::sockaddr::SockaddrBuf;
+use super::{Delivery, IcmpError};
 
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<i32>();
 
 /// The space that the most control messages of one message need: a segment length, and packet info of IPv6 and of IPv4.
+/// A connected socket has neither of these last two, which is as much as a timestamp and an error need.
 const SPACE: usize = 3 * HEADER + 8 + 24 + 16;
+const _: () =
+    assert!(SPACE >= 2 * HEADER + size_of::<libc::timespec>() + (16 + SockaddrBuf::SPACE).next_multiple_of(8));
 
 /// A buffer for the control messages of one message, aligned as the kernel requires.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +36,14 @@ pub struct Ancillary {
     pub segment: Option<usize>,
     /// The address that the message was sent to, with port 0, if replies can leave from it.
     pub local: Option<SocketAddr>,
+    /// What kind of address the message was sent to.
+    pub delivery: Delivery,
+    /// The message arrived by IPv4 and has packet info.
+    pub is_ipv4: bool,
+    /// When the message arrived, as the time since 1970.
+    pub timestamp: Option<Duration>,
+    /// Why a datagram that was sent came back: this message is of the error queue.
+    pub error: Option<(IcmpError, Option<IpAddr>)>,
 }
 
 impl ControlMessages {
@@ -92,8 +107,14 @@ impl ControlMessages {
         while let Some((level, kind, data, next)) = split_message(rest) {
             match (level, kind) {
                 (libc::SOL_UDP, libc::UDP_GRO) => ancillary.segment = int(data).and_then(|size| size.try_into().ok()),
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => ancillary.local = local_v4(data),
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => ancillary.local = ancillary.local.or(local_v6(data)),
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => ancillary.read_v4(data),
+                // An IPv4 message on an IPv6 socket has both, and this one does not identify broadcast addresses.
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if !ancillary.is_ipv4 => ancillary.read_v6(data),
+                // IPV6_RECVERR has another value.
+                (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+                    ancillary.error = extended_error(data);
+                }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => ancillary.timestamp = timestamp(data),
                 _ => {}
             }
             rest = next;
@@ -116,21 +137,63 @@ fn int(data: &[u8]) -> Option<i32> {
     Some(i32::from_ne_bytes(data.get(..4)?.try_into().ok()?))
 }
 
-/// Reads an `in_pktinfo`: the interface, the local address for a reply, and the destination in the IP header, which may
-/// be a broadcast address.
-fn local_v4(info: &[u8]) -> Option<SocketAddr> {
-    let ip: [u8; 4] = info.get(4..8)?.try_into().ok()?;
-    Some(SocketAddrV4::new(ip.into(), 0).into())
+/// Reads a `timespec`, whose fields are 32 or 64 bits long.
+fn timestamp(data: &[u8]) -> Option<Duration> {
+    let (seconds, nanos) = data.split_at_checked(data.len() / 2)?;
+    let number = |bytes: &[u8]| match bytes.len() {
+        4 => u64::try_from(int(bytes)?).ok(),
+        _ => u64::try_from(i64::from_ne_bytes(bytes.try_into().ok()?)).ok(),
+    };
+    let nanos = u32::try_from(number(nanos)?).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(number(seconds)?, nanos))
 }
 
-/// Reads an `in6_pktinfo`: the destination in the IP header, and the interface. For an IPv4 datagram the destination
-/// may be a broadcast address, which looks like any other; the `in_pktinfo` next to it has the address for a reply.
-fn local_v6(info: &[u8]) -> Option<SocketAddr> {
-    let ip: [u8; 16] = info.get(..16)?.try_into().ok()?;
-    let ip = Ipv6Addr::from(ip);
-    let can_send = ip.to_ipv4_mapped().is_none() && !ip.is_multicast();
-    let scope = if ip.is_unicast_link_local() { int(info.get(16..)?)? } else { 0 };
-    can_send.then(|| SocketAddrV6::new(ip, 0, 0, scope.cast_unsigned()).into())
+/// Reads a `sock_extended_err` (ip(7)) and the address of the offender behind it.
+///
+/// ```text
+/// │ errno 4 │ origin 1 │ type 1 │ code 1 │ pad 1 │ info 4 │ data 4 │ sockaddr of the offender … │
+/// ```
+fn extended_error(data: &[u8]) -> Option<(IcmpError, Option<IpAddr>)> {
+    let (&[_, _, _, _, origin, kind, code, _, a, b, c, d, _, _, _, _], offender) = data.split_first_chunk::<16>()?;
+    let info = u32::from_ne_bytes([a, b, c, d]);
+    let error = match origin {
+        libc::SO_EE_ORIGIN_ICMP => IcmpError::from_v4(kind, code, info),
+        libc::SO_EE_ORIGIN_ICMP6 => IcmpError::from_v6(kind, code, info),
+        _ if int(data)? == libc::EMSGSIZE => IcmpError::FragmentationNeeded { mtu: info },
+        _ => IcmpError::Other { kind, code },
+    };
+    let offender = SockaddrBuf::from_bytes(offender).address().ip();
+    Some((error, (!offender.is_unspecified()).then_some(offender)))
+}
+
+impl Ancillary {
+    /// Reads an `in_pktinfo`: the interface, the local address for a reply, and the destination in the IP header. They
+    /// differ for a broadcast or multicast destination. The former is unspecified if the message arrived before the
+    /// socket asked for packet info.
+    fn read_v4(&mut self, info: &[u8]) {
+        let Some(&[_, _, _, _, a, b, c, d, ref destination @ ..]) = info.first_chunk::<12>() else { return };
+        let local = Ipv4Addr::new(a, b, c, d);
+        self.is_ipv4 = true;
+        if local.is_unspecified() {
+            (self.local, self.delivery) = (None, Delivery::Unknown);
+        } else {
+            self.local = Some(SocketAddrV4::new(local, 0).into());
+            self.delivery = if local.octets() == *destination { Delivery::Unicast } else { Delivery::Group };
+        }
+    }
+
+    /// Reads an `in6_pktinfo`: the destination in the IP header, and the interface. The kernel does not send from an
+    /// IPv4-mapped address.
+    fn read_v6(&mut self, info: &[u8]) {
+        let Some((ip, &[a, b, c, d])) = info.first_chunk::<20>().and_then(|info| info.split_first_chunk::<16>()) else {
+            return;
+        };
+        let ip = Ipv6Addr::from(*ip);
+        let scope = if ip.is_unicast_link_local() { u32::from_ne_bytes([a, b, c, d]) } else { 0 };
+        let can_send = ip.to_ipv4_mapped().is_none() && !ip.is_multicast();
+        self.local = can_send.then(|| SocketAddrV6::new(ip, 0, 0, scope).into());
+        self.delivery = if ip.is_multicast() { Delivery::Group } else { Delivery::Unicast };
+    }
 }
 
 #[cfg(test)]
@@ -149,9 +212,33 @@ mod tests {
     fn received_control_messages_are_read() {
         assert_eq!(from_kernel(&[]), Ancillary::default());
         let segment = 1200_i32.to_ne_bytes();
-        let v4 = [7, 0, 0, 0, 127, 0, 0, 2, 255, 255, 255, 255];
+        let v4 = [7, 0, 0, 0, 127, 0, 0, 2, 127, 0, 0, 2];
         let both = from_kernel(&[(libc::SOL_UDP, libc::UDP_GRO, &segment), (0, libc::IP_PKTINFO, &v4)]);
-        assert_eq!(both, Ancillary { segment: Some(1200), local: Some(([127, 0, 0, 2], 0).into()) });
+        let local = Some(([127, 0, 0, 2], 0).into());
+        let (segment, delivery) = (Some(1200), Delivery::Unicast);
+        assert_eq!(both, Ancillary { segment, local, delivery, is_ipv4: true, ..Ancillary::default() });
+    }
+
+    #[test]
+    fn packet_info_tells_group_addresses_from_unicast() {
+        let v4 = |local: [u8; 4], destination: [u8; 4]| {
+            let info = [&[7, 0, 0, 0], &local[..], &destination].concat();
+            let ancillary = from_kernel(&[(libc::IPPROTO_IP, libc::IP_PKTINFO, &info)]);
+            (ancillary.local.map(|local| local.ip().to_string()), ancillary.delivery)
+        };
+        let local = Some("192.0.2.1".to_owned());
+        assert_eq!(v4([192, 0, 2, 1], [192, 0, 2, 1]), (local.clone(), Delivery::Unicast));
+        for group in [[192, 0, 2, 255], [255; 4], [224, 0, 0, 1]] {
+            assert_eq!(v4([192, 0, 2, 1], group), (local.clone(), Delivery::Group));
+        }
+        assert_eq!(v4([0; 4], [192, 0, 2, 1]), (None, Delivery::Unknown), "arrived before packet info was asked for");
+        let v6 = |ip: &str| {
+            let ip: Ipv6Addr = ip.parse().expect("an address");
+            let info = [&ip.octets()[..], &3_u32.to_ne_bytes()].concat();
+            from_kernel(&[(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info)])
+        };
+        assert_eq!((v6("2001:db8::1").delivery, v6("ff02::1").delivery), (Delivery::Unicast, Delivery::Group));
+        assert!(!v6("::ffff:192.0.2.1").is_ipv4, "an IPv6 packet to an IPv4-mapped address");
     }
 
     #[test]
@@ -174,9 +261,38 @@ mod tests {
         let segment = (libc::SOL_UDP, libc::UDP_GRO, &1200_i32.to_ne_bytes()[..]);
         let local = Some(([192, 0, 2, 1], 0).into());
         for messages in [[v6, v4, segment], [segment, v4, v6]] {
-            assert_eq!(from_kernel(&messages), Ancillary { segment: Some(1200), local });
+            let (segment, delivery) = (Some(1200), Delivery::Group);
+            let expected = Ancillary { segment, local, delivery, is_ipv4: true, ..Ancillary::default() };
+            assert_eq!(from_kernel(&messages), expected);
         }
         assert_eq!(from_kernel(&[v6]).local, None);
+    }
+
+    #[test]
+    fn timestamps_of_both_widths_are_read() {
+        let read = |data: &[u8]| from_kernel(&[(libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, data)]).timestamp;
+        let expected = Some(Duration::new(1_700_000_000, 999_999_999));
+        assert_eq!(read(&[1_700_000_000_i64.to_ne_bytes(), 999_999_999_i64.to_ne_bytes()].concat()), expected);
+        assert_eq!(read(&[1_700_000_000_i32.to_ne_bytes(), 999_999_999_i32.to_ne_bytes()].concat()), expected);
+        assert_eq!(read(&[0_i64.to_ne_bytes(), 1_000_000_000_i64.to_ne_bytes()].concat()), None);
+        assert_eq!(read(&[(-1_i64).to_ne_bytes(), 0_i64.to_ne_bytes()].concat()), None);
+    }
+
+    #[test]
+    fn errors_are_read_with_their_offender() {
+        let error = |errno: i32, [origin, kind, code]: [u8; 3], info: u32, offender: &[u8]| {
+            let [a, b, c, d] = info.to_ne_bytes();
+            let data = [&errno.to_ne_bytes()[..], &[origin, kind, code, 0, a, b, c, d, 0, 0, 0, 0], offender].concat();
+            from_kernel(&[(libc::IPPROTO_IP, libc::IP_RECVERR, &data)]).error.expect("an error")
+        };
+        let v4 = SockaddrBuf::from(SocketAddr::from(([192, 0, 2, 1], 0)));
+        let v6 = SockaddrBuf::from(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+        let unreachable = error(libc::EHOSTUNREACH, [libc::SO_EE_ORIGIN_ICMP, 3, 1], 0, &v4.as_bytes()[..16]);
+        assert_eq!(unreachable, (IcmpError::HostUnreachable, Some([192, 0, 2, 1].into())));
+        let exceeded = error(libc::EHOSTUNREACH, [libc::SO_EE_ORIGIN_ICMP6, 3, 0], 0, v6.as_bytes());
+        assert_eq!(exceeded, (IcmpError::TtlExceeded, Some(Ipv6Addr::LOCALHOST.into())));
+        let local = error(libc::EMSGSIZE, [libc::SO_EE_ORIGIN_LOCAL, 0, 0], 1400, &[]);
+        assert_eq!(local, (IcmpError::FragmentationNeeded { mtu: 1400 }, None));
     }
 
     #[test]

@@ -108,6 +108,7 @@ mod tests {
         assert_eq!(lengths(&[(1, 10), (2, 10), (2, 10)]), [1, 2], "one peer");
         assert_eq!(lengths(&[(1, 0), (1, 0), (1, 10), (1, 0)]), [1, 1, 1, 1], "empty datagrams leave alone");
         assert_eq!(lengths(&[(1, 1453), (1, 1453)]), [1, 1], "long datagrams leave alone");
+        assert_eq!(lengths(&[(1, 1452), (1, 1452), (1, 1452)]), [3], "the longest that do not");
         assert_eq!(lengths(&[(1, 1); 130]), [64, 64, 2], "at most 64");
         assert_eq!(lengths(&[(1, 1400); 60]), [46, 14], "at most 65,507 bytes");
     }

@@ -47,7 +47,7 @@
 //! ┌──────────────┐   ┌─────────────────┐
 //! │ msg_name     │──>│ SockaddrBuf     │    source or destination
 //! │ msg_iov      │──>│ iovec, iovec, … │──> one slot of the receive batch, or the parts of the datagrams of a run
-//! │ msg_control  │──>│ ControlMessages │    received: the segment length of UDP_GRO, packet info
+//! │ msg_control  │──>│ ControlMessages │    received: the segment length of UDP_GRO, packet info, timestamp
 //! │ msg_len      │   └─────────────────┘    sent: the segment length of UDP_SEGMENT, packet info
 //! └──────────────┘
 //! ```
@@ -56,7 +56,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
 use mio::net::UdpSocket;
@@ -66,7 +66,7 @@ use super::gso::{LONGEST_SEGMENT, SegmentLimit, run_length};
 use super::portable::Portable;
 use super::receive_batch::SLOTS;
 use super::sockaddr::SockaddrBuf;
-use super::{Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
+use super::{Delivery, Envelope, ErrorReport, Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
 
 /// Whether this implementation can be used.
 pub const IS_AVAILABLE: bool = true;
@@ -89,8 +89,10 @@ pub struct Linux {
     /// Received messages may be coalesced.
     has_gro: bool,
     has_gso: bool,
-    /// Received messages carry their local address.
+    /// Received messages carry the address that they were sent to.
     has_packet_info: bool,
+    /// Received messages carry the time of their arrival.
+    has_timestamps: bool,
     segment_limit: SegmentLimit,
     /// How many messages the next system call asks for: twice as many as the last one returned, as far as a batch takes
     /// them. Always to ask for all slots costs 9 % where datagrams arrive one at a time.
@@ -107,6 +109,8 @@ impl Linux {
         let has_packet_info = match socket.local_addr() {
             Ok(local) if !local.ip().is_unspecified() => false,
             Ok(local) if local.is_ipv6() => {
+                // Replies may leave from an address that no interface has: `ip -6 route add local PREFIX dev lo`.
+                let _ = enable(libc::IPPROTO_IPV6, libc::IPV6_FREEBIND);
                 enable(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) && enable(libc::IPPROTO_IP, libc::IP_PKTINFO)
             }
             _ => enable(libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -119,6 +123,7 @@ impl Linux {
             has_gro,
             has_gso,
             has_packet_info,
+            has_timestamps: false,
             segment_limit: if has_gso { SegmentLimit::NORMAL } else { SegmentLimit::NO_SEGMENTS },
             expected: 2,
         }
@@ -127,6 +132,16 @@ impl Linux {
     /// Returns whether received datagrams carry their local address.
     pub fn has_packet_info(&self) -> bool {
         self.has_packet_info
+    }
+
+    /// See [`Socket::enable_timestamps`](super::Socket::enable_timestamps).
+    pub fn enable_timestamps(&mut self, socket: &UdpSocket) -> bool {
+        let fd = socket.as_raw_fd();
+        self.has_timestamps = set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1).is_ok();
+        if self.has_timestamps && self.has_gro {
+            self.has_gro = set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 0).is_err();
+        }
+        self.has_timestamps
     }
 
     /// See [`Socket::describe`](super::Socket::describe).
@@ -145,7 +160,7 @@ impl Linux {
         batch.clear();
         while batch.room() > 0 {
             let wanted = self.expected.min(batch.room());
-            match retry_interrupted(|| socket.try_io(|| receive_messages(socket.as_raw_fd(), batch, wanted))) {
+            match retry_interrupted(|| socket.try_io(|| self.receive_messages(socket.as_raw_fd(), batch, wanted))) {
                 Ok(count) => {
                     self.expected = (2 * count).min(batch.capacity());
                     if count < wanted {
@@ -217,43 +232,54 @@ impl Linux {
         let send = || send_messages(fd, self.portable.is_connected, datagrams, longest_segment);
         retry_interrupted(|| socket.try_io(send))
     }
-}
 
-/// Receives at most `wanted` messages with one recvmmsg(2); returns how many.
-fn receive_messages(fd: RawFd, batch: &mut ReceiveBatch, wanted: usize) -> io::Result<usize> {
-    // Only the used entries are initialized: to clear all of them costs 4 % in batches of four datagrams.
-    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SLOTS];
-    let mut names = [const { MaybeUninit::<SockaddrBuf>::uninit() }; SLOTS];
-    let mut controls = [const { MaybeUninit::<ControlMessages>::uninit() }; SLOTS];
-    let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; SLOTS];
-    let mut prepared = 0;
-    for (i, slot) in batch.free_slots().take(wanted).enumerate() {
-        let control = controls[i].write(ControlMessages::EMPTY).buffer();
-        let header = &mut headers[i].write(empty_header()).msg_hdr;
-        header.msg_name = ptr::from_mut(names[i].write(SockaddrBuf::EMPTY)).cast();
-        header.msg_namelen = SockaddrBuf::SPACE as libc::socklen_t;
-        header.msg_iov = iovecs[i].write(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
-        header.msg_iovlen = 1;
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = control.len() as _;
-        prepared += 1;
+    /// Receives at most `wanted` messages with one recvmmsg(2); returns how many.
+    fn receive_messages(&self, fd: RawFd, batch: &mut ReceiveBatch, wanted: usize) -> io::Result<usize> {
+        // Only the used entries are initialized: to clear all of them costs 4 % in batches of four datagrams.
+        let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SLOTS];
+        let mut names = [const { MaybeUninit::<SockaddrBuf>::uninit() }; SLOTS];
+        let mut controls = [const { MaybeUninit::<ControlMessages>::uninit() }; SLOTS];
+        let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; SLOTS];
+        let mut prepared = 0;
+        for (i, slot) in batch.free_slots().take(wanted).enumerate() {
+            let control = controls[i].write(ControlMessages::EMPTY).buffer();
+            let header = &mut headers[i].write(empty_header()).msg_hdr;
+            header.msg_name = ptr::from_mut(names[i].write(SockaddrBuf::EMPTY)).cast();
+            header.msg_namelen = SockaddrBuf::SPACE as libc::socklen_t;
+            header.msg_iov = iovecs[i].write(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
+            header.msg_iovlen = 1;
+            header.msg_control = control.as_mut_ptr().cast();
+            header.msg_controllen = control.len() as _;
+            prepared += 1;
+        }
+        // SAFETY: the first `prepared` headers are initialized. Each points to its own name, control buffer and iovec,
+        // which are initialized locals, and the iovec to a slot of `batch`, which is borrowed exclusively; each with its
+        // true length. The kernel writes within these lengths, and only during the call. The null timeout is allowed.
+        let count = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr().cast(), prepared, 0, ptr::null_mut()) };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        let clocks = self.has_timestamps.then(Clocks::read);
+        for i in 0..count {
+            // SAFETY: the kernel returned at most `prepared` messages, so these entries were initialized above, and any
+            // bytes that it wrote to them are valid: they are integers, pointers that nobody follows, and arrays of
+            // bytes.
+            let (header, name, control) =
+                unsafe { (headers[i].assume_init_ref(), names[i].assume_init_ref(), controls[i].assume_init_mut()) };
+            control.set_length(header.msg_hdr.msg_controllen as _);
+            let ancillary = control.read();
+            let mut source = name.address();
+            if ancillary.is_ipv4 {
+                source.set_ip(source.ip().to_canonical());
+            }
+            let delivery = match self.portable.delivery {
+                Delivery::Unknown => ancillary.delivery,
+                known => known,
+            };
+            let arrival = clocks.as_ref().zip(ancillary.timestamp).and_then(|(clocks, at)| clocks.instant(at));
+            let envelope = Envelope { source, local: ancillary.local, delivery, arrival };
+            batch.push(header.msg_len as usize, ancillary.segment.unwrap_or(0), envelope);
+        }
+        Ok(count)
     }
-    // SAFETY: the first `prepared` headers are initialized. Each points to its own name, control buffer and iovec,
-    // which are initialized locals, and the iovec to a slot of `batch`, which is borrowed exclusively; each with its
-    // true length. The kernel writes within these lengths, and only during the call. The null timeout is allowed.
-    let count = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr().cast(), prepared, 0, ptr::null_mut()) };
-    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-    for i in 0..count {
-        // SAFETY: the kernel returned at most `prepared` messages, so these entries were initialized above, and any
-        // bytes that it wrote to them are valid: they are integers, pointers that nobody follows, and arrays of
-        // bytes.
-        let (header, name, control) =
-            unsafe { (headers[i].assume_init_ref(), names[i].assume_init_ref(), controls[i].assume_init_mut()) };
-        control.set_length(header.msg_hdr.msg_controllen as _);
-        let ancillary = control.read();
-        batch.push(header.msg_len as usize, ancillary.segment.unwrap_or(0), name.address(), ancillary.local);
-    }
-    Ok(count)
 }
 
 /// Sends as many of `datagrams` as one sendmmsg(2) takes, each run as one message; returns how many datagrams left.
@@ -330,6 +356,62 @@ fn write_iovecs(iovecs: &mut [MaybeUninit<libc::iovec>], run: &[Outgoing<'_>]) -
     count
 }
 
+/// Two clocks, read at the same time.
+#[derive(Debug)]
+struct Clocks {
+    monotonic: Instant,
+    /// The time since 1970, as [`ControlMessages`] report it.
+    realtime: Duration,
+}
+
+impl Clocks {
+    fn read() -> Self {
+        let realtime = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self { monotonic: Instant::now(), realtime: realtime.unwrap_or_default() }
+    }
+
+    /// Converts a time before the reading to the monotonic clock. `None` if it lies in the future or over a second ago:
+    /// the system's time was set in between, or the process was stopped, and the time is of no use.
+    fn instant(&self, time: Duration) -> Option<Instant> {
+        let ago = self.realtime.checked_sub(time).filter(|ago| *ago <= Duration::from_secs(1))?;
+        self.monotonic.checked_sub(ago)
+    }
+}
+
+/// See [`Socket::enable_error_reports`](super::Socket::enable_error_reports).
+pub fn enable_error_reports(socket: &UdpSocket) -> bool {
+    let (level, name) = match socket.local_addr() {
+        Ok(local) if local.is_ipv6() => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        _ => (libc::IPPROTO_IP, libc::IP_RECVERR),
+    };
+    set_option(socket.as_raw_fd(), level, name, 1).is_ok()
+}
+
+/// See [`Socket::take_error_report`](super::Socket::take_error_report).
+pub fn take_error_report(socket: &UdpSocket) -> Option<ErrorReport> {
+    retry_interrupted(|| receive_error(socket.as_raw_fd())).ok()
+}
+
+/// Takes the next error off the error queue of a socket (`MSG_ERRQUEUE`, recvmsg(2)).
+fn receive_error(fd: RawFd) -> io::Result<ErrorReport> {
+    // The message is what the ICMP packet repeats of the payload; the whole packet has at most 1,280 bytes.
+    let mut payload = vec![0; 1_280];
+    let mut control = ControlMessages::EMPTY;
+    let mut iovec = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+    let mut header = empty_header().msg_hdr;
+    header.msg_iov = &raw mut iovec;
+    header.msg_iovlen = 1;
+    header.msg_controllen = control.buffer().len() as _;
+    header.msg_control = control.buffer().as_mut_ptr().cast();
+    // SAFETY: the header points to one iovec and to the control buffer, both initialized locals with their true lengths,
+    // and the iovec to `payload`. The kernel writes within these lengths, and only during the call.
+    let length = unsafe { libc::recvmsg(fd, &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
+    payload.truncate(usize::try_from(length).map_err(|_| io::Error::last_os_error())?);
+    control.set_length(header.msg_controllen as _);
+    let (error, offender) = control.read().error.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(ErrorReport { error, offender, payload })
+}
+
 fn empty_header() -> libc::mmsghdr {
     // SAFETY: it consists of integers and pointers, for all of which zero is valid.
     unsafe { mem::zeroed() }
@@ -370,11 +452,9 @@ fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_i
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-    use std::time::Duration;
-
     use super::*;
-    use crate::net::{BufferSizes, PortSharing, bind};
+    use crate::net::{BufferSizes, IcmpError, PortSharing, bind, connect};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
     const SIZES: BufferSizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
 
@@ -445,5 +525,66 @@ mod tests {
         let sent = sender.send(&socket, &[Outgoing { to, from: None, parts: [b"nowhere", b"", b""] }; 3]);
         assert_eq!((sent.count, sent.error.and_then(|error| error.raw_os_error())), (0, Some(libc::EINVAL)));
         assert_eq!(sender.segment_limit.longest(Instant::now), LONGEST_SEGMENT);
+    }
+
+    #[test]
+    fn clocks_convert_recent_times_only() {
+        let clocks = Clocks { monotonic: Instant::now(), realtime: Duration::from_secs(1_700_000_000) };
+        let ago = |ago| clocks.instant(clocks.realtime - ago).map(|at| clocks.monotonic - at);
+        for valid in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1)] {
+            assert_eq!(ago(valid), Some(valid));
+        }
+        assert_eq!(ago(Duration::from_nanos(1_000_000_001)), None);
+        assert_eq!(clocks.instant(clocks.realtime + Duration::from_nanos(1)), None, "the future");
+    }
+
+    #[test]
+    fn timestamp_is_that_of_the_arrival() {
+        let (target, mut receiver) = bind_socket((Ipv4Addr::LOCALHOST, 0));
+        assert!(receiver.enable_timestamps(&target));
+        let (socket, mut sender) = bind_socket((Ipv4Addr::LOCALHOST, 0));
+        let to = target.local_addr().expect("an address");
+        let run = [Outgoing { to, from: None, parts: [b"one of a run", b"", b""] }; 3];
+        let mut batch = ReceiveBatch::new();
+        // The kernel needs a moment to begin.
+        let start = Instant::now();
+        loop {
+            let before = Instant::now();
+            assert_eq!(sender.send(&socket, &run).count, 3);
+            let after = Instant::now();
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(matches!(receiver.receive(&target, &mut batch), Received::Drained));
+            let arrivals: Vec<_> = batch.datagrams().filter_map(|datagram| datagram.arrival).collect();
+            assert_eq!((batch.datagrams().count(), arrivals.len()), (3, 3));
+            if arrivals.iter().all(|at| (before..=after).contains(at)) {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{before:?} {arrivals:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn errors_are_taken_with_the_payload_that_caused_them() {
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            // A port that was free, and is closed.
+            let closed = std::net::UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr()).expect("a port");
+            let socket = UdpSocket::from_std(connect(closed, SIZES).expect("connected"));
+            let mut linux = Linux::new(&socket);
+            assert!(enable_error_reports(&socket));
+            assert_eq!(take_error_report(&socket), None);
+            let outgoing = |payload| [Outgoing { to: closed, from: None, parts: [payload, b"", b""] }];
+            assert_eq!(linux.send(&socket, &outgoing(b"first")).count, 1);
+            let start = Instant::now();
+            let report = loop {
+                match take_error_report(&socket) {
+                    Some(report) => break report,
+                    None => assert!(start.elapsed() < Duration::from_secs(60)),
+                }
+            };
+            let payload = b"first".to_vec();
+            assert_eq!(report, ErrorReport { error: IcmpError::PortUnreachable, offender: Some(ip), payload });
+            // A taken error is not returned by a call.
+            assert_eq!(linux.send(&socket, &outgoing(b"second")).count, 1);
+        }
     }
 }

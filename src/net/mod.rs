@@ -24,7 +24,9 @@
 //! | [`gso`] | which datagrams one segmented send can carry |
 //! | `cmsg`, `sockaddr` | control messages and addresses as the kernel lays them out |
 //! | `receive_batch`, `send_batch` | reusable buffers |
+//! | `udp_errors` | what the system dropped |
 //! | `error` | the names of errors, and which of them break a socket |
+//! | `error_report` | what ICMP errors mean |
 //!
 //! # Examples
 //!
@@ -64,10 +66,12 @@
 
 mod bind;
 mod error;
+mod error_report;
 pub(crate) mod portable;
 mod receive_batch;
 mod send_batch;
 mod socket;
+mod udp_errors;
 
 #[cfg(test)]
 mod contract;
@@ -104,18 +108,29 @@ mod linux {
     pub fn kernel_drops(_: &mio::net::UdpSocket) -> Option<u64> {
         None
     }
+
+    pub fn enable_error_reports(_: &mio::net::UdpSocket) -> bool {
+        false
+    }
+
+    pub fn take_error_report(_: &mio::net::UdpSocket) -> Option<super::ErrorReport> {
+        None
+    }
 }
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 pub use bind::{BufferSizes, PortSharing, bind, connect};
 pub use error::{BrokenSocket, error_name, is_broken};
+pub use error_report::{ErrorReport, IcmpError};
 #[cfg(feature = "impair")]
 pub(crate) use linux::raise_open_files_limit;
-pub use receive_batch::ReceiveBatch;
+pub use receive_batch::{Envelope, ReceiveBatch};
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};
+pub use udp_errors::UdpErrors;
 
 /// The longest payload that a UDP datagram over IPv4 can carry, in bytes: 65,535 less 20 of IP and 8 of UDP header.
 pub const LONGEST_PAYLOAD: usize = 65_507;
@@ -124,12 +139,34 @@ pub const LONGEST_PAYLOAD: usize = 65_507;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
     /// The sender. It can be spoofed: nothing in UDP verifies it.
+    ///
+    /// An IPv6 socket on the unspecified address receives from IPv4 peers too. Their sources are IPv4, so that one that
+    /// is IPv4-mapped was spoofed in an IPv6 packet. Only where [`delivery`](Self::delivery) is
+    /// [unknown](Delivery::Unknown), an IPv4-mapped source can also be an IPv4 peer.
     pub source: SocketAddr,
     /// The local address that the datagram was sent to, with port 0, if the socket learns it; see
     /// [`Socket::knows_local_address`]. A reply should leave [from](Outgoing::from) there.
     pub local: Option<SocketAddr>,
+    /// What kind of address the datagram was sent to.
+    pub delivery: Delivery,
+    /// When the datagram arrived, by the kernel's clock; `None` unless [`Socket::enable_timestamps`] was called, and where
+    /// the system's time was set meanwhile. A coalesced message has one time, that of its first datagram.
+    pub arrival: Option<Instant>,
     /// The payload: 0 to 65,535 arbitrary bytes.
     pub payload: &'a [u8],
+}
+
+/// What kind of address a datagram was sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// The socket does not learn it.
+    #[default]
+    Unknown,
+    /// One host's.
+    Unicast,
+    /// A broadcast or multicast address: every socket on the port, here and on other hosts, receives a copy, also where
+    /// a port is [shared](PortSharing::Shared).
+    Group,
 }
 
 /// A datagram to send. Its payload is borrowed in up to three parts, so that a reply which quotes its request copies
@@ -173,7 +210,8 @@ pub struct Sent {
     ///
     /// - [`WouldBlock`](io::ErrorKind::WouldBlock): it can be sent when the socket is writable.
     /// - [`ConnectionRefused`](io::ErrorKind::ConnectionRefused): an ICMP error that an earlier datagram caused,
-    ///   reported by the first call after it. The datagram can be sent at once.
+    ///   reported by the first call after it. The datagram can be sent at once. With
+    ///   [error reports](Socket::enable_error_reports), many other errors can belong to an earlier datagram, too.
     /// - Any other error: this datagram cannot be sent. The one after it can be tried at once, unless the error
     ///   [breaks](is_broken) the socket.
     pub error: Option<io::Error>,

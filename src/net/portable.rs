@@ -4,15 +4,18 @@
 //! address leave from.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 
 use mio::net::UdpSocket;
 
-use super::{Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
+use super::{Delivery, Envelope, Outgoing, ReceiveBatch, Received, Sent, retry_interrupted};
 
 /// Receives and sends one datagram per system call.
 #[derive(Debug)]
 pub struct Portable {
     pub(super) is_connected: bool,
+    /// What kind of address the socket is bound to; unknown for every address of the host.
+    pub(super) delivery: Delivery,
     /// Where a payload of several parts is assembled, because `send_to` takes one slice.
     payload: Vec<u8>,
 }
@@ -20,11 +23,23 @@ pub struct Portable {
 impl Portable {
     /// Prepares for a bound or connected socket.
     pub fn new(socket: &UdpSocket) -> Self {
-        Self { is_connected: socket.peer_addr().is_ok(), payload: Vec::with_capacity(1_500) }
+        Self {
+            is_connected: socket.peer_addr().is_ok(),
+            delivery: match (socket.peer_addr(), socket.local_addr()) {
+                (Ok(_), _) => Delivery::Unicast,
+                (Err(_), local) => local.map_or(Delivery::Unknown, |local| delivery_to(local.ip())),
+            },
+            payload: Vec::with_capacity(1_500),
+        }
     }
 
     /// Returns whether received datagrams carry their local address.
     pub fn has_packet_info(&self) -> bool {
+        false
+    }
+
+    /// See [`Socket::enable_timestamps`](super::Socket::enable_timestamps).
+    pub fn enable_timestamps(&mut self, _: &UdpSocket) -> bool {
         false
     }
 
@@ -39,7 +54,10 @@ impl Portable {
         while let Some(slot) = batch.slot() {
             match retry_interrupted(|| socket.recv_from(slot)) {
                 // A length of 0 is an empty datagram, not the end of a stream.
-                Ok((length, source)) => batch.push(length, length, source, None),
+                Ok((length, source)) => {
+                    let envelope = Envelope { delivery: self.delivery, ..source.into() };
+                    batch.push(length, length, envelope);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Received::Drained,
                 Err(error) => return Received::Failed(error),
             }
@@ -71,5 +89,20 @@ impl Portable {
             true => socket.send(payload),
             false => socket.send_to(payload, datagram.to),
         })
+    }
+}
+
+/// Returns the delivery of the datagrams that reach a socket bound to `local`.
+fn delivery_to(local: IpAddr) -> Delivery {
+    // The system does not list its broadcast addresses, but refuses to connect to one without `SO_BROADCAST`.
+    let is_broadcast = || {
+        let probe = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|probe| probe.connect((local, 9)));
+        probe.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    match local {
+        _ if local.is_unspecified() => Delivery::Unknown,
+        _ if local.is_loopback() => Delivery::Unicast,
+        _ if local.is_multicast() || (local.is_ipv4() && is_broadcast()) => Delivery::Group,
+        _ => Delivery::Unicast,
     }
 }

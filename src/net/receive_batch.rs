@@ -8,8 +8,9 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
-use super::Datagram;
+use super::{Datagram, Delivery};
 
 /// The longest message, in bytes: what the length field of a UDP header can express. No message is ever truncated.
 const LONGEST_MESSAGE: usize = 65_535;
@@ -53,19 +54,35 @@ struct Message {
     length: usize,
     /// The length of its datagrams in bytes; the last one may be shorter. Never 0.
     segment: usize,
-    source: SocketAddr,
-    local: Option<SocketAddr>,
+    envelope: Envelope,
+}
+
+/// What a socket reports about a message besides its bytes; the fields are those of [`Datagram`].
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "documented at Datagram")]
+pub struct Envelope {
+    pub source: SocketAddr,
+    pub local: Option<SocketAddr>,
+    pub delivery: Delivery,
+    pub arrival: Option<Instant>,
+}
+
+impl From<SocketAddr> for Envelope {
+    /// Creates an envelope of which only the source is known.
+    fn from(source: SocketAddr) -> Self {
+        Self { source, local: None, delivery: Delivery::Unknown, arrival: None }
+    }
 }
 
 impl Message {
     /// Splits the bytes of the message into its datagrams.
     fn datagrams<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = Datagram<'a>> {
-        let &Self { segment, source, local, .. } = self;
+        let &Self { segment, envelope: Envelope { source, local, delivery, arrival }, .. } = self;
         // An empty message is one empty datagram, which `chunks` would skip.
         let count = bytes.len().div_ceil(segment).max(1);
         (0..count).map(move |i| {
             let end = bytes.len().min((i + 1) * segment);
-            Datagram { source, local, payload: &bytes[i * segment..end] }
+            Datagram { source, local, delivery, arrival, payload: &bytes[i * segment..end] }
         })
     }
 }
@@ -119,10 +136,10 @@ impl ReceiveBatch {
     /// # Panics
     ///
     /// If the batch has no free slot, or `length` exceeds 65,535.
-    pub fn push(&mut self, length: usize, segment: usize, source: SocketAddr, local: Option<SocketAddr>) {
+    pub fn push(&mut self, length: usize, segment: usize, envelope: impl Into<Envelope>) {
         assert!(length <= LONGEST_MESSAGE && self.messages.len() < self.arena.len() / STRIDE);
         let segment = if segment == 0 { length.max(1) } else { segment };
-        self.messages.push(Message { length, segment, source, local });
+        self.messages.push(Message { length, segment, envelope: envelope.into() });
         self.bytes += length;
     }
 
@@ -160,7 +177,7 @@ mod tests {
 
     fn push(batch: &mut ReceiveBatch, bytes: &[u8], segment: usize, source: SocketAddr) {
         batch.slot().expect("a free slot")[..bytes.len()].copy_from_slice(bytes);
-        batch.push(bytes.len(), segment, source, None);
+        batch.push(bytes.len(), segment, source);
     }
 
     #[test]

@@ -24,6 +24,19 @@ impl SockaddrBuf {
     /// A buffer without an address.
     pub const EMPTY: Self = Self { bytes: [0; IPV6_LENGTH] };
 
+    /// Creates a buffer from what the kernel has written, as far as it fits.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let mut name = Self::EMPTY;
+        name.bytes.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        name
+    }
+
+    /// Returns the address in the layout of the kernel.
+    #[cfg(test)]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Returns the length of the address in bytes.
     pub fn length(&self) -> usize {
         if self.family() == libc::AF_INET { IPV4_LENGTH } else { IPV6_LENGTH }

@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 
 use super::linux::{self, Linux};
 use super::portable::Portable;
-use super::{Outgoing, ReceiveBatch, Received, Sent, Transport};
+use super::{ErrorReport, Outgoing, ReceiveBatch, Received, Sent, Transport};
 
 /// The implementation that moves the datagrams of a [`Socket`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +78,34 @@ impl Socket {
             }
     }
 
+    /// Asks the kernel to note when each datagram arrives ([`Datagram::arrival`](super::Datagram::arrival)); returns whether
+    /// it does, which only [`IoBackend::Segmented`] can.
+    ///
+    /// Datagrams are not coalesced any more, so that each has a time of its own. The kernel begins to note times a moment
+    /// later; until then, a datagram arrives when it is received.
+    pub fn enable_timestamps(&mut self) -> bool {
+        match &mut self.implementation {
+            Implementation::Portable(portable) => portable.enable_timestamps(&self.socket),
+            Implementation::Linux(linux) => linux.enable_timestamps(&self.socket),
+        }
+    }
+
+    /// Asks the kernel to keep ICMP errors for [`take_error_report`](Self::take_error_report); returns whether it does,
+    /// which only Linux can.
+    ///
+    /// Each of them, also those that would be ignored otherwise, is returned by one of the next calls as well, be it a
+    /// receive or a send, and raises an event. So this is for connected sockets only: on another one, an error would be
+    /// returned to a call that has nothing to do with it.
+    pub fn enable_error_reports(&mut self) -> bool {
+        linux::enable_error_reports(&self.socket)
+    }
+
+    /// Returns the oldest ICMP error that was not taken yet, if there is one. When all have been taken, none of them is
+    /// returned by a call any more.
+    pub fn take_error_report(&mut self) -> Option<ErrorReport> {
+        linux::take_error_report(&self.socket)
+    }
+
     /// Describes in a few words how datagrams are moved, for the log.
     pub fn describe(&self) -> String {
         match &self.implementation {
@@ -86,8 +114,12 @@ impl Socket {
         }
     }
 
-    /// Returns how many messages the kernel has dropped since the socket was made, most often because the receive
-    /// buffer was full; `None` where the system does not report it. A coalesced message counts once.
+    /// Returns how many messages the kernel has dropped at this socket since it was made, because the receive buffer was
+    /// full or a checksum wrong; `None` where the system does not report it.
+    ///
+    /// It counts messages: one that was coalesced from up to 128 datagrams counts once. The kernel does not report how
+    /// many datagrams those were. It does not count datagrams of at most 68 bytes with a wrong checksum, which it drops
+    /// before it looks for the socket.
     pub fn kernel_drops(&self) -> Option<u64> {
         linux::kernel_drops(&self.socket)
     }

@@ -130,6 +130,14 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
     let (socket, given) = net::bind(address, wanted, sharing)?;
     let socket = Socket::new(socket, options.io)?;
     let address = socket.local_addr()?;
+    if sharing == PortSharing::Shared && !socket.knows_local_address() {
+        // Each worker receives a copy of a broadcast or multicast datagram and would answer it (see `Guard::of_worker`).
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "several workers on every address need packet info, which this way to receive lacks (give one address, or \
+             take --workers 1 or another --io)",
+        ));
+    }
     for (name, asked, wanted, given) in [
         ("receive", options.receive_buffer, wanted.receive, given.receive),
         ("send", options.send_buffer, wanted.send, given.send),

@@ -31,7 +31,7 @@ pub use statistics::{EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
 use crate::impair::{self, Generator, Impairments, Link, Seed};
-use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
+use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket, UdpErrors};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
 use bind::Bound;
@@ -146,6 +146,7 @@ pub struct Server {
     options: Options,
     addresses: Vec<SocketAddr>,
     started: Instant,
+    errors_before: Option<UdpErrors>,
 }
 
 impl Server {
@@ -161,6 +162,7 @@ impl Server {
     pub fn bind(services: &[Service], mut options: Options, shutdown: Shutdown) -> Result<Self, Error> {
         check_impairments(&mut options)?;
         let places = bind::places(services, &shutdown)?;
+        let errors_before = UdpErrors::read();
         let threads = (1..options.workers.get()).map(WorkerThread::start).collect::<Result<_, _>>()?;
         let mut sockets = vec![bind::bind_all(&places, &options)?];
         let bound: Vec<_> = sockets[0].iter().map(|(service, address, _)| (*service, vec![*address])).collect();
@@ -174,12 +176,13 @@ impl Server {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
         };
         let share = Share::of(sockets.iter().map(Vec::len).sum());
-        let worker = |sockets| {
+        let worker = |(number, sockets)| {
             let received = ReceiveBatch::new().with_limit(share.receive_limit());
-            let resources = Resources { received, replies: SendBatch::default(), guard: guard.clone(), share };
+            let guard = guard.of_worker(number);
+            let resources = Resources { received, replies: SendBatch::default(), guard, share };
             worker(sockets, &options, &shutdown, resources, services.len() > 1)
         };
-        let workers = sockets.into_iter().map(worker);
+        let workers = (0..).zip(sockets).map(worker);
         let workers = workers.collect::<io::Result<_>>().map_err(Error::Start)?;
         for (service, addresses) in &bound {
             addresses.iter().for_each(|address| info!("Server is listening on {address} ({})", service.name()));
@@ -187,7 +190,7 @@ impl Server {
         if let (Some(impairments), Some(seed)) = (&options.impairments, options.seed) {
             info!("Impairing replies: {impairments} (seed {seed})");
         }
-        Ok(Self { workers, threads, options, addresses, started: Instant::now() })
+        Ok(Self { workers, threads, options, addresses, started: Instant::now(), errors_before })
     }
 
     /// Returns the addresses that it listens on, in the order of the services, with their real ports.
@@ -203,7 +206,7 @@ impl Server {
     /// The result is an error if polling failed, a socket became unusable, or a worker panicked, whose part of the report
     /// is lost then. Whatever ends one worker stops all of them: its peers would stay unanswered.
     pub fn run(self) -> (Report, Result<(), Error>) {
-        let Self { workers, threads, options, started, .. } = self;
+        let Self { workers, threads, options, started, errors_before, .. } = self;
         let plan = Arc::new(Plan {
             until: options.run_for.and_then(|time| started.checked_add(time)),
             count: options.count,
@@ -217,9 +220,16 @@ impl Server {
         let first = first.map(|worker| worker.run(0, &plan));
         let finished = first.into_iter().chain(threads.into_iter().map(WorkerThread::wait));
         let (reports, results): (Vec<_>, Vec<_>) = finished.unzip();
-        let seconds = started.elapsed().as_millis() as f64 / 1000.0;
-        let (seed, endpoints) = (options.seed.map(Seed::get), sum_of_workers(reports));
-        (Report { schema: 1, seconds, seed, endpoints }, results.into_iter().collect())
+        let errors = UdpErrors::read().zip(errors_before).map(|(after, before)| after.since(before));
+        let report = Report {
+            schema: 1,
+            seconds: started.elapsed().as_millis() as f64 / 1000.0,
+            seed: options.seed.map(Seed::get),
+            rcvbuf_errors: errors.map(|errors| errors.rcvbuf_errors),
+            in_csum_errors: errors.map(|errors| errors.in_csum_errors),
+            endpoints: sum_of_workers(reports),
+        };
+        (report, results.into_iter().collect())
     }
 }
 

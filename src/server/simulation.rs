@@ -95,7 +95,7 @@ impl Transport for Script {
             let Some(slot) = inbox.slot() else { return Received::More };
             let Some((source, segment, bytes)) = self.next_message() else { return Received::Drained };
             slot[..bytes.len()].copy_from_slice(&bytes);
-            inbox.push(bytes.len(), segment, source, None);
+            inbox.push(bytes.len(), segment, source);
             if let Some(error) = self.receive_errors.pop_front() {
                 return Received::Failed(io::Error::from_raw_os_error(error));
             }
@@ -377,7 +377,7 @@ fn endless_receive_errors_end_the_loop() {
             inbox.clear();
             self.0 += 1;
             if self.0 == 90 {
-                inbox.push(0, 0, ([192, 0, 2, 1], 4000).into(), None);
+                inbox.push(0, 0, SocketAddr::from(([192, 0, 2, 1], 4000)));
             }
             Received::Failed(io::Error::from_raw_os_error(libc::EIO))
         }

@@ -49,8 +49,13 @@ pub struct EndpointReport {
     /// How the datagrams that reached the endpoint ended.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub statistics: Statistics,
-    /// Socket buffers that the kernel dropped before they were received, mostly because the receive buffer was full;
-    /// `None` if the system does not count them. A buffer holds several datagrams if the kernel coalesced them.
+    /// Socket buffers that the kernel dropped before they were received, because the receive buffer was full or their
+    /// checksum wrong; `None` if the system does not count them.
+    ///
+    /// If the kernel coalesced datagrams, a buffer holds several of them, up to 128. It coalesces those of senders that
+    /// segment, and what a network device receives, unless [`IoBackend::Portable`](crate::net::IoBackend::Portable) is
+    /// used. Where it coalesces nothing, `received` + `kernel_dropped` is the number of datagrams that reached the
+    /// socket.
     pub kernel_dropped: Option<u64>,
 }
 
@@ -124,6 +129,11 @@ pub struct Report {
     pub seconds: f64,
     /// What all impairments follow from; `None` if there are none.
     pub seed: Option<u64>,
+    /// Socket buffers that the system dropped since the start because a receive buffer was full, for all UDP sockets of
+    /// the network namespace; `None` on platforms other than Linux.
+    pub rcvbuf_errors: Option<u64>,
+    /// Those that it dropped because of a wrong checksum, likewise.
+    pub in_csum_errors: Option<u64>,
     /// One report for each address, in the order in which the services were given.
     pub endpoints: Vec<EndpointReport>,
 }

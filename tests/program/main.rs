@@ -8,6 +8,8 @@
 //! | `services` | `serve`: what is replied, where it listens, several services and workers |
 //! | `compatibility` | `serve`: the five exercises byte for byte; foreign clients (socat, ncat, nping, check_udp) |
 //! | `reply_source` | `serve`: which address a reply leaves from |
+//! | `batches` | `serve`: how many replies leave per system call and message |
+//! | `packet_info` | `serve`: IPv4-mapped sources, broadcast and multicast, addresses of no interface |
 //! | `guard` | `serve`: which requests are refused; spoofed sources, rate limit |
 //! | `loops` | `serve`: loops between two servers, over a wire with delay |
 //! | `faults` | `serve`: errors of single datagrams and of sockets; injected system call errors |
@@ -22,6 +24,7 @@
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
+//! | `router` | `ping` and `send`: what routers and hosts report by ICMP |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
@@ -32,6 +35,7 @@
 
 mod availability;
 mod backpressure;
+mod batches;
 mod bench;
 mod compatibility;
 mod faults;
@@ -46,9 +50,11 @@ mod manual;
 mod memory;
 mod outcomes;
 mod overload;
+mod packet_info;
 mod ping;
 mod relay;
 mod reply_source;
+mod router;
 mod send;
 mod services;
 mod shutdown;

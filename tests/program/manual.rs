@@ -177,7 +177,8 @@ fn every_json_field_is_documented() {
 #[test]
 fn every_refusal_reason_is_documented() {
     let page = man_page(&["serve"]);
-    for reason in ["unanswerable", "own_port", "service_port", "amplification", "rate_limit", "discard"] {
+    let reasons = ["unanswerable", "group_copy", "own_port", "service_port", "amplification", "rate_limit", "discard"];
+    for reason in reasons {
         assert!(section(&page, "REFUSALS").contains(&format!("\n{reason} ")), "{reason}: {page}");
     }
 }

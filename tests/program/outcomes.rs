@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Lines, Responder, Server, TIMEOUT, needs, run, run_in_namespace, signal, udpong, wait_until};
+use crate::harness::{
+    Lines, Responder, Server, SlowLoopback, TIMEOUT, needs, run, run_in_namespace, signal, udpong, wait_until,
+};
 
 fn output(arguments: &[&str]) -> Output {
     run(&mut udpong(arguments), b"")
@@ -445,4 +447,17 @@ fn ctrl_c_ends_a_look_up() {
         name_server.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
         while name_server.recv(&mut [0; 512]).is_ok() {}
     }
+}
+
+/// A stuck network must not keep ping beyond its deadline.
+#[test]
+fn deadline_ends_ping_while_a_send_would_block() {
+    run_in_namespace!("tc");
+    let _loopback = SlowLoopback::new("1kbit", 2000);
+    let start = Instant::now();
+    let options = ["--flows", "1", "-s", "1000", "-i", "100us", "-w", "1s", "-W", "1s", "--json"];
+    let output = output(&[&["ping", "127.0.0.1:9"], &options[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(count(&report(&output), "sent") < 9_000, "no send blocked");
+    assert!(start.elapsed() < TIMEOUT / 4, "{:?}", start.elapsed());
 }

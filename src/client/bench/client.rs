@@ -11,7 +11,7 @@ use crate::client::probe::flows::{Choice, Flows};
 use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
 use crate::client::probe::tracker::{Answer, Attribution, Tracker};
-use crate::net::{IoBackend, Outgoing, ReceiveBatch, SendBatch, Transport};
+use crate::net::{IoBackend, Outgoing, ReceiveBatch, SendBatch};
 use crate::reactor::{Readiness, Wants};
 
 /// At most this many datagrams per turn leave before answers are received again.
@@ -155,9 +155,13 @@ impl Client {
             }
             self.receive(flow, now, sending, traffic, results)?;
         }
-        while let Some(error) = self.flows[flow].next_refusal() {
-            results.record_error(&error);
-            let refused = self.tracker.refuse_oldest(flow, now);
+        while let Some(refusal) = self.flows[flow].next_refusal() {
+            results.record_error(&refusal.error);
+            let found = traffic.payload.find_in(&refusal.payload, self.tracker.next_sequence());
+            let refused = match found.and_then(|found| found.sequence) {
+                Some(sequence) => self.tracker.refuse(sequence, now),
+                None => self.tracker.refuse_oldest(flow, now),
+            };
             self.hold(refused, now);
         }
         if let Some(time) = self.flows[flow].received_by() {
@@ -281,10 +285,8 @@ impl Client {
         let mut done = 0;
         while done < datagrams.len() {
             let now = Instant::now();
-            let sent = self.flows[flow].socket.send(&datagrams[done..]);
-            // A refusal is that of an earlier datagram, and this one may be tried again. Any other error is its own.
-            let again = |kind| matches!(kind, io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock);
-            let failed = sent.error.as_ref().is_some_and(|error| !again(error.kind()));
+            let sent = self.flows[flow].send(&datagrams[done..], now);
+            let failed = sent.error.as_ref().is_some_and(|error| error.kind() != io::ErrorKind::WouldBlock);
             let left = sent.count + usize::from(failed);
             for _ in 0..left {
                 self.tracker.record_sent(flow, due.unwrap_or(now), now);
@@ -299,13 +301,9 @@ impl Client {
                 }
                 Some(error) => {
                     check_socket(&error)?;
-                    if failed {
-                        results.record_error(&error);
-                        let refused = self.tracker.refuse_last(now);
-                        self.hold(refused, now);
-                    } else {
-                        self.flows[flow].note_refusal(error, now);
-                    }
+                    results.record_error(&error);
+                    let refused = self.tracker.refuse_last(now);
+                    self.hold(refused, now);
                 }
                 None => {}
             }

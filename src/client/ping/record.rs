@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Format, Options};
-use crate::client::flow::check_socket;
+use crate::client::flow::{Refusal, check_socket};
 use crate::client::probe::flows::{Flows, MOST_FLOWS};
 use crate::client::probe::latency::{Latencies, Median};
 use crate::client::probe::payload::Payload;
 use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
-use crate::client::report::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome, attribution_note};
+use crate::client::report::{AnswerLine, Clock, FlowReport, PingReport, ProbeObject, StreamOutcome, attribution_note};
 use crate::client::{Error, cannot_write, linger, notify, print_json, wait_notice};
+use crate::net::ErrorReport;
 
 /// The probes to one address, and the output for them.
 pub(super) struct Record<'a> {
@@ -28,14 +29,15 @@ pub(super) struct Record<'a> {
     printed: Option<Attribution>,
     /// Whether any answer came.
     heard: bool,
-    refusal: Refusal,
+    closed_port: ClosedPort,
+    clock: Clock,
     out: &'a mut dyn Write,
     errors: &'a mut dyn Write,
 }
 
 /// What a closed port means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+enum ClosedPort {
     /// The outcome of a probe.
     Counts,
     /// As long as nothing was heard: that another address should be tried.
@@ -62,7 +64,8 @@ impl<'a> Record<'a> {
             flows: Vec::new(),
             printed: None,
             heard: false,
-            refusal: Refusal::Counts,
+            closed_port: ClosedPort::Counts,
+            clock: Clock::User,
             out,
             errors,
         }
@@ -89,17 +92,18 @@ impl<'a> Record<'a> {
 
     /// Makes a closed port end the attempt, as long as nothing was heard, instead of counting.
     pub(super) fn expect_refusal(&mut self) {
-        self.refusal = Refusal::Ends;
+        self.closed_port = ClosedPort::Ends;
     }
 
     /// Returns whether the port was closed before anything was heard, and that was [expected](Self::expect_refusal).
     pub(super) fn is_refused(&self) -> bool {
-        self.refusal == Refusal::Ended
+        self.closed_port == ClosedPort::Ended
     }
 
-    /// Records that a socket was opened as a flow.
-    pub(super) fn flow_opened(&mut self, flow: usize, port: u16) {
+    /// Records that a socket was opened as a flow, whose answers have times of this clock.
+    pub(super) fn flow_opened(&mut self, flow: usize, port: u16, clock: Clock) {
         self.tracker.flow_opened(flow);
+        self.clock = clock;
         if self.options.flows.is_some() {
             self.flows.push((port, Median::new()));
         }
@@ -144,15 +148,23 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Records an error that ICMP reported on a flow, as that of its oldest probe in flight.
-    pub(super) fn refused(&mut self, flow: usize, error: &io::Error, now: Instant) -> Result<(), Error> {
-        let closed = error.kind() == io::ErrorKind::ConnectionRefused;
-        if closed && !self.heard && self.refusal != Refusal::Counts {
-            self.refusal = Refusal::Ended;
+    /// Records an error that ICMP reported on a flow: of the probe that it repeats, or of the oldest one in flight.
+    pub(super) fn refused(&mut self, flow: usize, refusal: &Refusal, now: Instant) -> Result<(), Error> {
+        let closed = refusal.error.kind() == io::ErrorKind::ConnectionRefused;
+        if closed && !self.heard && self.closed_port != ClosedPort::Counts {
+            self.closed_port = ClosedPort::Ended;
             return Ok(());
         }
-        let sequence = self.tracker.refuse_oldest(flow, now);
-        self.refuse(sequence, error)
+        let found = self.payload.find_in(&refusal.payload, self.tracker.next_sequence());
+        let Some(sequence) = found.and_then(|found| found.sequence) else {
+            let sequence = self.tracker.refuse_oldest(flow, now);
+            return self.refuse(sequence, &refusal.error);
+        };
+        match self.tracker.refuse(sequence, now) {
+            // A host that does not answer on its network is reported after three seconds.
+            None => self.line(&format_args!("seq={} was reported too late: {}", sequence + 1, refusal.error)),
+            refused => self.refuse(refused, &refusal.error),
+        }
     }
 
     /// Records that the last probe could not be sent.
@@ -167,8 +179,10 @@ impl<'a> Record<'a> {
             return Ok(());
         };
         let (seq, target) = (sequence + 1, self.target);
+        let offender = ErrorReport::of(error).and_then(|report| report.offender);
+        let is_elsewhere = offender.is_some_and(|offender| offender != target.ip());
         match error.kind() {
-            io::ErrorKind::ConnectionRefused => {
+            io::ErrorKind::ConnectionRefused if !is_elsewhere => {
                 self.line(&format_args!("seq={seq} refused: nobody listens on {target} (port unreachable)"))?;
             }
             _ => self.line(&format_args!("seq={seq} refused: {error}"))?,
@@ -224,7 +238,7 @@ impl<'a> Record<'a> {
             FlowReport::new(*port, self.tracker.flow_counts(index), median.millis())
         };
         let flows = self.options.flows.map(|_| self.flows.iter().enumerate().map(flow).collect());
-        PingReport::new(self.target, &self.options, self.start.elapsed(), &self.tracker, latencies, flows)
+        PingReport::new(self.target, &self.options, self.start.elapsed(), &self.tracker, latencies, self.clock, flows)
     }
 
     fn line(&mut self, line: &dyn Display) -> Result<(), Error> {

@@ -12,9 +12,10 @@ use super::record::Record;
 use crate::client::flow::{Flow, arrival};
 use crate::client::probe::flows::Choice;
 use crate::client::probe::schedule::IntervalSchedule;
+use crate::client::report::Clock;
 use crate::client::status_signal::StatusSignal;
 use crate::client::{Error, target};
-use crate::net::{self, IoBackend, Outgoing, ReceiveBatch, Transport};
+use crate::net::{IoBackend, Outgoing, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
 
@@ -112,7 +113,7 @@ impl<'a> Run<'a> {
     fn ensure_flow(&mut self, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
         let Choice::Open(index) = self.record.tracker.choose_flow(now) else { return Ok(()) };
         let target = self.record.target;
-        let flow = match Flow::open(target, IoBackend::Auto) {
+        let mut flow = match Flow::open(target, IoBackend::Auto) {
             Ok(flow) => flow,
             Err(error) if self.flows.is_empty() => return Err(target::cannot_reach(target, &error)),
             Err(error) => {
@@ -123,7 +124,8 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
         };
-        self.record.flow_opened(index, flow.port());
+        let clock = if flow.socket.enable_timestamps() { Clock::Kernel } else { Clock::User };
+        self.record.flow_opened(index, flow.port(), clock);
         if let Some(old) = self.flows.get_mut(index) {
             let mut old = std::mem::replace(old, flow);
             old.key.into_iter().for_each(|key| reactor.remove(key, Some(&mut old.socket)));
@@ -151,8 +153,8 @@ impl<'a> Run<'a> {
                 self.record.answer(index, datagram.payload, arrival(&datagram, received))?;
             }
         }
-        while let Some(error) = self.flows[index].next_refusal() {
-            self.record.refused(index, &error, now)?;
+        while let Some(refusal) = self.flows[index].next_refusal() {
+            self.record.refused(index, &refusal, now)?;
         }
         if let Some(time) = self.flows[index].received_by() {
             self.record.time_out(index, time)?;
@@ -185,21 +187,10 @@ impl<'a> Run<'a> {
         let flow = &mut flows[index];
         record.payload.write_sequence(record.tracker.next_sequence(), probe);
         let datagram = Outgoing { to: record.target, from: None, parts: [probe, b"", b""] };
-        let mut now = Instant::now();
-        let mut error = flow.socket.send(&[datagram]).error;
-        let blocks = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        if let Some(first) = error.take_if(|error| !blocks(error) && !net::is_broken(error)) {
-            // An ICMP error that an earlier probe caused is reported by the first call after it, once, and this probe did
-            // not leave. If it does now, the error was not its own.
-            now = Instant::now();
-            error = flow.socket.send(&[datagram]).error;
-            if first.kind() == io::ErrorKind::ConnectionRefused || error.as_ref().is_none_or(blocks) {
-                flow.note_refusal(first, now);
-            }
-        }
-        match error {
+        let now = Instant::now();
+        match flow.send(&[datagram], now).error {
             None => record.sent(index, now),
-            Some(error) if blocks(&error) => {
+            Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 flow.would_block();
                 return Ok(false);
             }
@@ -245,7 +236,9 @@ impl Handler for Run<'_> {
             }
             Task::Schedule => {
                 let deadline = match self.end {
-                    End::NotYet => self.next_probe(),
+                    End::NotYet => {
+                        [self.next_probe(), self.schedule.end().filter(|_| !self.stopped)].into_iter().flatten().min()
+                    }
                     End::At(end) => end,
                     End::Receiving(_) => None,
                 };
@@ -262,7 +255,10 @@ impl Handler for Run<'_> {
                 self.receive_rest(end, now, reactor);
                 Ok(())
             }
-            (Task::Schedule, _) => self.send_due(reactor),
+            (Task::Schedule, _) => {
+                self.schedule.expire(now);
+                self.send_due(reactor)
+            }
             (Task::Status, _) => {
                 self.status_pending = false;
                 self.status.clear();

@@ -33,6 +33,18 @@ impl IntervalSchedule {
         self.next.filter(|next| self.left != Some(0) && self.end.is_none_or(|end| *next < end))
     }
 
+    /// Returns when the schedule ends although probes are left; `None` when it has ended.
+    pub fn end(&self) -> Option<Instant> {
+        self.end.filter(|_| self.next().is_some())
+    }
+
+    /// Ends the schedule if its end has passed, even if probes that were due before could not be sent.
+    pub fn expire(&mut self, now: Instant) {
+        if self.end.is_some_and(|end| end <= now) {
+            self.next = None;
+        }
+    }
+
     /// Advances to the probe after the one that was sent at `now`.
     pub fn advance(&mut self, now: Instant) {
         self.left = self.left.map(|left| left.saturating_sub(1));
@@ -113,6 +125,17 @@ mod tests {
         assert_eq!(schedule.next(), after(start, 100));
         schedule.advance(start + Duration::from_millis(100));
         assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn probe_that_was_not_sent_in_time_is_not_due_after_the_deadline() {
+        let start = Instant::now();
+        let mut schedule = IntervalSchedule::new(start, INTERVAL, None, Some(Duration::from_millis(200)));
+        assert_eq!(schedule.end(), after(start, 200));
+        schedule.expire(start + Duration::from_millis(199));
+        assert_eq!(schedule.next(), Some(start));
+        schedule.expire(start + Duration::from_millis(200));
+        assert_eq!((schedule.next(), schedule.end()), (None, None));
     }
 
     #[test]

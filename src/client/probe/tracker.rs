@@ -197,9 +197,18 @@ impl Tracker {
         answer
     }
 
+    /// Ends a probe as refused and returns its sequence number; `None` if it is not in flight.
+    ///
+    /// For an ICMP error that repeats the probe.
+    pub fn refuse(&mut self, sequence: u64, now: Instant) -> Option<u64> {
+        self.probe(sequence).filter(|probe| probe.outcome.is_none())?;
+        self.set_outcome(sequence, Outcome::Refused, now);
+        Some(sequence)
+    }
+
     /// Ends the oldest probe in flight on `flow` as refused and returns its sequence number; `None` if none is in flight.
     ///
-    /// For an ICMP error, which names the flow and not the probe.
+    /// For an ICMP error that does not repeat the probe: it names the flow only.
     pub fn refuse_oldest(&mut self, flow: usize, now: Instant) -> Option<u64> {
         let sequence = *self.queues.get(flow)?.in_flight.front()?;
         self.set_outcome(sequence, Outcome::Refused, now);
@@ -210,10 +219,7 @@ impl Tracker {
     ///
     /// For a probe whose send failed.
     pub fn refuse_last(&mut self, now: Instant) -> Option<u64> {
-        let sequence = self.next_sequence().checked_sub(1)?;
-        self.probe(sequence).filter(|probe| probe.outcome.is_none())?;
-        self.set_outcome(sequence, Outcome::Refused, now);
-        Some(sequence)
+        self.refuse(self.next_sequence().checked_sub(1)?, now)
     }
 
     /// Ends the next probe on `flow` that had no answer within the timeout at `now` as lost, and returns its sequence

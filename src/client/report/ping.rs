@@ -182,6 +182,7 @@ impl PingReport {
         duration: Duration,
         tracker: &Tracker,
         latencies: Latencies,
+        clock: Clock,
         flows: Option<Vec<FlowReport>>,
     ) -> Self {
         let counts = OutcomeCounts { sent: tracker.counts().ended(), ..*tracker.counts() };
@@ -193,7 +194,7 @@ impl PingReport {
             duration_s: duration.as_millis() as f64 / 1e3,
             counts,
             loss_percent: loss_percent(&counts),
-            clock: Clock::User,
+            clock,
             attribution: tracker.attribution(),
             rtt_ms: RoundTrips { summary: latencies.summary(), jitter: latencies.jitter() },
             flows,
@@ -276,7 +277,8 @@ mod tests {
         }
         while tracker.time_out(0, start + timeout).is_some() {}
         let latencies = Latencies::from_micros(answered);
-        PingReport::new(target(), &Options::default(), Duration::from_millis(2500), &tracker, latencies, flows)
+        let (options, duration) = (Options::default(), Duration::from_millis(2500));
+        PingReport::new(target(), &options, duration, &tracker, latencies, Clock::User, flows)
     }
 
     #[test]

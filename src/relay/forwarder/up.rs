@@ -75,7 +75,7 @@ impl State {
 
     /// Returns the session of a client, and whether it is new; `None` if the datagram is refused or failed.
     fn session_of(&mut self, datagram: &Datagram<'_>, now: Instant) -> Option<(SessionId, bool)> {
-        let Datagram { source, local, payload } = *datagram;
+        let Datagram { source, local, payload, .. } = *datagram;
         let answer = Outgoing { to: source, from: local, parts: [payload, b"", b""] };
         if let Err(refusal) = self.guard.check(datagram, &answer, now) {
             self.up.statistics.refused.increment(refusal.name());

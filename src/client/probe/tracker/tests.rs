@@ -266,6 +266,8 @@ fn refusal_ends_oldest_probe_in_flight_on_its_flow() {
     scenario.send(2);
     assert_eq!(scenario.tracker.refuse_last(now), Some(2));
     assert_eq!(scenario.tracker.refuse_last(now), None);
+    assert_eq!(scenario.tracker.refuse(0, now), None, "it was answered");
+    assert_eq!(scenario.tracker.refuse(3, now), None, "it was not sent");
     let counts = scenario.end();
     assert_eq!((counts.refused, counts.lost), (2, 0));
     assert!((counts.loss_percent() - 66.66).abs() < 0.01);
@@ -394,6 +396,7 @@ proptest! {
                 4 => _ = scenario.fixed_answer(flow, now),
                 5 => _ = scenario.time_out(now),
                 6 => scenario.tracker.forget(scenario.at(now * 10)),
+                7 if number % 2 == 0 => _ = scenario.tracker.refuse(number, scenario.at(now)),
                 7 => _ = scenario.tracker.refuse_oldest(flow, scenario.at(now)),
                 _ => _ = scenario.tracker.refuse_last(scenario.at(now)),
             }
