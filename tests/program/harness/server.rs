@@ -303,5 +303,7 @@ pub fn assert_memory_is_small(server: &Server) {
     let (peak_anonymous, anonymous) = (peak.saturating_sub(file), server.status("RssAnon"));
     assert!(cfg!(debug_assertions) || peak < 6 << 10, "peak memory: {peak} kB");
     assert!(peak_anonymous < 4 << 10, "peak memory besides the binary: {peak_anonymous} kB");
-    assert!(anonymous < 3 << 10, "memory besides the binary: {anonymous} kB");
+    // Parsing the command line takes 300 kB of stack in a debug build.
+    let most = if cfg!(debug_assertions) { 3_400 } else { 3 << 10 };
+    assert!(anonymous < most, "memory besides the binary: {anonymous} kB");
 }
