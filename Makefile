@@ -25,7 +25,7 @@ help: ## List the targets
 
 build: $(BUILT) ## Build the program, target/release/udpong
 
-# Cargo runs only if a source file changed, so that `sudo make install` after `make` needs no Rust.
+# Cargo runs only if a source file changed, so that `sudo make install` after `make build` needs no Rust.
 $(BUILT): Cargo.toml Cargo.lock $(shell find src -type f)
 	$(CARGO) build --release --locked
 
