@@ -9,7 +9,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/release/udpong
 BINARY := $(BUILT)
 PREFIX := /usr/local
 DESTDIR :=
-COMMANDS := serve send ping bench report completions man
+COMMANDS := serve relay send ping bench report completions man
 
 root = $(DESTDIR)$(PREFIX)
 bash = $(root)/share/bash-completion/completions

@@ -9,6 +9,7 @@
 //!    endpoints of a worker share.
 //! 3. The [`Guard`] decides for each datagram whether it may be answered: a reply to a spoofed source hurts a third party.
 //! 4. The [`ReplyTemplate`] makes the reply: slices of the template and of the datagram, nothing is copied.
+//!    With [impairments](impair), replies pass a [`Link`](impair::Link), which loses, delays or damages them.
 //! 5. The replies of the batch are [sent](net::Transport::send) together. Runs of equal length to one peer pass through the
 //!    kernel as one packet.
 //! 6. Where a send would block, the requests of the rest are copied to the [`ReplyQueue`], and the socket is not read until
@@ -33,6 +34,9 @@
 //! | statistics | The counts of how datagrams ended; every datagram ends in exactly one way. |
 //! | probe, answer | A datagram of the client, and one that came back. |
 //! | outcome | How a probe ended: answered, late, lost, refused, truncated or altered. |
+//! | link, impairment | One direction of a simulated network path, and what it does to datagrams. |
+//! | flow | The datagrams within which order counts: those of one peer to one local address. |
+//! | session | A client of a relay, and the socket that is connected to the target for it. |
 //! | closed, open loop | A load that waits for answers before it sends, and one that sends on a schedule. |
 //!
 //! # Reading order
@@ -42,8 +46,10 @@
 //!    reactor.
 //! 3. [`net`]: the contract for moving datagrams, first in its [`portable`](net::portable) form, then in that for
 //!    [`linux`](net::linux), with [`gso`](net::gso) for what can leave as one. Why a short batch means drained is explained in `linux`.
-//! 4. Pure parts, each on its own: [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`].
-//! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, on the same reactor and [`net`].
+//! 4. Pure parts, each on its own: [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`],
+//!    [`impair`].
+//! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, and [`relay`], what stands in between, on
+//!    the same reactor and [`net`].
 //!
 //! # Invariants
 //!
@@ -56,8 +62,10 @@
 //! 5. A turn is bounded: a flood on one socket delays the others by milliseconds. [`reactor`]
 //! 6. Every datagram ends in exactly one way, and is counted there. [`Statistics`](server::Statistics)
 //! 7. Nothing in the loop blocks. [`LogWriter`](logging::writer::LogWriter)
-//! 8. A warm loop allocates nothing per datagram. [`SendBatch`](net::SendBatch), `tests/allocation_server.rs`
+//! 8. A warm loop allocates nothing per datagram. [`SendBatch`](net::SendBatch), `tests/allocation_server.rs`,
+//!    `tests/allocation_relay.rs`
 //! 9. A deadline is never early, and gives a turn once. [`reactor`]
+//! 10. The same seed and the same arrivals, their times included, give the same impairment. [`impair`]
 //!
 //! `server::simulation`, a test of the real endpoint over a scripted network, defends the first six together.
 //!
@@ -81,7 +89,8 @@
 //! | (none) | | [`reactor`], [`net`], [`server`] | mio, slab, log, libc, socket2; nix on Linux |
 //! | `serde` | | reports implement `serde::Serialize` | serde |
 //! | `client` | | [`client`]: send, ping, bench, report; implies `serde` | base64, console, hdrhistogram, humantime, indicatif, plotters, serde_json; signal-hook on Unix |
-//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` | clap, clap_complete, ctrlc, roff, simple_logger |
+//! | `impair` | yes | [`impair`]: bad links, for the replies of a server and in a [`relay`] | rand_distr, rand_xoshiro |
+//! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` and `impair` | clap, clap_complete, ctrlc, roff, simple_logger |
 //!
 //! # As a library
 //!
@@ -128,11 +137,15 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+mod counts;
 mod guard;
 mod host_port;
+pub mod impair;
 pub mod logging;
 mod lookup;
 pub mod net;
 mod parse_error;
 pub mod reactor;
+#[cfg(feature = "impair")]
+pub mod relay;
 pub mod server;

@@ -1,7 +1,9 @@
-//! The echo servers that udpong is measured against, as the documentation of each library writes them.
+//! The echo servers and the relay that udpong is measured against, as the documentation of each library writes them.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 
 /// The fifth exercise, which prints its address first.
 pub const PYTHON: &str = "
@@ -14,15 +16,48 @@ while True:
     server.sendto(data, address)
 ";
 
-/// Prints the address of a baseline and runs it forever.
-pub fn run(name: &str) -> io::Result<()> {
+/// Prints the address of a baseline and runs it forever. A relay has a target.
+pub fn run(name: &str, target: Option<&str>) -> io::Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     println!("{}", socket.local_addr()?);
     match name {
         "std" => run_std(&socket),
         "mio" => run_mio(socket),
         "tokio" => tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(run_tokio(socket)),
+        "tokio relay" => {
+            let target = target.and_then(|target| target.parse().ok()).ok_or_else(|| io::Error::other("no target"))?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+            runtime.block_on(run_tokio_relay(socket, target))
+        }
         _ => Err(io::Error::other(format!("there is no baseline {name}"))),
+    }
+}
+
+/// A relay on Tokio and one thread: for each client a connected socket, and a task for the answers.
+async fn run_tokio_relay(socket: UdpSocket, target: SocketAddr) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let socket = Arc::new(tokio::net::UdpSocket::from_std(socket)?);
+    let mut sessions: HashMap<SocketAddr, Arc<tokio::net::UdpSocket>> = HashMap::new();
+    let mut buffer = vec![0; 65_535];
+    loop {
+        let (length, client) = socket.recv_from(&mut buffer).await?;
+        let session = match sessions.get(&client) {
+            Some(session) => session,
+            None => {
+                let session = Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await?);
+                session.connect(target).await?;
+                tokio::spawn(answer(Arc::clone(&socket), Arc::clone(&session), client));
+                sessions.entry(client).or_insert(session)
+            }
+        };
+        session.send(&buffer[..length]).await?;
+    }
+}
+
+async fn answer(socket: Arc<tokio::net::UdpSocket>, session: Arc<tokio::net::UdpSocket>, client: SocketAddr) {
+    let mut buffer = vec![0; 65_535];
+    while let Ok(length) = session.recv(&mut buffer).await {
+        let _ = socket.send_to(&buffer[..length], client).await;
     }
 }
 

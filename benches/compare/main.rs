@@ -1,4 +1,5 @@
-//! Measures udpong and other echo servers side by side: every workload on every server in turn, in several rounds.
+//! Measures udpong and other echo servers, and relays, side by side: every workload on every server in turn, in several
+//! rounds.
 //!
 //! Only ratios to the std loop of the same round can be compared, since machines change their speed from one minute to
 //! the next. The first table, answers per second of the server's processor time, holds even on a busy machine.
@@ -29,6 +30,9 @@ const WORKLOADS: [Workload; 6] = [
     Workload { name: "ping", options: &["--clients", "1", "--in-flight", "1"] },
 ];
 
+/// The same for relays.
+const RELAY_LIMIT: Duration = Duration::from_secs(60);
+
 /// The servers that are udpong, by the options of `udpong serve`.
 const UDPONG: [(&str, &[&str]); 6] = [
     ("udpong echo", &["echo@127.0.0.1:0", "-q"]),
@@ -44,10 +48,13 @@ type Round = Vec<Vec<Sample>>;
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, command, name] = &arguments[..]
+    if arguments.iter().any(|argument| argument == "relays") {
+        return compare_relays();
+    }
+    if let [_, command, name, target @ ..] = &arguments[..]
         && command == "baseline"
     {
-        return baselines::run(name);
+        return baselines::run(name, target.first().map(String::as_str));
     }
     // The std loop is the first server: `ratios` relies on it.
     let mut servers = ["std", "mio", "tokio"].map(Server::baseline).into_iter().collect::<io::Result<Vec<_>>>()?;
@@ -55,7 +62,15 @@ fn main() -> io::Result<()> {
     for (name, options) in UDPONG {
         servers.push(Server::udpong(name, options)?);
     }
-    for server in &servers {
+    let rounds = measure_all(&servers, LIMIT)?;
+    print(&servers, &rounds);
+    drop(servers);
+    compare_relays()
+}
+
+/// Measures every workload on every server, in several rounds.
+fn measure_all(servers: &[Server], limit: Duration) -> io::Result<Vec<Round>> {
+    for server in servers {
         // A warm-up that does not count.
         measure(server, &WORKLOADS[0])?;
     }
@@ -65,21 +80,51 @@ fn main() -> io::Result<()> {
         let round_start = Instant::now();
         let samples = |workload| servers.iter().map(|server| measure(server, workload)).collect();
         rounds.push(WORKLOADS.iter().map(samples).collect::<io::Result<_>>()?);
-        if start.elapsed() + round_start.elapsed() > LIMIT {
+        if start.elapsed() + round_start.elapsed() > limit {
             break;
         }
     }
-    print(&servers, &rounds);
+    Ok(rounds)
+}
+
+/// Measures relays in front of one echo server. Of the kernel a relay needs what two echo servers need, one for each
+/// direction, so its measure is half of what the std loop answers.
+fn compare_relays() -> io::Result<()> {
+    let target = Server::target()?;
+    let mut servers = vec![
+        Server::baseline("std")?,
+        Server::udpong_relay("udpong relay", &target, &[])?,
+        Server::udpong_relay("  portable", &target, &["--io", "portable"])?,
+        Server::udpong_relay("  loss 0%", &target, &["--loss", "0%"])?,
+        Server::udpong_relay("  delay 1ms", &target, &["--delay", "1ms", "--limit", "1M"])?,
+        Server::baseline_relay("tokio relay", &target)?,
+    ];
+    servers.extend(Server::socat_relay(&target));
+    let rounds = measure_all(&servers, RELAY_LIMIT)?;
+    println!("\nRelays, {} rounds", rounds.len());
+    let half = |figure: fn(&Sample) -> f64| {
+        let rounds = &rounds;
+        move |w: usize, s: usize| ratios(rounds, w, s, figure, if s == 0 { 1.0 } else { 2.0 })
+    };
+    table(
+        "Answers per processor-second of the relay, ratio to half of std",
+        &servers,
+        half(Sample::answers_per_cpu_second),
+    );
+    table("Answers per second, ratio to half of std", &servers, half(|sample| sample.answers_per_second));
+    table("Round trip in µs: p50", &servers, |w, s| {
+        format!("{:.1}", median(rounds.iter().map(|round| round[w][s].p50)) * 1000.0)
+    });
     Ok(())
 }
 
 fn print(servers: &[Server], rounds: &[Round]) {
     println!("{} cores, Linux {}, {} rounds", measure::cores(), measure::kernel(), rounds.len());
     table("Answers per processor-second of the server, ratio to std: median (minimum-maximum)", servers, |w, s| {
-        ratios(rounds, w, s, Sample::answers_per_cpu_second)
+        ratios(rounds, w, s, Sample::answers_per_cpu_second, 1.0)
     });
     table("Answers per second, ratio to std: median (minimum-maximum)", servers, |w, s| {
-        ratios(rounds, w, s, |sample| sample.answers_per_second)
+        ratios(rounds, w, s, |sample| sample.answers_per_second, 1.0)
     });
     table("Answers per second", servers, |w, s| {
         format!("{:.0}", median(rounds.iter().map(|round| round[w][s].answers_per_second)))
@@ -90,7 +135,7 @@ fn print(servers: &[Server], rounds: &[Round]) {
         format!("{p50:.1} / {p99:.1}")
     });
     table("Round trip p50, ratio to std: median (minimum-maximum)", servers, |w, s| {
-        ratios(rounds, w, s, |sample| sample.p50)
+        ratios(rounds, w, s, |sample| sample.p50, 1.0)
     });
     table("User share of the server's processor time", servers, |w, s| {
         let user: f64 = rounds.iter().map(|round| round[w][s].user_ticks).sum();
@@ -116,9 +161,10 @@ fn table(title: &str, servers: &[Server], cell: impl Fn(usize, usize) -> String)
     }
 }
 
-/// Returns the ratios of a server's figure to that of the std loop in the same round.
-fn ratios(rounds: &[Round], w: usize, s: usize, figure: impl Fn(&Sample) -> f64) -> String {
-    let ratios: Vec<f64> = rounds.iter().map(|round| figure(&round[w][s]) / figure(&round[w][0])).collect();
+/// Returns the ratios of a server's figure, times `factor`, to that of the std loop in the same round.
+fn ratios(rounds: &[Round], w: usize, s: usize, figure: impl Fn(&Sample) -> f64, factor: f64) -> String {
+    let ratio = |round: &Round| factor * figure(&round[w][s]) / figure(&round[w][0]);
+    let ratios: Vec<f64> = rounds.iter().map(ratio).collect();
     let minimum = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let maximum = ratios.iter().copied().fold(0.0, f64::max);
     format!("{:.2} ({minimum:.2}-{maximum:.2})", median(ratios.into_iter()))

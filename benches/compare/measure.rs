@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -70,6 +72,38 @@ impl Server {
         Self::start(name, command)
     }
 
+    /// Starts `udpong serve` as the target of relays, beside the generator.
+    pub fn target() -> io::Result<Self> {
+        let mut command = on_processor(1, env!("CARGO_BIN_EXE_udpong"));
+        command.args(["serve", "echo@127.0.0.1:0", "-q"]).stderr(Stdio::piped());
+        Self::start("target", command)
+    }
+
+    /// Starts `udpong relay`.
+    pub fn udpong_relay(name: &'static str, target: &Self, options: &[&str]) -> io::Result<Self> {
+        let mut command = on_processor(0, env!("CARGO_BIN_EXE_udpong"));
+        command.args(["relay", "127.0.0.1:0", &target.address, "-q"]).args(options).stderr(Stdio::piped());
+        Self::start(name, command)
+    }
+
+    /// Starts the relay among the [`baselines`], in this program.
+    pub fn baseline_relay(name: &'static str, target: &Self) -> io::Result<Self> {
+        let this = std::env::current_exe()?;
+        let mut command = on_processor(0, &this.to_string_lossy());
+        command.args(["baseline", name, &target.address]).stdout(Stdio::piped());
+        Self::start(name, command)
+    }
+
+    /// Starts socat as a relay, with a process for each client, if there is socat.
+    pub fn socat_relay(target: &Self) -> Option<Self> {
+        let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).ok()?.port();
+        let mut command = on_processor(0, "socat");
+        command.arg("-T5").arg(format!("UDP4-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr"));
+        let child = command.arg(format!("UDP4:{}", target.address)).stderr(Stdio::null()).spawn().ok()?;
+        thread::sleep(Duration::from_millis(300));
+        Some(Self { name: "socat", child, address: format!("127.0.0.1:{port}") })
+    }
+
     fn start(name: &'static str, mut command: Command) -> io::Result<Self> {
         let mut child = command.spawn()?;
         let output: Box<dyn Read + Send> = match (child.stdout.take(), child.stderr.take()) {
@@ -94,14 +128,32 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(f64::NAN) / 1024.0
     }
 
-    /// Returns the processor time of all threads so far, in seconds, to the nanosecond.
+    /// Returns the processor time of all threads so far, in seconds, to the nanosecond, and that of its children.
     fn cpu_seconds(&self) -> io::Result<f64> {
         let mut nanoseconds = 0.0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let times = fs::read_to_string(task?.path().join("schedstat"))?;
-            nanoseconds += times.split(' ').next().and_then(|time| time.parse::<f64>().ok()).unwrap_or(f64::NAN);
+        for process in self.processes() {
+            for task in fs::read_dir(format!("/proc/{process}/task"))? {
+                let times = fs::read_to_string(task?.path().join("schedstat"))?;
+                nanoseconds += times.split(' ').next().and_then(|time| time.parse::<f64>().ok()).unwrap_or(f64::NAN);
+            }
         }
-        Ok(nanoseconds / 1e9)
+        Ok(nanoseconds / 1e9 + self.ended_children())
+    }
+
+    /// Returns the processor time of children that have ended, in seconds, to the clock tick.
+    fn ended_children(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // cutime and cstime are the 14th and 15th fields after the name, which is in parentheses.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(13).take(2);
+        fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+    }
+
+    /// Returns the process and its children, of which only socat has any.
+    fn processes(&self) -> Vec<u32> {
+        let this = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{this}/task/{this}/children")).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+        [this].into_iter().chain(children).collect()
     }
 
     /// Returns the clock ticks so far, in user space and in all.

@@ -34,7 +34,7 @@ Examples:
 #[command(help_template = TEMPLATE, before_long_help = MAN_EXAMPLES, after_long_help = EXIT_STATUS)]
 pub struct ManArgs {
     /// The command [default: the program itself]
-    #[arg(value_name = "COMMAND", value_parser = ["serve", "send", "ping", "bench", "report", "completions", "man"])]
+    #[arg(value_name = "COMMAND", value_parser = ["serve", "relay", "send", "ping", "bench", "report", "completions", "man"])]
     command: Option<String>,
 }
 

@@ -4,8 +4,10 @@
 //! man pages, see [`manual`].
 
 mod bench;
+mod impair;
 mod manual;
 mod ping;
+mod relay;
 mod report;
 mod send;
 mod serve;
@@ -29,6 +31,7 @@ use udpong::{client, server};
 use bench::BenchArgs;
 use manual::{CompletionsArgs, ManArgs};
 use ping::PingArgs;
+use relay::RelayArgs;
 use report::ReportArgs;
 use send::SendArgs;
 use serve::ServeArgs;
@@ -44,7 +47,7 @@ const TEMPLATE: &str = "\
 /// Answer UDP datagrams, or measure how a UDP responder answers them.
 ///
 /// "udpong serve" answers every datagram that reaches it: with a greeting, an echo, a fixed text or a text of your
-/// choice. "udpong send", "udpong ping" and "udpong bench" are clients for any UDP responder. They show whether
+/// choice. "udpong relay" forwards datagrams, through a bad network if you like. "udpong send", "udpong ping" and "udpong bench" are clients for any UDP responder. They show whether
 /// datagrams get through, how long the answers take, and how many are lost.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 80, arg_required_else_help = true)]
@@ -71,13 +74,14 @@ Exit status:
   141  send, ping and bench: the reader of the standard output is gone
 
 Environment:
-  RUST_LOG  log level of serve if --log is not given
-  NO_COLOR  if set, the log of serve is not coloured
+  RUST_LOG  log level of serve and relay if --log is not given
+  NO_COLOR  if set, the log of serve and relay is not coloured
 ";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(ServeArgs),
+    Relay(Box<RelayArgs>),
     Send(SendArgs),
     Ping(PingArgs),
     Bench(BenchArgs),
@@ -110,6 +114,7 @@ fn parse_and_run() -> Result<(), Failure> {
     };
     match cli.command {
         Command::Serve(args) => serve::run(&args),
+        Command::Relay(args) => relay::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Ping(args) => ping::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -151,8 +156,17 @@ impl Failure {
 impl From<server::Error> for Failure {
     fn from(error: server::Error) -> Self {
         match error {
-            server::Error::Conflict(message) => Self::new(Self::USAGE, message),
+            server::Error::Conflict(message) | server::Error::Usage(message) => Self::new(Self::USAGE, message),
             error => Self::new(Self::FAILED, error.to_string()),
+        }
+    }
+}
+
+impl From<udpong::relay::Error> for Failure {
+    fn from(error: udpong::relay::Error) -> Self {
+        match error {
+            udpong::relay::Error::Usage(message) => Self::new(Self::USAGE, message),
+            udpong::relay::Error::Failed(message) => Self::new(Self::FAILED, message),
         }
     }
 }

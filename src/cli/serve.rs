@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::{LevelFilter, info};
+use serde::Serialize;
 use simple_logger::SimpleLogger;
+use udpong::impair::Impairments;
 use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
-use udpong::server::{IoBackend, Options, Report, Server, Service};
+use udpong::server::{IoBackend, Options, Server, Service};
 
+use super::impair::{self, LinkArgs, SeedArgs};
 use super::{Failure, TEMPLATE, shutdown_on_signals, units, unknown_argument};
 
 /// Answer every UDP datagram, until Ctrl+C.
@@ -22,7 +25,7 @@ use super::{Failure, TEMPLATE, shutdown_on_signals, units, unknown_argument};
 #[derive(Args, Debug)]
 #[command(help_template = TEMPLATE, before_long_help = EXAMPLES)]
 #[command(after_help = format!("Services (NAME@HOST:PORT sets another address) [default: hello]:\n{SERVICES}"))]
-#[command(after_long_help = format!("Services:\n{SERVICES}\n{DETAILS}"))]
+#[command(after_long_help = details())]
 pub struct ServeArgs {
     /// What to answer and where, see Services
     #[arg(value_name = "SERVICE", default_value = "hello", hide_short_help = true)]
@@ -102,6 +105,12 @@ pub struct ServeArgs {
     /// Lifts all refusals except "unanswerable", "group_copy" and "discard".
     #[arg(long, hide_short_help = true, help_heading = "Safety")]
     no_guard: bool,
+
+    #[command(flatten)]
+    impairments: LinkArgs,
+
+    #[command(flatten)]
+    seed: SeedArgs,
 }
 
 /// The services that completions offer.
@@ -112,6 +121,8 @@ Examples:
   udpong serve                        answer with \"Hello \" on port 5000
   udpong serve echo@127.0.0.1:12345   echo on another address
   udpong serve hello fixed ack -q     three services, a quiet log
+  udpong serve echo --delay 40ms --loss 2%
+                                      a responder behind a bad network
   udpong serve 'reply=got {}@127.0.0.1:7000'
                                       a text of your own; {} is the message
 ";
@@ -152,10 +163,13 @@ most once a minute per reason. The reasons are:
   loop           every 1,000th of identical requests in a row from one
                  peer, or requests that grow by the service's own text
   discard        the service is discard
+";
 
+const JSON: &str = "\
 JSON:
   schema              version of this format: 1
   seconds             time since all services listened
+  seed                seed of the impairments; null without
   endpoints           one object per address, with these fields:
     service           name of the service
     address           address that it listened on
@@ -175,17 +189,23 @@ JSON:
                       receive buffer was full or a checksum wrong; each
                       holds up to 128 datagrams if they were coalesced;
                       null if the system does not report it
+";
+
+const MORE_DETAILS: &str = "  \
   rcvbuf_errors       socket buffers dropped because a receive buffer was
                       full; this and the next field count all UDP sockets
                       of the system since the start, and are null elsewhere
                       than on Linux
   in_csum_errors      socket buffers dropped because a checksum was wrong
 
-The sum of answered, refused, failed and unsent is received. The sum of
-received and kernel_dropped is the number of datagrams that reached the
-socket if the kernel coalesced none of those it dropped, which it does for
-a sender that segments (UDP_SEGMENT) and for what a network device
-receives. With --io portable it coalesces nothing.
+The sum of answered, refused, failed and unsent is received. With impairments,
+the sum of answered, refused, failed, unsent, lost and over_limit is the sum of
+received and duplicated.
+
+The sum of received and kernel_dropped is the number of datagrams that reached
+the socket if the kernel coalesced none of those it dropped, which it does for a
+sender that segments (UDP_SEGMENT) and for what a network device receives. With
+--io portable it coalesces nothing.
 
 Exit status:
   0    stopped by a signal, --for or --count
@@ -204,12 +224,17 @@ Signals:
        once. A signal that was ignored at the start stays ignored (Linux).
 ";
 
+fn details() -> String {
+    let impairments = impair::DETAILS;
+    format!("Services:\n{SERVICES}\n{DETAILS}\n{impairments}\n{JSON}{}{MORE_DETAILS}", impair::JSON)
+}
+
 /// Serves until a stop is requested, then logs and prints the statistics.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let services = args.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
     let services = services.map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
     let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
-    let log = LogWriter::install(logger(args)?).map_err(|error| failed("start the log", error))?;
+    let log = LogWriter::install(logger(args.log, args.quiet)?).map_err(|error| failed("start the log", error))?;
     let shutdown = shutdown_on_signals(Failure::FAILED)?;
 
     // Before and after serving, the log may delay the program: there is a line for each of perhaps many services.
@@ -230,7 +255,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 /// How long the log may delay the start, and the exit once nothing is left to answer.
-const LOG_PATIENCE: Duration = Duration::from_millis(500);
+pub const LOG_PATIENCE: Duration = Duration::from_millis(500);
 
 fn options(args: &ServeArgs) -> Options {
     Options {
@@ -245,14 +270,17 @@ fn options(args: &ServeArgs) -> Options {
         io: args.io,
         workers: args.workers,
         spin: args.spin,
+        impairments: args.impairments.is_given().then(|| args.impairments.apply(Impairments::default())),
+        seed: args.seed.seed,
     }
 }
 
-fn logger(args: &ServeArgs) -> Result<SimpleLogger, Failure> {
-    let level = args.log.map_or_else(level_from_environment, Ok)?;
+/// Returns the logger with a level, and without the lines about single datagrams if it is to be quiet.
+pub fn logger(level: Option<LevelFilter>, quiet: bool) -> Result<SimpleLogger, Failure> {
+    let level = level.map_or_else(level_from_environment, Ok)?;
     let logger = SimpleLogger::new().with_level(level).with_utc_timestamps();
     let logger = logger.with_colors(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    Ok(if args.quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger })
+    Ok(if quiet { logger.with_module_level(DATAGRAM_LOG, LevelFilter::Off) } else { logger })
 }
 
 /// Returns the level that RUST_LOG names; without it, info.
@@ -267,19 +295,20 @@ fn level_from_environment() -> Result<LevelFilter, Failure> {
     }
 }
 
-fn print(report: &Report) -> io::Result<()> {
+/// Prints a report as one line of JSON.
+pub fn print(report: &impl Serialize) -> io::Result<()> {
     let mut stdout = io::stdout();
     serde_json::to_writer(&mut stdout, report)?;
     stdout.write_all(b"\n")?;
     stdout.flush()
 }
 
-fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
+pub fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
     let levels = PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"]);
     levels.try_map(|level| level.parse::<LevelFilter>())
 }
 
-fn io_backend() -> impl TypedValueParser<Value = IoBackend> {
+pub fn io_backend() -> impl TypedValueParser<Value = IoBackend> {
     PossibleValuesParser::new(["auto", "portable", "segmented"]).map(|backend| match &*backend {
         "portable" => IoBackend::Portable,
         "segmented" => IoBackend::Segmented,

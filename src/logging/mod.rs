@@ -1,5 +1,6 @@
 //! Logging: a thread of its own writes, untrusted bytes are escaped, repeated messages are throttled.
 
+pub(crate) mod bytes;
 pub mod escape;
 pub(crate) mod throttle;
 #[cfg(feature = "cli")]

@@ -1,6 +1,7 @@
 //! Limits repeated messages in the log: each kind at once, then at most once a minute. Pure: time is an argument.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,18 @@ impl Throttle {
     }
 }
 
+/// Displays how often something happened, unless it was once.
+pub struct Times(pub u64);
+
+impl Display for Times {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => Ok(()),
+            times => write!(f, " ({times} times since this was last logged)"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +64,11 @@ mod tests {
         assert_eq!(throttle.note("EPERM", at(60)), Some(3));
         assert_eq!(throttle.note("EPERM", at(61)), None);
         assert_eq!(throttle.note("EPERM", at(200)), Some(2));
+    }
+
+    #[test]
+    fn times_are_shown_unless_it_was_once() {
+        assert_eq!(Times(1).to_string(), "");
+        assert_eq!(Times(2).to_string(), " (2 times since this was last logged)");
     }
 }

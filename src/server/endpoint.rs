@@ -16,8 +16,11 @@
 //! | receive: drained | not readable until the next event | (does not happen) |
 //! | send: would block | not writable until the next event; the rest waits | the same |
 //! | interest | READABLE | READABLE and WRITABLE |
+//!
+//! Where replies are impaired, they pass a link before they are sent. It holds those that are delayed, and in place of the
+//! queue those that would block; its next deadline is the endpoint's.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -29,9 +32,11 @@ use super::reply::ReplyTemplate;
 use super::reply_queue::{ReplyQueue, Share};
 use super::statistics::Statistics;
 use crate::guard::{Guard, Refusal};
+use crate::impair::{Link, header_length};
 use crate::logging::DATAGRAM_LOG;
+use crate::logging::bytes::Bytes;
 use crate::logging::escape::Escaped;
-use crate::logging::throttle::Throttle;
+use crate::logging::throttle::{Throttle, Times};
 use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, SendBatch, Transport};
 use crate::reactor::{Readiness, Wants};
 
@@ -39,6 +44,12 @@ use crate::reactor::{Readiness, Wants};
 ///
 /// Failed sends do not count: a stranger can cause any number of them, with spoofed sources that no route leads to.
 const ERRORS_IN_A_ROW: u32 = 100;
+
+/// At most this many replies that were delayed leave in one turn.
+const DELAYED_PER_TURN: usize = 64;
+
+/// The destination of a reply, and the local address that it leaves from.
+pub type ReplyFlow = (SocketAddr, Option<SocketAddr>);
 
 /// No further reply is sent in a turn after this many failures, because each costs a system call of its own; the rest is
 /// queued for the next turn. Without this bound, a flood from spoofed sources without a route delays other endpoints by
@@ -91,6 +102,8 @@ pub struct Endpoint<S> {
     /// A send may be tried. A new socket is writable, and raises no event for it until a send would have blocked.
     writable: bool,
     queue: ReplyQueue,
+    /// What impairs the replies, and holds those that wait; `queue` stays empty then.
+    link: Option<Link<ReplyFlow>>,
     /// How much may still be received after a stop was requested, in bytes as the kernel charges them.
     backlog: Option<usize>,
     /// Failed receives since the last datagram.
@@ -113,12 +126,18 @@ impl<S: Transport> Endpoint<S> {
             readable: false,
             writable: true,
             queue: ReplyQueue::default(),
+            link: None,
             backlog: None,
             receive_errors: 0,
             broken: None,
             statistics: Statistics::default(),
             throttle: Throttle::default(),
         }
+    }
+
+    /// Lets every reply that the guard allows pass through a link, if there is one.
+    pub fn with_link(self, link: Option<Link<ReplyFlow>>) -> Self {
+        Self { link, ..self }
     }
 
     /// Adds the service and the address to the log lines about datagrams.
@@ -132,13 +151,14 @@ impl<S: Transport> Endpoint<S> {
         self.writable |= readiness.writable;
     }
 
-    /// Returns a turn if it would do anything without a further event, and the interest of the table above.
+    /// Returns a turn if it would do anything without a further event, the interest of the table above, and when the
+    /// next delay ends.
     pub fn wants(&self) -> Wants {
-        let waiting = !self.queue.is_empty();
+        let waits = self.waits_for_socket();
         Wants {
-            turn: self.may_receive() || (self.writable && waiting),
-            interest: Some(if waiting { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }),
-            deadline: None,
+            turn: self.may_receive() || (self.writable && waits),
+            interest: Some(if waits { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }),
+            deadline: self.link.as_ref().and_then(Link::next_deadline),
         }
     }
 
@@ -148,14 +168,19 @@ impl<S: Transport> Endpoint<S> {
     ///
     /// Returns an error if the socket is unusable, so that trying again would spin.
     pub fn take_turn(&mut self, now: Instant, resources: &mut Resources) -> io::Result<()> {
-        if self.writable && !self.queue.is_empty() {
-            self.flush(now, &mut resources.replies);
+        if let Some(link) = &mut self.link {
+            link.advance(now);
         }
+        self.flush(now, &mut resources.replies);
         if self.may_receive() {
             let received = self.socket.receive(&mut resources.received);
             self.backlog = self.backlog.map(|backlog| backlog.saturating_sub(resources.received.charge()));
             self.answer(now, resources);
             self.note_received(received, now);
+            if self.link.is_some() {
+                // Damaged replies are copies, and ready at once.
+                self.flush(now, &mut resources.replies);
+            }
         }
         self.broken.take().map_or(Ok(()), Err)
     }
@@ -169,12 +194,13 @@ impl<S: Transport> Endpoint<S> {
 
     /// Returns whether everything that had arrived was received, and every reply has left.
     pub fn is_settled(&self) -> bool {
-        self.queue.is_empty() && !self.may_receive()
+        self.unsent() == 0 && !self.may_receive()
     }
 
     /// Returns how the datagrams so far have ended.
     pub fn statistics(&self) -> Statistics {
-        Statistics { unsent: self.queue.len() as u64, ..self.statistics.clone() }
+        let impaired = self.link.as_ref().map(Link::impaired);
+        Statistics { unsent: self.unsent() as u64, impaired, ..self.statistics.clone() }
     }
 
     /// Returns how many datagrams were received.
@@ -209,10 +235,35 @@ impl<S: Transport> Endpoint<S> {
     }
 
     fn may_receive(&self) -> bool {
-        self.readable && self.queue.is_empty() && self.backlog != Some(0) && self.broken.is_none()
+        self.readable && !self.waits_for_socket() && self.backlog != Some(0) && self.broken.is_none()
     }
 
+    /// Returns whether replies wait to be sent, other than those that are delayed.
+    fn waits_for_socket(&self) -> bool {
+        !self.queue.is_empty() || self.link.as_ref().is_some_and(Link::is_ready)
+    }
+
+    /// Returns how many replies wait.
+    fn unsent(&self) -> usize {
+        self.queue.len() + self.link.as_ref().map_or(0, Link::waiting)
+    }
+
+    /// Sends what waits.
     fn flush(&mut self, now: Instant, batch: &mut SendBatch) {
+        if !self.writable || !self.waits_for_socket() {
+            return;
+        }
+        if let Some(mut link) = self.link.take() {
+            let mut replies = batch.take();
+            let ready = link.ready().take(DELAYED_PER_TURN);
+            let ready = ready.map(|((to, from), payload)| Outgoing { to, from, parts: [payload, b"", b""] });
+            replies.extend(within_turn(ready));
+            let done = self.send(&replies, now);
+            batch.put_back(replies);
+            link.release(done);
+            self.link = Some(link);
+            return;
+        }
         // Taken out while the replies borrow them: `self` counts meanwhile.
         let Some(template) = self.template.take() else { return };
         let mut queue = std::mem::take(&mut self.queue);
@@ -230,26 +281,37 @@ impl<S: Transport> Endpoint<S> {
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         // Taken out while the replies borrow it: `self` counts meanwhile.
         let template = self.template.take();
+        let mut link = self.link.take();
+        // They arrived by now, and perhaps not yet when the turn began: no delay is shorter than asked for.
+        let arrived = if link.is_some() { Instant::now() } else { now };
         let mut replies = batch.take();
         for datagram in received.datagrams() {
             self.receive_errors = 0;
             self.count(&datagram, logged);
             match reply_to(&datagram, template.as_ref(), guard, now) {
-                Ok(reply) => replies.push(reply),
+                Ok(reply) => match &mut link {
+                    None => replies.push(reply),
+                    Some(link) => replies.extend(impair(link, &reply, arrived)),
+                },
                 Err(refusal) => self.refuse(&datagram, refusal, now),
             }
         }
         batch.group_by_peer(&mut replies);
         let turn = within_turn(replies.iter().copied()).count();
         let done = self.send(&replies[..turn], now);
-        let queued = self.queue.extend(&replies[done..], *share);
-        for reply in &replies[done + queued..] {
+        let rest = &replies[done..];
+        let queued = match &mut link {
+            None => self.queue.extend(rest, *share),
+            Some(link) => put_back(link, rest),
+        };
+        for reply in &rest[queued..] {
             self.fail(reply, "queue_full", &"too many replies wait", now);
         }
-        self.statistics.waited += self.queue.len() as u64;
-        self.statistics.waiting_peak = self.statistics.waiting_peak.max(self.queue.len() as u64);
+        self.statistics.waited += queued as u64;
+        self.statistics.waiting_peak = self.statistics.waiting_peak.max(queued as u64);
         batch.put_back(replies);
         self.template = template;
+        self.link = link;
     }
 
     fn count(&mut self, datagram: &Datagram<'_>, logged: bool) {
@@ -351,6 +413,26 @@ fn reply_to<'a>(
     Ok(reply)
 }
 
+/// Returns the copies of a reply that leave the link at once.
+fn impair<'a>(
+    link: &mut Link<ReplyFlow>,
+    reply: &Outgoing<'a>,
+    now: Instant,
+) -> impl Iterator<Item = Outgoing<'a>> + use<'a> {
+    let Outgoing { to, from, parts } = *reply;
+    let left = link.handle(now, (to, from), header_length(to.ip()), parts);
+    left.into_iter().flatten().map(move |parts| Outgoing { to, from, parts })
+}
+
+/// Returns to the link what could not be sent, as much as it takes; returns the number of these replies.
+fn put_back(link: &mut Link<ReplyFlow>, replies: &[Outgoing<'_>]) -> usize {
+    let fits = link.room_for(replies.iter().map(Outgoing::length));
+    for reply in replies[..fits].iter().rev() {
+        link.put_back((reply.to, reply.from), reply.parts);
+    }
+    fits
+}
+
 /// Returns the first of the replies, as many as a turn may send.
 fn within_turn<'a>(replies: impl Iterator<Item = Outgoing<'a>>) -> impl Iterator<Item = Outgoing<'a>> {
     let mut bytes = 0;
@@ -359,37 +441,4 @@ fn within_turn<'a>(replies: impl Iterator<Item = Outgoing<'a>>) -> impl Iterator
         bytes += reply.length();
         has_room
     })
-}
-
-/// Shows a number of bytes with its unit.
-struct Bytes(usize);
-
-impl Display for Bytes {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.0, if self.0 == 1 { "byte" } else { "bytes" })
-    }
-}
-
-/// Shows how often something happened, unless it was once.
-struct Times(u64);
-
-impl Display for Times {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            1 => Ok(()),
-            times => write!(f, " ({times} times since this was last logged)"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_followed_by_what_they_count() {
-        assert_eq!([0, 1, 2].map(|bytes| Bytes(bytes).to_string()), ["0 bytes", "1 byte", "2 bytes"]);
-        assert_eq!(Times(1).to_string(), "");
-        assert_eq!(Times(2).to_string(), " (2 times since this was last logged)");
-    }
 }

@@ -22,16 +22,18 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
+pub use crate::counts::CountsByName;
 pub use crate::net::IoBackend;
 pub use crate::parse_error::ParseError;
 pub use reply::ReplyTemplate;
 pub use service::Service;
-pub use statistics::{CountsByName, EndpointReport, Report, Statistics};
+pub use statistics::{EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
+use crate::impair::{self, Generator, Impairments, Link, Seed};
 use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket, UdpErrors};
-use crate::reactor::Reactor;
 use crate::reactor::shutdown::Shutdown;
+use crate::reactor::{Precision, Reactor};
 use bind::Bound;
 use endpoint::{Endpoint, Resources};
 use reply_queue::Share;
@@ -70,6 +72,10 @@ pub struct Options {
     /// How long a worker polls without sleeping after there was something to do, which shortens round trips and uses up
     /// a processor. Default: zero.
     pub spin: Duration,
+    /// What happens to replies on purpose. Default: `None`, nothing, at no cost.
+    pub impairments: Option<Impairments>,
+    /// What all impairments follow from. Default: `None`, another one each time.
+    pub seed: Option<Seed>,
 }
 
 impl Default for Options {
@@ -86,6 +92,8 @@ impl Default for Options {
             io: IoBackend::Auto,
             workers: NonZeroUsize::MIN,
             spin: Duration::ZERO,
+            impairments: None,
+            seed: None,
         }
     }
 }
@@ -95,6 +103,8 @@ impl Default for Options {
 pub enum Error {
     /// Two services claim one address.
     Conflict(String),
+    /// Two options do not work together.
+    Usage(String),
     /// The host of a service has no address.
     LookUp(String),
     /// The system refuses a socket on an address.
@@ -112,9 +122,11 @@ pub enum Error {
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Conflict(message) | Self::LookUp(message) | Self::Listen(message) | Self::Worker(message) => {
-                f.write_str(message)
-            }
+            Self::Conflict(message)
+            | Self::Usage(message)
+            | Self::LookUp(message)
+            | Self::Listen(message)
+            | Self::Worker(message) => f.write_str(message),
             Self::Start(error) => write!(f, "cannot start the event loop: {error}"),
             Self::Poll(error) => write!(f, "cannot poll: {error}"),
             Self::Socket(error) => error.fmt(f),
@@ -145,8 +157,10 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Conflict`], [`Error::LookUp`], [`Error::Worker`], [`Error::Listen`] or [`Error::Start`].
-    pub fn bind(services: &[Service], options: Options, shutdown: Shutdown) -> Result<Self, Error> {
+    /// Returns [`Error::Usage`], [`Error::Conflict`], [`Error::LookUp`], [`Error::Worker`], [`Error::Listen`] or
+    /// [`Error::Start`].
+    pub fn bind(services: &[Service], mut options: Options, shutdown: Shutdown) -> Result<Self, Error> {
+        check_impairments(&mut options)?;
         let places = bind::places(services, &shutdown)?;
         let errors_before = UdpErrors::read();
         let threads = (1..options.workers.get()).map(WorkerThread::start).collect::<Result<_, _>>()?;
@@ -172,6 +186,9 @@ impl Server {
         let workers = workers.collect::<io::Result<_>>().map_err(Error::Start)?;
         for (service, addresses) in &bound {
             addresses.iter().for_each(|address| info!("Server is listening on {address} ({})", service.name()));
+        }
+        if let (Some(impairments), Some(seed)) = (&options.impairments, options.seed) {
+            info!("Impairing replies: {impairments} (seed {seed})");
         }
         Ok(Self { workers, threads, options, addresses, started: Instant::now(), errors_before })
     }
@@ -207,12 +224,30 @@ impl Server {
         let report = Report {
             schema: 1,
             seconds: started.elapsed().as_millis() as f64 / 1000.0,
+            seed: options.seed.map(Seed::get),
             rcvbuf_errors: errors.map(|errors| errors.rcvbuf_errors),
             in_csum_errors: errors.map(|errors| errors.in_csum_errors),
             endpoints: sum_of_workers(reports),
         };
         (report, results.into_iter().collect())
     }
+}
+
+/// Checks the impairments, and leaves a seed in the options if there are any.
+fn check_impairments(options: &mut Options) -> Result<(), Error> {
+    let Some(impairments) = &options.impairments else {
+        options.seed = None;
+        return Ok(());
+    };
+    impairments.check().map_err(|error| Error::Usage(error.to_string()))?;
+    if options.workers != NonZeroUsize::MIN {
+        // The system decides which worker gets a datagram, and thus which random numbers meet it.
+        return Err(Error::Usage(
+            "impairments need a single worker: with several, a seed reproduces nothing".to_owned(),
+        ));
+    }
+    options.seed.get_or_insert_with(Seed::random);
+    Ok(())
 }
 
 /// Puts the sockets of one worker on a reactor.
@@ -223,13 +258,21 @@ fn worker(
     resources: Resources,
     has_several_services: bool,
 ) -> io::Result<Worker> {
-    let mut reactor = Reactor::new(shutdown)?;
+    // The ends of delays are worth a system call.
+    let precision = if options.impairments.is_some() { Precision::Exact } else { Precision::Milliseconds };
+    let mut reactor = Reactor::with_precision(shutdown, precision)?;
     reactor.set_spin(options.spin);
-    let endpoint = |(service, address, socket): Bound<'_>| {
+    let max_bytes = impair::MAX_BYTES / sockets.len().max(1);
+    let link = |number| {
+        let impaired = options.impairments.clone().zip(options.seed);
+        impaired.map(|(what, seed)| Link::new(what, Generator::new(seed, number), max_bytes, Instant::now()))
+    };
+    let endpoint = |(number, (service, address, socket)): (usize, Bound<'_>)| {
         let endpoint = Endpoint::new(socket, address, service.name(), service.template().cloned());
+        let endpoint = endpoint.with_link(link(number));
         if has_several_services { endpoint.named_in_log() } else { endpoint }
     };
-    let endpoints = sockets.into_iter().map(endpoint).collect();
+    let endpoints = sockets.into_iter().enumerate().map(endpoint).collect();
     Ok(Worker::new(reactor, endpoints, resources))
 }
 

@@ -4,6 +4,9 @@
 //! The script is as mean as edge-triggered polling allows: it reports a readable edge only when a datagram meets
 //! an empty socket, and a writable edge only when room comes back after a send would have blocked.
 
+#[cfg(feature = "impair")]
+mod impaired;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;

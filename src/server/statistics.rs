@@ -1,55 +1,15 @@
 //! Statistics: how the datagrams of each endpoint ended, as counters, as a line of text and as JSON.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 
-/// Counts by name: refusals by reason, errors by kind. The names are few and fixed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(transparent))]
-pub struct CountsByName(BTreeMap<&'static str, u64>);
-
-impl CountsByName {
-    /// Returns the count of `name`; 0 if it was never counted.
-    pub fn get(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
-    }
-
-    /// Returns the names that were counted, in alphabetical order, and their counts.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.0.iter().map(|(name, count)| (*name, *count))
-    }
-
-    /// Returns the sum of all counts.
-    pub fn total(&self) -> u64 {
-        self.0.values().sum()
-    }
-
-    pub(crate) fn increment(&mut self, name: &'static str) {
-        *self.0.entry(name).or_default() += 1;
-    }
-
-    fn add(&mut self, other: &Self) {
-        other.iter().for_each(|(name, count)| *self.0.entry(name).or_default() += count);
-    }
-}
-
-/// Writes `3`, or `3 (ENOBUFS 2, EPERM 1)`.
-impl Display for CountsByName {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.total())?;
-        let mut separator = " (";
-        for (name, count) in self.iter() {
-            write!(f, "{separator}{name} {count}")?;
-            separator = ", ";
-        }
-        if self.0.is_empty() { Ok(()) } else { f.write_str(")") }
-    }
-}
+use crate::counts::CountsByName;
+use crate::impair::Impaired;
 
 /// How the datagrams of one endpoint ended.
 ///
-/// Every datagram ends in exactly one way: `received` = `answered` + `refused` + `failed` + `unsent`
+/// Every datagram ends in exactly one way: `received` = `answered` + `refused` + `failed` + `unsent`. Where replies are
+/// impaired, `received` + `duplicated` = `answered` + `refused` + `failed` + `unsent` + `lost` + `over_limit`
 /// (invariant 6, defended by `server::simulation` and `tests/program/overload.rs`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -72,8 +32,10 @@ pub struct Statistics {
     pub waited: u64,
     /// The largest number of replies of one socket that waited at the same time.
     pub waiting_peak: u64,
-    /// Replies that are waiting now; in the final report, those that were never sent.
+    /// Replies that are waiting now, for the socket or delayed; in the final report, those that were never sent.
     pub unsent: u64,
+    /// What was done to replies on purpose; `None` if nothing is.
+    pub impaired: Option<Impaired>,
 }
 
 /// The statistics of one endpoint. Displayed as a line for the log.
@@ -110,6 +72,9 @@ impl EndpointReport {
         sum.waited += new.waited;
         sum.waiting_peak = sum.waiting_peak.max(new.waiting_peak);
         sum.unsent += new.unsent;
+        if let (Some(sum), Some(new)) = (&mut sum.impaired, &new.impaired) {
+            sum.add(new);
+        }
         self.kernel_dropped = self.kernel_dropped.zip(other.kernel_dropped).map(|(a, b)| a + b);
     }
 }
@@ -134,6 +99,9 @@ impl Display for EndpointReport {
             write!(f, ", waited {} (at most {} at a time)", statistics.waited, statistics.waiting_peak)?;
         }
         write!(f, ", unsent {}", statistics.unsent)?;
+        if let Some(impaired) = &statistics.impaired {
+            write!(f, ", {impaired}")?;
+        }
         match kernel_dropped {
             Some(count) => write!(f, ", dropped by the kernel {count}"),
             None => Ok(()),
@@ -159,6 +127,8 @@ pub struct Report {
     pub schema: u32,
     /// The time since all services were listening, in seconds.
     pub seconds: f64,
+    /// What all impairments follow from; `None` if there are none.
+    pub seed: Option<u64>,
     /// Socket buffers that the system dropped since the start because a receive buffer was full, for all UDP sockets of
     /// the network namespace; `None` on platforms other than Linux.
     pub rcvbuf_errors: Option<u64>,

@@ -17,9 +17,11 @@
 //! | `backpressure` | `serve`: replies that wait for a slow network |
 //! | `memory` | `serve`: what replies that wait take, in how many endpoints, and giving it back |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
+//! | `impair` | `serve`: replies that are lost, delayed, reordered, damaged on purpose |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
+//! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
 //! | `pictures` | histogram, strip, `--plot`, `--hdr`, and `report` |
@@ -43,6 +45,7 @@ mod flows;
 mod guard;
 mod harness;
 mod hostile_responders;
+mod impair;
 mod log;
 mod loops;
 mod manual;
@@ -53,6 +56,7 @@ mod overload;
 mod packet_info;
 mod pictures;
 mod ping;
+mod relay;
 mod reply_source;
 mod router;
 mod send;

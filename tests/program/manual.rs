@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Server, needs, run, shell, udpong};
 
-const COMMANDS: [&str; 7] = ["serve", "send", "ping", "bench", "report", "completions", "man"];
+const COMMANDS: [&str; 8] = ["serve", "relay", "send", "ping", "bench", "report", "completions", "man"];
 
 const SERVICES: [&str; 6] = ["hello", "echo", "fixed", "ack", "discard", "reply="];
 
@@ -84,7 +84,8 @@ fn short_help_of_serve_lists_services_and_json() {
 
 #[test]
 fn help_states_the_default_of_every_option_that_has_one() {
-    let defaults: [(&str, &[&str]); 4] = [
+    let defaults: [(&str, &[&str]); 5] = [
+        ("relay", &["60s", "1024", "500ms", "RUST_LOG, or info", "auto", "normal", "random, see the log"]),
         ("serve", &["hello", "500ms", "RUST_LOG, or info", "4M if the system allows", "auto", "1", "0", "1000"]),
         ("send", &["127.0.0.1:5000", "every line of the standard input", "1s", "0"]),
         ("ping", &["1s", "56"]),
@@ -100,8 +101,9 @@ fn help_states_the_default_of_every_option_that_has_one() {
 
 #[test]
 fn long_help_ends_with_the_reference_sections() {
-    let sections: [(&str, &[&str]); 5] = [
-        ("serve", &["Services", "Refusals", "JSON", "Exit status", "Environment", "Signals"]),
+    let sections: [(&str, &[&str]); 6] = [
+        ("relay", &["Stages", "JSON", "Exit status", "Environment", "Signals"]),
+        ("serve", &["Services", "Refusals", "Stages", "JSON", "Exit status", "Environment", "Signals"]),
         ("send", &["Exit status"]),
         ("ping", &["Outcomes", "JSON", "Exit status", "Signals"]),
         ("bench", &["JSON", "Exit status", "Signals"]),
@@ -122,7 +124,7 @@ fn long_help_ends_with_the_reference_sections() {
 fn examples_of_serve_are_accepted() {
     let help = stdout(&["serve", "--help"]);
     let examples = help.split("\nExamples:\n").nth(1).and_then(|text| text.split("\n\n").next()).expect("examples");
-    assert_eq!(examples.matches("udpong serve").count(), 4, "{examples}");
+    assert_eq!(examples.matches("udpong serve").count(), 5, "{examples}");
     for line in examples.lines().filter(|line| line.starts_with("  udpong ")) {
         let example = line.trim().split("  ").next().expect("a command");
         // The first address is not one of this machine: everything is parsed, nothing is bound. A usage error is 2.
@@ -148,8 +150,9 @@ fn add_fields(value: &Value, names: &mut Vec<String>) {
 fn every_json_field_is_documented() {
     let server = Server::start(&["echo@127.0.0.1:0"]);
     let target = server.address().to_string();
-    let runs: [&[&str]; 4] = [
-        &["serve", "discard@127.0.0.1:0", "--for", "1ms", "--log", "off", "--json"],
+    let runs: [&[&str]; 5] = [
+        &["relay", "127.0.0.1:0", "127.0.0.1:9", "--for", "1ms", "--log", "off", "--json", "--loss", "1%"],
+        &["serve", "discard@127.0.0.1:0", "--for", "1ms", "--log", "off", "--json", "--loss", "1%"],
         &["ping", &target, "-c", "1", "--json"],
         &["ping", &target, "-c", "1", "--json-stream"],
         &["bench", &target, "-t", "10ms", "--rate", "1k", "--json"],
@@ -206,7 +209,7 @@ fn bash_completes_commands_options_values_and_services() {
     assert!(check.status.success() && check.stderr.is_empty(), "{}", String::from_utf8_lossy(&check.stderr));
     for (typed, expected) in [
         ("udpong p", "ping"),
-        ("udpong serve --rate", "--rate-limit"),
+        ("udpong serve --rate-", "--rate-limit"),
         ("udpong serve --io p", "portable"),
         ("udpong serve f", "fixed"),
         ("udpong serve hello -q ec", "echo"),
@@ -245,7 +248,8 @@ fn man_pages_have_the_usual_sections_and_every_option() {
 
 #[test]
 fn man_pages_list_arguments_apart_from_options() {
-    let arguments: [(&str, &[&str]); 6] = [
+    let arguments: [(&str, &[&str]); 7] = [
+        ("relay", &["LISTEN", "TARGET"]),
         ("serve", &["SERVICE"]),
         ("send", &["TARGET", "MESSAGE"]),
         ("ping", &["TARGET"]),

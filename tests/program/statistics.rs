@@ -36,7 +36,7 @@ fn report_is_all_that_is_on_stdout() {
     let mut expected = serde_json::json!({
         "service": "hello", "address": addresses[0], "received": 1, "received_bytes": 3, "answered": 1,
         "answered_bytes": 9, "refused": {}, "failed": {}, "receive_errors": {}, "waited": 0, "waiting_peak": 0,
-        "unsent": 0, "kernel_dropped": 0,
+        "unsent": 0, "impaired": null, "kernel_dropped": 0,
     });
     assert_eq!(report["endpoints"][0], expected);
     expected["service"] = "discard".into();
@@ -45,8 +45,9 @@ fn report_is_all_that_is_on_stdout() {
         expected[field] = 0.into();
     }
     assert_eq!(report["endpoints"][1], expected);
+    assert!(report["seed"].is_null());
     assert!(report["rcvbuf_errors"].is_u64() && report["in_csum_errors"].is_u64(), "{report}");
-    assert_eq!(report.as_object().expect("an object").len(), 5);
+    assert_eq!(report.as_object().expect("an object").len(), 6);
 }
 
 #[test]

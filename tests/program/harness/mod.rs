@@ -12,6 +12,7 @@ mod responder;
 mod server;
 mod spoof;
 mod tools;
+mod traffic;
 pub mod wire;
 
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub use server::{EndpointReport, Server, ServerOutput, assert_memory_is_small};
 pub use spoof::SpoofingSocket;
 pub use tools::{leave_out, name_from_path};
 pub(crate) use tools::{needs, test_name};
+pub use traffic::{LENGTH, Traffic, assert_mean, assert_share, payload};
 
 /// How long a test waits for anything before it fails.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
