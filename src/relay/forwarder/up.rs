@@ -81,7 +81,6 @@ impl State {
         let client = (datagram.source, datagram.local);
         if let Some(session) = self.sessions.find_client(&client) {
             session.last_traffic = now;
-            session.receive_errors = 0;
             return Some((session.id, false));
         }
         let why = match self.check_source(datagram, now) {
