@@ -108,8 +108,11 @@ fn parse_and_run() -> Result<(), Failure> {
         Ok(cli) => cli,
         // clap prints its own errors, and help, and ends the program.
         Err(error) => {
-            let explained = serve::explain_port(&error).or_else(|| ping::explain_flood(&error));
-            return Err(explained.or_else(|| bench::explain_quiet(&error)).unwrap_or_else(|| error.exit()));
+            let explained = serve::explain_port(&error)
+                .or_else(|| ping::explain_flood(&error))
+                .or_else(|| explain_separate_port(&error))
+                .or_else(|| bench::explain_quiet(&error));
+            return Err(explained.unwrap_or_else(|| error.exit()));
         }
     };
     match cli.command {
@@ -130,6 +133,27 @@ fn unknown_argument(error: &clap::Error, command: &str) -> Option<String> {
     let is_unknown = error.kind() == ErrorKind::UnknownArgument;
     (is_unknown && context(ContextKind::Usage).contains(&format!("udpong {command}")))
         .then(|| context(ContextKind::InvalidArg))
+}
+
+/// Returns a better error for `HOST PORT` where only one word is expected.
+fn explain_separate_port(error: &clap::Error) -> Option<Failure> {
+    ["send", "bench"].into_iter().find_map(|command| unknown_argument(error, command))?;
+    let arguments: Vec<_> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let mut words = arguments.windows(3).filter(|words| !words[0].starts_with('-'));
+    words.find_map(|words| joined(&words[1], &words[2])).map(|target| one_word(&target))
+}
+
+/// Returns `HOST:PORT` of a target without a port and a word behind it that is one.
+fn joined(host: &str, port: &str) -> Option<String> {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_host = !host.starts_with('-') && !is_number(host) && (host.ends_with(']') || !host.contains([':', ' ']));
+    (is_host && is_number(port) && port.parse::<u16>().is_ok()).then(|| format!("{host}:{port}"))
+}
+
+/// Returns the usage error for `HOST PORT`.
+fn one_word(target: &str) -> Failure {
+    Failure::new(Failure::USAGE, format!("a host and its port are one word: write {target}"))
 }
 
 /// Why a command failed.

@@ -9,8 +9,8 @@ use udpong::client::ping::{self, Format, Options};
 use udpong::client::{self, Error, Limits, PingReport, Terminal};
 
 use super::{
-    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
-    shutdown_with_report_on_signals, units, unknown_argument, unless_forced,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, joined, json,
+    one_word, print, shutdown_with_report_on_signals, units, unknown_argument, unless_forced,
 };
 
 /// Send a probe every second and report how each one ends.
@@ -42,9 +42,8 @@ pub struct PingArgs {
     /// Rotate over N source ports, 1 to 1024, and report each
     ///
     /// Finds the broken one of several paths or backends.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    #[arg(hide_short_help = true, help_heading = "Probes")]
-    flows: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = units::flows, hide_short_help = true, help_heading = "Probes")]
+    flows: Option<usize>,
 
     #[command(flatten)]
     payload: PayloadArgs,
@@ -175,13 +174,16 @@ Signals:
 
 /// Pings the target and prints what was found.
 pub fn run(args: &PingArgs) -> Result<(), Failure> {
+    if let Some(target) = args.targets.windows(2).find_map(|words| joined(&words[0], &words[1])) {
+        return Err(one_word(&target));
+    }
     let options = Options {
         interval: args.interval,
         count: args.count,
         size: args.size,
         timeout: args.timeout,
         deadline: args.deadline,
-        flows: args.flows.map(usize::from),
+        flows: args.flows,
         payload: args.payload.bytes(args.size)?,
         family: args.family.into(),
         egress: (&args.egress).into(),

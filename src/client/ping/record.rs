@@ -75,11 +75,15 @@ impl<'a> Record<'a> {
 
     /// Prints the first line. `written` is the target as the user wrote it.
     pub(super) fn begin(&self, written: &str, output: &mut Output<'_>) -> Result<(), Error> {
+        let interval = humantime::format_duration(self.options.interval);
         if matches!(self.options.format, Format::Json | Format::JsonStream) {
+            // 200m is easily written for 200ms, and would only be seen at the end.
+            if self.options.interval >= Duration::from_secs(60) && self.index == 0 {
+                output.notify(&format_args!("sending a probe every {interval}"));
+            }
             return Ok(());
         }
         let (target, size) = (self.target, self.payload.size());
-        let interval = humantime::format_duration(self.options.interval);
         let is_short = !self.payload.is_tagged() && self.options.payload.is_none();
         let note = if is_short { ", too short to be recognised in an answer" } else { "" };
         output.text(&format!("UDP PING {written} ({target}): {size} bytes every {interval}{note}\n"))
