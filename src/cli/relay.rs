@@ -121,7 +121,7 @@ A datagram of an unknown client opens a session. It is refused if its source
 cannot be answered (reason unanswerable), or if there are --max-sessions
 sessions or too many open files (reason sessions). If the target's host reports
 that the port is closed, this is counted as a receive error ECONNREFUSED of the
-direction down, and the session goes on.
+direction down, and the session continues.
 ";
 
 const JSON: &str = "\
