@@ -14,7 +14,7 @@ use super::impair::{self, DownArgs, LinkArgs, SeedArgs, UpArgs};
 use super::serve::{LOG_PATIENCE, io_backend, log_level, logger, print};
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
-/// Forward UDP datagrams to a target, through a bad network if you like.
+/// Forward UDP datagrams, through a bad network if you like.
 ///
 /// Each client has a session: a socket that is connected to the target. The answers of the target go back to the client
 /// from the address that it sent to. Without impairments the relay changes nothing: bytes, boundaries and order stay.
@@ -121,7 +121,7 @@ A datagram of an unknown client opens a session. It is refused if its source
 cannot be answered (reason unanswerable), or if there are --max-sessions
 sessions or too many open files (reason sessions). If the target's host reports
 that the port is closed, this is counted as a receive error ECONNREFUSED of the
-direction down, and the session goes on.
+direction down, and the session continues.
 ";
 
 const JSON: &str = "\
