@@ -120,7 +120,8 @@ Outcomes:
   truncated  the answer contains the probe without its end
   altered    the answer contains the probe with other bytes in it
 
-Each probe has one outcome. Further answers to it are duplicates.
+Each probe has one outcome. Further answers to it are duplicates, and so is an
+answer to a refused probe.
 
 Round trips are those of first answers of any kind, late ones included.
 Percentiles are by nearest rank, to three significant digits. Jitter is the
@@ -129,15 +130,17 @@ mean absolute difference between consecutive round trips.
 JSON:
   schema            version of this format: 2
   target            address of the target
-  interval_ms, size, duration_s
-                    time between probes, payload, length of the run
-  sent              probes sent
+  interval_ms, size time between probes, and payload
+  duration_s        time from the start until the last probe had ended
+  sent              probes sent that have ended
   answered, late, lost, refused, truncated, altered
                     probes by outcome; their sum is sent
   duplicate         answers to a probe that had an outcome already
   reordered         answers that arrived after the answer to a later probe
                     of the same source port
   unmatched         answers that belong to no probe
+  in_flight         probes sent that have not ended, when a second signal
+                    ended the wait; counted nowhere else
   loss_percent      late, lost and refused together
   clock             what timed the answers: kernel (when it received them),
                     or user (when the program did)
@@ -166,7 +169,8 @@ const SIGNALS: &str = "\
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
        Send no more probes, wait for the answers to those in flight, then
-       print the summary. A second signal ends the wait.
+       print the summary. A second signal ends the wait; probes in flight
+       are then not counted.
   SIGQUIT (Ctrl+\\)
        Print the summary so far and continue; on the standard error with
        --json and --json-stream.

@@ -263,6 +263,7 @@ impl<'a> Run<'a> {
         }
         match target.end {
             End::NotYet => {
+                target.record.end(now);
                 target.end = End::At(now.checked_add(target.record.linger()));
                 target.schedule_key.iter().for_each(|key| reactor.touch(*key));
             }
