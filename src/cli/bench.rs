@@ -10,7 +10,7 @@ use udpong::client::{Load, Shape, Terminal};
 
 use super::{
     EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
-    print_error, shutdown_with_report_on_signals, units, unknown_argument, unless_forced,
+    print_error, shutdown_with_report_on_signals, units, unless_forced,
 };
 
 /// Load a UDP responder and measure throughput and latency.
@@ -183,20 +183,15 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         plot: args.plot.is_some(),
         hdr: args.hdr.clone(),
     };
-    let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
+    let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
     let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    // What was measured is printed even if the picture cannot be written, and the other way round.
+    let printed = print(&if args.json { json(&report)? } else { report.text(options.terminal) });
     if let Some(plot) = plot {
         plot.write(&report.svg()?)?;
     }
-    print(&if args.json { json(&report)? } else { report.text(options.terminal) })?;
+    printed?;
     report.warnings().iter().for_each(|warning| print_error(warning));
     unless_forced(&shutdown, report.check(&options.limits))
-}
-
-/// Returns a better error for the rate of oha, whose option is -q.
-pub fn explain_quiet(error: &clap::Error) -> Option<Failure> {
-    let argument = unknown_argument(error, "bench").filter(|argument| units::rate(argument).is_ok())?;
-    let message = format!("unexpected {argument}: the rate is -r {argument}, and -q is \"quiet\"");
-    Some(Failure::new(Failure::USAGE, message))
 }

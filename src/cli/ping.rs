@@ -9,8 +9,8 @@ use udpong::client::ping::{self, Format, Options};
 use udpong::client::{self, Error, Limits, PingReport, Terminal};
 
 use super::{
-    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, joined, json,
-    one_word, print, shutdown_with_report_on_signals, units, unknown_argument, unless_forced,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, habits, json,
+    print, shutdown_with_report_on_signals, units, unless_forced,
 };
 
 /// Send a probe every second and report how each one ends.
@@ -178,8 +178,8 @@ Signals:
 
 /// Pings the target and prints what was found.
 pub fn run(args: &PingArgs) -> Result<(), Failure> {
-    if let Some(target) = args.targets.windows(2).find_map(|words| joined(&words[0], &words[1])) {
-        return Err(one_word(&target));
+    if let Some(target) = args.targets.windows(2).find_map(|words| habits::joined(&words[0], &words[1])) {
+        return Err(Failure::new(Failure::USAGE, habits::one_word(&target)));
     }
     let options = Options {
         interval: args.interval,
@@ -203,18 +203,20 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         live: Terminal::of_stderr().filter(|_| !args.quiet),
         hdr: args.hdr.clone(),
     };
-    let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
+    let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
     let reports = ping::ping_all(&args.targets, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
-    if let Some(plot) = plot {
-        plot.write(&client::svg(&reports)?)?;
-    }
     let text = match (options.format, &*reports) {
         (Format::Json | Format::JsonStream, reports) => reports.iter().map(json).collect::<Result<String, _>>()?,
         (_, [only]) => format!("\n{}", only.text(options.terminal)),
-        (_, several) => format!("\n{}", client::table(several)),
+        (_, several) => format!("\n{}", client::table(several, options.terminal)),
     };
-    print(&text)?;
+    // What was measured is printed even if the picture cannot be written, and the other way round.
+    let printed = print(&text);
+    if let Some(plot) = plot {
+        plot.write(&client::svg(&reports)?)?;
+    }
+    printed?;
     unless_forced(&shutdown, check(&reports, &options.limits))
 }
 
@@ -237,12 +239,4 @@ fn check(reports: &[PingReport], limits: &Limits) -> Result<(), Error> {
             Err(Error::Unmet(format!("{} of {} targets failed: {list}", failures.len(), reports.len())))
         }
     }
-}
-
-/// Returns a better error for the floods of other pings.
-pub fn explain_flood(error: &clap::Error) -> Option<Failure> {
-    let floods = ["-A", "-f", "--flood", "--adaptive"];
-    let option = unknown_argument(error, "ping").filter(|option| floods.contains(&&**option))?;
-    let message = format!("there is no option {option}: \"udpong bench\" sends as fast as answers come");
-    Some(Failure::new(Failure::USAGE, message))
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use udpong::client;
 use udpong::client::send::{Conversation, Options};
 
-use super::{EgressArgs, Failure, FamilyArgs, PayloadArgs, TEMPLATE, joined, units};
+use super::{EgressArgs, Failure, FamilyArgs, PayloadArgs, TEMPLATE, habits, units};
 
 /// Send messages to a UDP responder and print its answers.
 ///
@@ -101,7 +101,7 @@ pub fn run(args: &SendArgs) -> Result<(), Failure> {
     result.map_err(|error| match error {
         // Unlike ping and bench: a target that cannot be reached is a message that was not answered.
         client::Error::Failed(why) | client::Error::Unmet(why) => {
-            let target = args.message.as_ref().and_then(|message| joined(&args.target, message.to_str()?));
+            let target = args.message.as_ref().and_then(|message| habits::joined(&args.target, message.to_str()?));
             let hint = target.map(|target| format!(" (the message was a number; to send to that port: {target})"));
             Failure::new(Failure::FAILED, why + &hint.unwrap_or_default())
         }

@@ -111,7 +111,7 @@ pub fn byte(text: &str) -> Result<u8, String> {
     byte.ok_or_else(|| "write 0 to 255, or 0x00 to 0xff".to_owned())
 }
 
-/// Parses a class of differentiated services: `46`, `EF`, `AF41`, `CS5`; returns the whole byte.
+/// Parses a class of differentiated services: `46`, `0x2e`, `EF`, `AF41` or `CS5`; returns the whole byte.
 pub fn dscp(text: &str) -> Result<u8, String> {
     let upper = text.to_ascii_uppercase();
     let digits = |prefix: &str| upper.strip_prefix(prefix)?.parse::<u8>().ok();
@@ -122,7 +122,7 @@ pub fn dscp(text: &str) -> Result<u8, String> {
         ("EF", ..) => Some(46),
         (_, Some(class @ 0..=7), _) => Some(8 * class),
         (_, _, Some(class @ (11..=13 | 21..=23 | 31..=33 | 41..=43))) => Some(8 * (class / 10) + 2 * (class % 10)),
-        _ => text.parse().ok().filter(|class| *class < 64 && !text.starts_with('+')),
+        _ => byte(text).ok().filter(|class| *class < 64),
     };
     class.map(|class| class << 2).ok_or_else(|| "write 0 to 63, EF, VA, LE, CS0 to CS7 or AF11 to AF43".to_owned())
 }
@@ -219,8 +219,8 @@ mod tests {
 
     #[test]
     fn classes_have_names_and_numbers() {
-        let names = ["EF", "af41", "CS5", "BE", "LE", "46", "0", "63"].map(|name| dscp(name).map(|byte| byte >> 2));
-        assert_eq!(names, [46, 34, 40, 0, 1, 46, 0, 63].map(Ok));
+        let names = ["EF", "af41", "CS5", "BE", "LE", "46", "0x2e", "63"].map(|name| dscp(name).map(|byte| byte >> 2));
+        assert_eq!(names, [46, 34, 40, 0, 1, 46, 46, 63].map(Ok));
         for wrong in ["", "64", "AF14", "AF51", "CS8", "-1", "+1", "CS", "XX"] {
             assert!(dscp(wrong).is_err(), "{wrong}");
         }

@@ -494,7 +494,14 @@ fn the_next_address_of_a_name_is_tried() {
     let target = format!("both.example:{}", server.address().port());
     let hosts = "::1 both.example\n127.0.0.1 both.example\n";
     let notice = format!("(port unreachable); trying {}", server.address());
-    let output = with_hosts(hosts, &["ping", &target, "-c", "3", "-i", "10ms", "-W", "10s", "--json-stream"]);
+    let log = tempfile::NamedTempFile::new().expect("a temporary file");
+    let log = log.path().display().to_string();
+    let ping = ["ping", &target, "-c", "3", "-i", "10ms", "-W", "10s", "--json-stream", "--hdr", &log];
+    let output = with_hosts(hosts, &ping);
+    let tag = format!("Tag={},", server.address());
+    assert!(
+        std::fs::read_to_string(&log).is_ok_and(|log| log.lines().last().is_some_and(|line| line.starts_with(&tag)))
+    );
     let report = report(&output);
     assert_eq!((count(&report, "sent"), count(&report, "answered")), (3, 3), "{report}");
     assert_eq!((objects(&output).len(), report["target"].as_str()), (4, Some(&*server.address().to_string())));

@@ -155,7 +155,7 @@ def answer(n, data, to):
     );
     let output = ping(&responder.target(), &["-c", "5", "-i", "100ms", "-W", "10s"]);
     let stdout = text(&output.stdout);
-    let notice = "the answers do not repeat the probes: they are matched by source port\n";
+    let notice = "the answers carry no probe numbers: they are matched by source port\n";
     assert_eq!(stdout.matches(notice).count(), 2, "{stdout}");
     assert!(stdout.contains("5 sent, 5 answered, 0 lost (0.0%), "), "{stdout}");
 }

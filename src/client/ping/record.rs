@@ -89,7 +89,8 @@ impl<'a> Record<'a> {
         let (target, size) = (self.target, self.payload.size());
         let is_short = !self.payload.is_tagged() && self.options.payload.is_none();
         let note = if is_short { ", too short to be recognised in an answer" } else { "" };
-        output.text(&format!("UDP PING {written} ({target}): {size} bytes every {interval}{note}\n"))
+        let line = format!("UDP PING {written} ({target}): {size} bytes every {interval}{note}");
+        output.text(&self.options.terminal.wrap(&line))
     }
 
     /// Makes a closed port end the attempt, as long as nothing was heard, instead of counting, if there is another address.

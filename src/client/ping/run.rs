@@ -237,6 +237,7 @@ impl<'a> Run<'a> {
         let Some(next) = target.others.pop_front() else { return Ok(()) };
         let closed = target.record.target;
         self.output.notify(&format_args!("nobody listens on {closed} (port unreachable); trying {next}"));
+        self.output.replace_target(index, next);
         for flow in &mut target.flows {
             flow.key.into_iter().for_each(|key| reactor.remove(key, Some(&mut flow.socket)));
         }
@@ -302,7 +303,7 @@ impl<'a> Run<'a> {
         let reports: Vec<_> = self.targets.iter().map(|target| target.record.report()).collect();
         let text = match &*reports {
             [only] => only.text(self.options.terminal),
-            several => table(several),
+            several => table(several, self.options.terminal),
         };
         self.output.text(&text)
     }

@@ -98,7 +98,7 @@ impl Latencies {
     fn record_times(&mut self, nanos: u64, times: u64) {
         // Fails only if it would take more memory than there are addresses.
         let _ = self.histogram.record_n(nanos.clamp(1, HIGHEST_TRACKABLE), times);
-        self.count += times;
+        self.count = self.count.saturating_add(times);
         self.min = self.min.min(nanos);
         self.max = self.max.max(nanos);
         let difference = nanos as f64 - self.mean;

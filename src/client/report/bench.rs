@@ -215,7 +215,7 @@ impl BenchReport {
         // Writing into a string does not fail.
         let mut text = String::new();
         let _ = self.write(&mut text, terminal);
-        text
+        terminal.wrap(&text)
     }
 
     fn write(&self, f: &mut impl Write, terminal: Terminal) -> fmt::Result {

@@ -50,9 +50,9 @@ pub enum Clock {
 pub fn attribution_note(attribution: Attribution) -> Option<&'static str> {
     match attribution {
         Attribution::Content => None,
-        Attribution::Port => Some("the answers do not repeat the probes: they are matched by source port"),
+        Attribution::Port => Some("the answers carry no probe numbers: they are matched by source port"),
         Attribution::Order => {
-            Some("the answers do not repeat the probes: some are matched in order, so round trips are upper bounds")
+            Some("the answers carry no probe numbers: some are matched in order, so round trips are upper bounds")
         }
     }
 }

@@ -252,7 +252,7 @@ impl PingReport {
         // Writing into a string does not fail.
         let mut text = String::new();
         let _ = self.write(&mut text, terminal);
-        text
+        terminal.wrap(&text)
     }
 
     fn write(&self, f: &mut impl Write, terminal: Terminal) -> fmt::Result {
@@ -310,14 +310,14 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
 }
 
 /// Returns a table of several targets, a line each.
-pub fn table(reports: &[PingReport]) -> String {
+pub fn table(reports: &[PingReport], terminal: Terminal) -> String {
     let row = |report: &PingReport| Row {
         target: report.target.to_string(),
         sent: Some(report.counts.sent),
         lost: Some((report.counts.without_timely_answer(), report.counts.loss_percent())),
         times: report.rtt_ms.summary,
     };
-    Table(reports.iter().map(row).collect()).to_string()
+    Table { rows: reports.iter().map(row).collect(), terminal }.to_string()
 }
 
 #[cfg(test)]
