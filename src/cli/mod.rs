@@ -6,6 +6,7 @@
 mod bench;
 mod impair;
 mod manual;
+mod monitor;
 mod ping;
 mod relay;
 mod report;

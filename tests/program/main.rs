@@ -20,6 +20,7 @@
 //! | `impair` | `serve`: replies that are lost, delayed, reordered, damaged on purpose |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
+//! | `metrics` | `--metrics` and `--metrics-file` of every command |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
@@ -50,6 +51,7 @@ mod log;
 mod loops;
 mod manual;
 mod memory;
+mod metrics;
 mod options;
 mod outcomes;
 mod overload;
