@@ -22,7 +22,6 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use log::info;
 use mio::event::Source;
 
 pub use address::Address;
@@ -126,13 +125,12 @@ impl Monitor {
         Some(format!("Metrics are served on http://{address}/metrics"))
     }
 
-    /// Begins once every socket listens: logs where metrics are served, writes the file and notifies the service manager.
+    /// Begins once every socket listens: writes the file and notifies the service manager.
     ///
     /// # Errors
     ///
     /// One line, if the file cannot be written.
     pub fn begin(&mut self, observed: &impl Observed, now: Instant) -> Result<(), String> {
-        self.notice().iter().for_each(|notice| info!("{notice}"));
         if let Some(path) = self.path.take() {
             self.file = Some(MetricsFile::create(&path, &observed.metrics().to_string())?);
         }

@@ -10,6 +10,7 @@
 //! | session | send what waits for its socket; receive, forward to the client; or expire | readable and not stalled; or writable, and something waits |
 //! | link | send what is ready | something is ready and not stalled |
 //! | clock | log statistics, request the stop | (has deadlines only) |
+//! | monitor | show metrics | see [`crate::metrics`] |
 
 mod down;
 mod up;
@@ -25,11 +26,13 @@ use mio::event::Source;
 
 use super::Error;
 use super::direction::Direction;
+use super::metrics::metrics;
 use super::payload_queue::PayloadQueue;
 use super::session::{Client, Session, SessionId, Sessions};
 use super::statistics::{Report, Statistics};
 use crate::guard::Guard;
 use crate::logging::throttle::Throttle;
+use crate::metrics::{Exposition, Monitor, Observed};
 use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
 use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
 
@@ -52,6 +55,8 @@ pub enum Task {
     Down,
     /// What the plan has scheduled.
     Clock,
+    /// A task of the monitor.
+    Monitor(crate::metrics::Task),
 }
 
 /// When a relay stops, and what it does meanwhile.
@@ -129,6 +134,7 @@ pub struct Forwarder {
     relay: State,
     received: ReceiveBatch,
     spare: Vec<(usize, &'static [u8])>,
+    monitor: Option<Monitor>,
 }
 
 #[derive(Debug)]
@@ -196,7 +202,26 @@ impl Forwarder {
             logged: (now, Statistics::default(), Statistics::default()),
             stop: None,
         };
-        Self { relay, received: ReceiveBatch::new(), spare: Vec::new() }
+        Self { relay, received: ReceiveBatch::new(), spare: Vec::new(), monitor: None }
+    }
+
+    /// Lets a monitor watch, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Monitor::begin`].
+    pub fn watch(&mut self, monitor: Option<Monitor>) -> Result<(), String> {
+        monitor.iter().filter_map(Monitor::notice).for_each(|notice| info!("{notice}"));
+        self.monitor = monitor;
+        self.monitor.as_mut().map_or(Ok(()), |monitor| monitor.begin(&self.relay, Instant::now()))
+    }
+
+    /// Shows the last state to what watches.
+    pub fn finish_monitor(&mut self) {
+        let metrics = || metrics(&self.relay.report(), self.relay.sessions.iter().count(), true);
+        if let Some(Err(error)) = self.monitor.as_mut().map(|monitor| monitor.finish(&metrics())) {
+            warn!("{error}");
+        }
     }
 
     /// Forwards until a stop is requested; then forwards what has already arrived and the answers to it, for the grace
@@ -215,6 +240,7 @@ impl Forwarder {
             self.relay.down.key = Some(reactor.insert(Task::Down, self)?);
         }
         self.relay.clock = Some(reactor.insert(Task::Clock, self)?);
+        crate::metrics::insert(self, reactor, Task::Monitor, |this| this.monitor.as_mut())?;
         reactor.run(self)
     }
 
@@ -241,6 +267,7 @@ impl Handler for Forwarder {
                 }
             }
             Task::Up | Task::Down | Task::Clock => {}
+            Task::Monitor(task) => self.monitor.iter_mut().for_each(|monitor| monitor.note(task, readiness)),
         }
     }
 
@@ -257,11 +284,12 @@ impl Handler for Forwarder {
                 };
                 Wants { deadline, ..Wants::default() }
             }
+            Task::Monitor(task) => self.monitor.as_ref().map(|monitor| monitor.wants(task)).unwrap_or_default(),
         }
     }
 
     fn take_turn(&mut self, task: Task, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
-        let Self { relay, received, spare } = self;
+        let Self { relay, received, spare, monitor } = self;
         match task {
             Task::Listener => {
                 relay.flush_listener(now, reactor);
@@ -275,6 +303,9 @@ impl Handler for Forwarder {
             Task::Up => relay.flush_up(now, reactor),
             Task::Down => relay.flush_down(now, reactor),
             Task::Clock => relay.tick(now, reactor),
+            Task::Monitor(task) => {
+                monitor.iter_mut().for_each(|monitor| monitor.take_turn(task, now, reactor, relay));
+            }
         }
         let Listener { broken, address, .. } = &mut self.relay.listener;
         broken.take().map_or(Ok(()), |error| Err(BrokenSocket::new(address.to_string(), error).into()))
@@ -285,6 +316,7 @@ impl Handler for Forwarder {
             Task::Listener => Some(&mut self.relay.listener.socket),
             Task::Session(index) => self.relay.sessions.get_mut(index).map(|session| &mut session.socket as _),
             Task::Up | Task::Down | Task::Clock => None,
+            Task::Monitor(task) => self.monitor.as_mut()?.source(task),
         }
     }
 
@@ -295,10 +327,22 @@ impl Handler for Forwarder {
         }
         let Some(requested) = reactor.shutdown().requested_at() else { return Ok(ControlFlow::Continue(())) };
         if relay.stop.is_none() {
+            self.monitor.iter().for_each(Monitor::stopping);
             relay.finish(requested.checked_add(relay.plan.grace), reactor);
         }
         let grace_is_over = relay.stop.flatten().is_some_and(|end| end <= Instant::now());
         Ok(if grace_is_over || relay.is_settled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+impl Observed for State {
+    fn metrics(&self) -> Exposition {
+        metrics(&self.report(), self.sessions.iter().count(), false)
+    }
+
+    fn status(&self) -> String {
+        let (up, down) = (self.up.statistics.forwarded, self.down.statistics.forwarded);
+        format!("forwarded up {up}, down {down}; {} sessions", self.sessions.iter().count())
     }
 }
 

@@ -257,6 +257,7 @@ fn watch(monitor: Option<Monitor>, workers: &mut [Worker]) -> Result<Option<Boar
     let interval = monitor.watchdog_period().map_or(INTERVAL, |period| period.min(INTERVAL));
     let board = (workers.len() > 1).then(|| Board::new(interval, workers.iter().map(Worker::reports), now));
     let [first, ..] = workers else { return Ok(None) };
+    monitor.notice().iter().for_each(|notice| info!("{notice}"));
     monitor.begin(&first.observation(board.as_ref()), now).map_err(Error::Monitor)?;
     first.set_monitor(monitor);
     Ok(board)

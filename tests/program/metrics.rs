@@ -1,4 +1,4 @@
-//! `--metrics` and `--metrics-file` of `serve`: what is shown, to Prometheus and to clients that mean harm.
+//! `--metrics` and `--metrics-file` of `serve`, `relay` and `ping`: what is shown, to Prometheus and to clients that mean harm.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Metrics, Server, connect, needs, request, run, run_in_namespace, sum, udpong, wait_until};
+use crate::harness::{
+    Lines, Metrics, Server, closed_address, connect, needs, request, run, run_in_namespace, sum, udpong, wait_until,
+};
 
 /// Checks that promtool accepts metrics, warnings included.
 fn assert_is_clean(text: &str) {
@@ -295,6 +297,112 @@ fn file_that_cannot_be_written_ends_the_start() {
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(message.starts_with("udpong: cannot write the metrics to /nonexistent/udpong.prom: "), "{message}");
+}
+
+#[test]
+fn directions_and_sessions_of_a_relay_are_shown() {
+    needs!("promtool");
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let mut relay =
+        Server::start_relay(&["127.0.0.1:0", &server.address().to_string(), "--metrics", ":0", "--down-loss", "100%"]);
+    let metrics = Metrics::of(&mut relay);
+    assert_eq!(metrics.sum("udpong_relay_sessions", &[]), 0);
+    connect(relay.address()).send(b"12345").expect("a send");
+    metrics.wait_for("udpong_relay_impaired_datagrams_total", &["direction=\"down\"", "kind=\"lost\""], 1);
+    let text = metrics.text();
+    for (name, up, down) in [
+        ("udpong_relay_received_datagrams_total", 1, 1),
+        ("udpong_relay_received_bytes_total", 5, 5),
+        ("udpong_relay_forwarded_datagrams_total", 1, 0),
+        ("udpong_relay_forwarded_bytes_total", 5, 0),
+        ("udpong_relay_refused_datagrams_total", 0, 0),
+        ("udpong_relay_waiting_datagrams", 0, 0),
+    ] {
+        assert_eq!(sum(&text, name, &["direction=\"up\""]), up, "{name}");
+        assert_eq!(sum(&text, name, &["direction=\"down\""]), down, "{name}");
+    }
+    assert_eq!(sum(&text, "udpong_relay_sessions", &[]), 1);
+    assert_is_clean(&text);
+    assert_eq!(relay.stop().status.code(), Some(0));
+}
+
+/// A running `udpong ping`.
+struct Ping {
+    child: Child,
+    metrics: Metrics,
+}
+
+impl Ping {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = udpong(&["ping", "-q", "-i", "10ms", "--metrics", ":0"]);
+        let mut child = command.args(arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("ping");
+        let lines = Lines::read(child.stderr.take().expect("a pipe"));
+        let notice = |lines: &[String]| lines.iter().find(|line| line.contains("Metrics are served on ")).cloned();
+        let metrics = Metrics::from_notice(&lines.wait_until(|lines, _| notice(lines)));
+        Self { child, metrics }
+    }
+}
+
+impl Drop for Ping {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn outcomes_and_round_trips_of_a_ping_are_shown() {
+    needs!("promtool");
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let (target, closed) = (server.address().to_string(), closed_address().to_string());
+    let ping = Ping::start(&[&target, &closed]);
+    let (good, bad) = (format!("target=\"{target}\""), format!("target=\"{closed}\""));
+    let count = |target: &str, outcome: &str| {
+        ping.metrics.sum("udpong_ping_probes_total", &[target, &format!("outcome=\"{outcome}\"")])
+    };
+    wait_until("probes are answered and refused", || {
+        (count(&good, "answered") >= 3 && count(&bad, "refused") >= 3).then_some(())
+    });
+    for (target, outcome) in [(&good, "lost"), (&good, "refused"), (&bad, "answered"), (&bad, "altered")] {
+        assert_eq!(count(target, outcome), 0, "{outcome}");
+    }
+    let text = ping.metrics.text();
+    let answered = sum(&text, "udpong_ping_probes_total", &[&good, "outcome=\"answered\""]);
+    assert_eq!(sum(&text, "udpong_ping_rtt_seconds_count", &[&good]), answered);
+    assert_eq!(sum(&text, "udpong_ping_rtt_seconds_bucket", &[&good, "le=\"+Inf\""]), answered);
+    assert_is_clean(&text);
+}
+
+#[test]
+fn late_probe_is_lost_first() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q", "--delay", "200ms"]);
+    let ping = Ping::start(&[&server.address().to_string(), "-W", "50ms"]);
+    let count = |outcome: &str| ping.metrics.sum("udpong_ping_probes_total", &[&format!("outcome=\"{outcome}\"")]);
+    let lost = wait_until("a probe is lost", || Some(count("lost")).filter(|lost| *lost > 0));
+    wait_until("an answer is late", || (count("late") > 0).then_some(()));
+    assert!(count("lost") >= lost, "a counter does not fall");
+    assert_eq!(count("answered"), 0);
+}
+
+#[test]
+fn flows_of_a_ping_are_shown_by_index() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let ping = Ping::start(&[&server.address().to_string(), "--flows", "2"]);
+    let count = |flow: &str| ping.metrics.sum("udpong_ping_probes_total", &[flow, "outcome=\"answered\""]);
+    wait_until("both flows are answered", || (count("flow=\"0\"") > 0 && count("flow=\"1\"") > 0).then_some(()));
+    assert!(!ping.metrics.text().contains("flow=\"2\""));
+}
+
+#[test]
+fn ping_leaves_a_file() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ping.prom");
+    let target = server.address().to_string();
+    let mut ping = udpong(&["ping", &target, "-q", "-c", "3", "-i", "10ms", "--metrics-file"]);
+    assert!(run(ping.arg(&path), b"").status.success());
+    let text = fs::read_to_string(&path).expect("a file");
+    assert_eq!(sum(&text, "udpong_ping_probes_total", &["outcome=\"answered\""]), 3);
 }
 
 #[test]

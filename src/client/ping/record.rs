@@ -4,11 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::metrics::ProbeMetrics;
 use super::output::Output;
 use super::{Format, Options};
 use crate::client::flow::{Refusal, check_socket};
 use crate::client::probe::flows::{Flows, MOST_FLOWS};
 use crate::client::probe::latency::{Latencies, Median};
+use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
 use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
@@ -36,6 +38,7 @@ pub(super) struct Record<'a> {
     heard: bool,
     closed_port: ClosedPort,
     clock: Clock,
+    pub(super) metrics: ProbeMetrics,
 }
 
 /// What a closed port means.
@@ -70,6 +73,7 @@ impl<'a> Record<'a> {
             heard: false,
             closed_port: ClosedPort::Counts,
             clock: Clock::User,
+            metrics: ProbeMetrics::new(options.flows),
         }
     }
 
@@ -110,6 +114,11 @@ impl<'a> Record<'a> {
         output.sent();
     }
 
+    /// Counts the outcome of a probe for the metrics.
+    fn count(&mut self, sequence: u64, outcome: Outcome) {
+        self.tracker.flow_of(sequence).into_iter().for_each(|flow| self.metrics.count(flow, outcome));
+    }
+
     /// Records that a probe got no answer in time.
     fn lost(&mut self, sequence: u64, now: Instant, output: &mut Output<'_>) {
         let sent = self.tracker.sent_at(sequence).unwrap_or(now);
@@ -145,6 +154,8 @@ impl<'a> Record<'a> {
         match answer {
             Answer::First { sequence, outcome, round_trip, reordered } => {
                 self.latencies.record(round_trip);
+                self.count(sequence, outcome);
+                self.metrics.record(round_trip);
                 let sent = now.checked_sub(round_trip).unwrap_or(now);
                 self.timeline.record(sent, round_trip);
                 output.answered(self.index, sent, round_trip, now)?;
@@ -217,6 +228,7 @@ impl<'a> Record<'a> {
         let Some(sequence) = sequence else {
             return Ok(());
         };
+        self.count(sequence, Outcome::Refused);
         self.lost(sequence, now, output);
         let (seq, target) = (sequence + 1, self.target);
         let offender = ErrorReport::of(error).and_then(|report| report.offender);
@@ -233,6 +245,7 @@ impl<'a> Record<'a> {
     /// Ends the probes of a flow that are past their timeout; everything that had arrived on it by `now` was received.
     pub(super) fn time_out(&mut self, flow: usize, now: Instant, output: &mut Output<'_>) -> Result<(), Error> {
         while let Some(sequence) = self.tracker.time_out(flow, now) {
+            self.count(sequence, Outcome::Lost);
             self.lost(sequence, now, output);
             let timeout = humantime::format_duration(self.options.timeout);
             output.line(&format_args!("{}seq={} no answer within {timeout}", self.prefix(), sequence + 1))?;
