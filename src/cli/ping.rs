@@ -8,6 +8,7 @@ use clap::Args;
 use udpong::client::ping::{self, Format, Options};
 use udpong::client::{self, Error, Limits, PingReport, Terminal};
 
+use super::monitor::MonitorArgs;
 use super::{
     EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, habits, json,
     print, shutdown_with_report_on_signals, units, unless_forced,
@@ -97,6 +98,9 @@ pub struct PingArgs {
     /// The file is an HdrHistogram log (V2) in nanoseconds, with an interval a second and the target as tag.
     #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
     hdr: Option<PathBuf>,
+
+    #[command(flatten)]
+    monitor: MonitorArgs,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -202,6 +206,7 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         timestamps: args.timestamps,
         live: Terminal::of_stderr().filter(|_| !args.quiet),
         hdr: args.hdr.clone(),
+        monitor: (&args.monitor).into(),
     };
     let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{
-    LENGTH, Random, Responder, Server, ServerOutput, SlowLoopback, SpoofingSocket, TIMEOUT, Traffic, assert_share,
-    closed_address, connect, needs, payload, python, receive, request, run, run_in_namespace, shell, udpong,
-    wait_until,
+    LENGTH, Random, Responder, Server, ServerOutput, TIMEOUT, Traffic, assert_share, closed_address, connect, needs,
+    payload, python, receive, request, run, shell, udpong,
 };
 
 const INTERVAL: Duration = Duration::from_micros(100);

@@ -4,11 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::metrics::ProbeMetrics;
 use super::output::Output;
 use super::{Format, Options};
 use crate::client::flow::{Refusal, check_socket};
 use crate::client::probe::flows::{Flows, MOST_FLOWS};
 use crate::client::probe::latency::{Latencies, Median};
+use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
 use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
@@ -38,6 +40,7 @@ pub(super) struct Record<'a> {
     heard: bool,
     closed_port: ClosedPort,
     clock: Clock,
+    pub(super) metrics: ProbeMetrics,
 }
 
 /// What a closed port means.
@@ -73,6 +76,7 @@ impl<'a> Record<'a> {
             heard: false,
             closed_port: ClosedPort::Counts,
             clock: Clock::User,
+            metrics: ProbeMetrics::new(options.flows),
         }
     }
 
@@ -118,6 +122,11 @@ impl<'a> Record<'a> {
         output.sent();
     }
 
+    /// Counts the outcome of a probe for the metrics.
+    fn count(&mut self, sequence: u64, outcome: Outcome) {
+        self.tracker.flow_of(sequence).into_iter().for_each(|flow| self.metrics.count(flow, outcome));
+    }
+
     /// Records that a probe got no answer in time.
     fn lost(&mut self, sequence: u64, now: Instant, output: &mut Output<'_>) {
         let sent = self.tracker.sent_at(sequence).unwrap_or(now);
@@ -156,6 +165,8 @@ impl<'a> Record<'a> {
         match answer {
             Answer::First { sequence, outcome, round_trip, reordered, .. } => {
                 self.latencies.record(round_trip);
+                self.count(sequence, outcome);
+                self.metrics.record(round_trip);
                 let sent = now.checked_sub(round_trip).unwrap_or(now);
                 self.timeline.record(sent, round_trip);
                 output.answered(self.index, sent, round_trip, now)?;
@@ -228,6 +239,7 @@ impl<'a> Record<'a> {
         let Some(sequence) = sequence else {
             return Ok(());
         };
+        self.count(sequence, Outcome::Refused);
         self.lost(sequence, now, output);
         let (seq, target) = (sequence + 1, self.target);
         let offender = ErrorReport::of(error).and_then(|report| report.offender);
@@ -251,6 +263,7 @@ impl<'a> Record<'a> {
     }
 
     fn timed_out(&mut self, sequence: u64, now: Instant, output: &mut Output<'_>) -> Result<(), Error> {
+        self.count(sequence, Outcome::Lost);
         self.lost(sequence, now, output);
         let timeout = humantime::format_duration(self.options.timeout);
         output.line(&format_args!("{}seq={} no answer within {timeout}", self.prefix(), sequence + 1))?;

@@ -243,6 +243,11 @@ impl Tracker {
         self.probe(sequence).map(|probe| probe.sent)
     }
 
+    /// Returns the flow on which a probe was sent that is still remembered.
+    pub fn flow_of(&self, sequence: u64) -> Option<usize> {
+        self.probe(sequence).map(|probe| probe.flow)
+    }
+
     /// Forgets the probes that are too old at `now` for a late answer, and the oldest of too many. A probe in flight is
     /// never forgotten.
     pub fn forget(&mut self, now: Instant) {
