@@ -1,4 +1,4 @@
-//! Hints for options that similar programs have under another name. Pure, but for the arguments of the process.
+//! What to write instead of arguments that similar programs take. Pure, but for the arguments of the process.
 
 use clap::error::{ContextKind, ErrorKind};
 
@@ -60,11 +60,16 @@ const SEND: Hints = &[
 
 const COMMANDS: [(&str, Hints); 4] = [("serve", SERVE), ("ping", PING), ("bench", BENCH), ("send", SEND)];
 
-/// Returns a better error for an option that the command does not have, if another program has it.
+/// Returns a better error for an argument that the command does not have, if another program has it.
 pub fn explain(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
     }
+    explain_option(error).or_else(|| separate_port(&arguments()))
+}
+
+/// Returns a better error for an unknown option.
+fn explain_option(error: &clap::Error) -> Option<String> {
     let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
     let usage = context(ContextKind::Usage);
     let (command, hints) = COMMANDS.into_iter().find(|(command, _)| usage.contains(&format!("udpong {command}")))?;
@@ -76,6 +81,24 @@ pub fn explain(error: &clap::Error) -> Option<String> {
     let option = context(ContextKind::InvalidArg);
     let (_, hint) = hints.iter().find(|(options, _)| options.contains(&&*option))?;
     Some(format!("there is no option {option}: {hint}"))
+}
+
+/// Returns a better error for `HOST PORT` where only one target is expected.
+fn separate_port(arguments: &[String]) -> Option<String> {
+    let mut words = arguments.windows(3).filter(|words| !words[0].starts_with('-'));
+    words.find_map(|words| joined(&words[1], &words[2])).map(|target| one_word(&target))
+}
+
+/// Returns `HOST:PORT` of a target without a port and a word behind it that is one.
+pub fn joined(host: &str, port: &str) -> Option<String> {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_host = !host.starts_with('-') && !is_number(host) && (host.ends_with(']') || !host.contains([':', ' ']));
+    (is_host && is_number(port) && port.parse::<u16>().is_ok()).then(|| format!("{host}:{port}"))
+}
+
+/// Returns the error for `HOST PORT`.
+pub fn one_word(target: &str) -> String {
+    format!("a host and its port are one word: write {target}")
 }
 
 fn arguments() -> Vec<String> {

@@ -7,6 +7,7 @@ mod bench;
 mod habits;
 mod impair;
 mod manual;
+mod monitor;
 mod ping;
 mod relay;
 mod report;

@@ -15,6 +15,7 @@ use udpong::logging::writer::LogWriter;
 use udpong::server::{IoBackend, Options, Server, Service};
 
 use super::impair::{self, LinkArgs, SeedArgs};
+use super::monitor::MonitorArgs;
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
 /// Answer every UDP datagram, until Ctrl+C.
@@ -105,6 +106,9 @@ pub struct ServeArgs {
     /// Lifts all refusals except "unanswerable", "group_copy" and "discard".
     #[arg(long, hide_short_help = true, help_heading = "Safety")]
     no_guard: bool,
+
+    #[command(flatten)]
+    monitor: MonitorArgs,
 
     #[command(flatten)]
     impairments: LinkArgs,
@@ -270,6 +274,7 @@ fn options(args: &ServeArgs) -> Options {
         io: args.io,
         workers: args.workers,
         spin: args.spin,
+        monitor: (&args.monitor).into(),
         impairments: args.impairments.is_given().then(|| args.impairments.apply(Impairments::default())),
         seed: args.seed.seed,
     }

@@ -135,7 +135,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, bind, connect};
-pub use error::{BrokenSocket, error_name, is_broken};
+pub use error::{BrokenSocket, ERROR_NAMES, error_name, is_broken};
 pub use error_report::{ErrorReport, IcmpError};
 pub use linux::expect_sockets;
 pub use receive_batch::{Envelope, ReceiveBatch};

@@ -245,6 +245,7 @@ fn usage_errors_and_failed_lookups_exit_with_2() {
         (&["ping", "::1"], "brackets"),
         (&["ping", "name.invalid"], "cannot look up"),
         (&["ping", "127.0.0.1", "-6"], "has no IPv6 address"),
+        (&["ping", "[::1]", "-4"], "has no IPv4 address"),
         (&["ping", ":5000", "-s", "65508"], "65507"),
         (&["ping", ":5000", "--max-loss", "101%"], "0% to 100%"),
     ] {

@@ -1,5 +1,6 @@
 //! `ping`: sends one probe after the other on a schedule, and prints a line for each.
 
+mod metrics;
 mod output;
 mod record;
 mod run;
@@ -13,6 +14,7 @@ use super::report::{PingReport, Terminal};
 use super::target::{self, Family};
 use super::{Error, notify};
 use crate::client::probe::limits::Limits;
+use crate::metrics as monitor;
 use crate::net::{self, Egress};
 use crate::reactor::shutdown::Shutdown;
 use output::Output;
@@ -52,6 +54,8 @@ pub struct Options {
     pub live: Option<Terminal>,
     /// The file of a log of the round trips.
     pub hdr: Option<PathBuf>,
+    /// What watches the run.
+    pub monitor: monitor::Options,
 }
 
 impl Default for Options {
@@ -73,6 +77,7 @@ impl Default for Options {
             timestamps: false,
             live: None,
             hdr: None,
+            monitor: monitor::Options::default(),
         }
     }
 }

@@ -252,6 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn shortest_and_longest_are_exact() {
+        let mut latencies = Latencies::from_micros(&[2000, 70_001, 1000, 3000]);
+        assert_eq!((latencies.min(), latencies.max()), (Duration::from_millis(1), Duration::from_micros(70_001)));
+        latencies.clear();
+        assert_eq!(latencies.max(), Duration::ZERO);
+        latencies.record(Duration::from_millis(5));
+        assert_eq!((latencies.min(), latencies.max()), (Duration::from_millis(5), Duration::from_millis(5)));
+    }
+
+    #[test]
     fn accepts_zero_and_longest_duration() {
         let mut latencies = Latencies::from_micros(&[0]);
         latencies.record(Duration::MAX);

@@ -57,6 +57,11 @@ pub fn attribution_note(attribution: Attribution) -> Option<&'static str> {
     }
 }
 
+/// Returns what stands behind the counts about probes in flight, which are not among them.
+fn in_flight_note(in_flight: usize) -> String {
+    if in_flight == 0 { String::new() } else { format!("; {in_flight} in flight, not counted") }
+}
+
 /// Returns the percentage for JSON: to six significant digits, and never rounded to 100.
 fn loss_percent(counts: &OutcomeCounts) -> f64 {
     let exact = counts.loss_percent();
