@@ -17,7 +17,7 @@ use udpong::service_manager::inherited_sockets;
 
 use super::impair::{self, LinkArgs, SeedArgs};
 use super::monitor::MonitorArgs;
-use super::{Failure, TEMPLATE, shutdown_on_signals, units, unknown_argument};
+use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
 /// Answer every UDP datagram, until Ctrl+C.
 ///
@@ -321,11 +321,4 @@ pub fn io_backend() -> impl TypedValueParser<Value = IoBackend> {
         "segmented" => IoBackend::Segmented,
         _ => IoBackend::Auto,
     })
-}
-
-/// Returns a better error for `serve --port` and `serve -p`, which many servers have.
-pub fn explain_port(error: &clap::Error) -> Option<Failure> {
-    let option = unknown_argument(error, "serve").filter(|option| matches!(&**option, "-p" | "--port"))?;
-    let message = format!("there is no option {option}: the port is part of the service, as in hello@:5000");
-    Some(Failure::new(Failure::USAGE, message))
 }

@@ -31,7 +31,7 @@ use super::payload_queue::PayloadQueue;
 use super::session::{Client, Session, SessionId, Sessions};
 use super::statistics::{Report, Statistics};
 use crate::guard::Guard;
-use crate::logging::throttle::Throttle;
+use crate::logging::throttle::Times;
 use crate::metrics::{Exposition, Monitor, Observed};
 use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
 use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
@@ -133,7 +133,8 @@ impl Listener {
 pub struct Forwarder {
     relay: State,
     received: ReceiveBatch,
-    spare: Vec<(usize, &'static [u8])>,
+    /// Memory for what a turn of the listener forwards: the session of each datagram, its number, and its payload.
+    spare: Vec<(usize, usize, &'static [u8])>,
     monitor: Option<Monitor>,
 }
 
@@ -146,7 +147,6 @@ struct State {
     down: Direction<Client>,
     batch: SendBatch,
     guard: Guard,
-    throttle: Throttle,
     started: Instant,
     seed: Option<u64>,
     /// What the kernel dropped at sessions that have ended.
@@ -194,7 +194,6 @@ impl Forwarder {
             batch: SendBatch::default(),
             // A relay forwards what it is asked to; only sources that nothing can be sent to are refused.
             guard: Guard::disabled(),
-            throttle: Throttle::default(),
             started: now,
             seed,
             dropped_before: 0,
@@ -296,7 +295,7 @@ impl Handler for Forwarder {
                 let opened = relay.listener_turn(received, spare, now, reactor);
                 for index in opened {
                     let key = reactor.insert(Task::Session(index), self);
-                    self.relay.start(index, key, reactor);
+                    self.relay.start(index, key, now, reactor);
                 }
             }
             Task::Session(index) => relay.session_turn(index, received, now, reactor),
@@ -348,17 +347,14 @@ impl Observed for State {
 
 impl State {
     /// Notes that a session has a task, or ends it if it got none.
-    fn start(&mut self, index: usize, key: io::Result<Key>, reactor: &mut Reactor<Task>) {
+    fn start(&mut self, index: usize, key: io::Result<Key>, now: Instant, reactor: &mut Reactor<Task>) {
         match key {
             Ok(key) => match self.sessions.get_mut(index) {
                 Some(session) => session.key = Some(key),
                 // It has ended already: its socket is unusable.
                 None => reactor.remove(key, None),
             },
-            Err(error) => {
-                warn!("Cannot watch a session: {error}");
-                self.remove(index, reactor);
-            }
+            Err(error) => self.end(index, &error, now, reactor),
         }
     }
 
@@ -380,10 +376,12 @@ impl State {
         self.remove(index, reactor);
     }
 
-    /// Ends a session whose socket is unusable.
-    fn end(&mut self, index: usize, error: &io::Error, reactor: &mut Reactor<Task>) {
-        if let Some(session) = self.sessions.get(index) {
-            warn!("The session for {} ends: {error}", session.client.0);
+    /// Ends a session whose socket is unusable, or cannot be watched.
+    fn end(&mut self, index: usize, error: &io::Error, now: Instant, reactor: &mut Reactor<Task>) {
+        if let Some(session) = self.sessions.get(index)
+            && let Some(times) = self.up.throttle.note("session", now)
+        {
+            warn!("The session for {} ends: {error}{}", session.client.0, Times(times));
         }
         self.remove(index, reactor);
     }

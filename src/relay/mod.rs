@@ -21,7 +21,7 @@ pub(crate) mod statistics;
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
@@ -213,7 +213,7 @@ impl Relay {
             stats: options.stats,
             grace: options.grace,
         };
-        let (up, down) = (Direction::new("message", up), Direction::new("response", down));
+        let (up, down) = (Direction::up(up), Direction::down(down));
         let mut forwarder = Forwarder::new(socket, address, sessions, up, down, seed.map(Seed::get), plan);
         forwarder.watch(monitor).map_err(Error::Failed)?;
         Ok(Self { reactor, forwarder, address })
@@ -274,7 +274,8 @@ fn find_target(addresses: &[SocketAddr]) -> Result<SocketAddr, Error> {
     let mut first_error = None;
     for address in addresses {
         match connect(*address, BufferSizes { receive: BUFFER_SIZE, send: BUFFER_SIZE }, &Egress::default()) {
-            Ok(_) => return Ok(*address),
+            // An unspecified address stands for this machine.
+            Ok(socket) => return Ok(socket.peer_addr().unwrap_or(*address)),
             Err(error) => {
                 first_error = first_error.or(Some(Error::Failed(format!("cannot reach {address}: {error}"))));
             }
@@ -308,18 +309,18 @@ fn listen_on(addresses: &[SocketAddr], sizes: BufferSizes, io: IoBackend) -> Res
     Err(first_error.unwrap_or_else(|| Error::Failed("there is no address to listen on".to_owned())))
 }
 
-/// Returns whether what is sent to `target` arrives at the socket on `listen`.
-fn is_own(target: SocketAddr, listen: SocketAddr) -> bool {
-    if target.port() != listen.port() {
-        return false;
+/// Returns whether what is sent to `address` arrives at the socket on `listen`.
+pub(crate) fn is_own(address: SocketAddr, listen: SocketAddr) -> bool {
+    let (ip, own) = (address.ip(), listen.ip());
+    if address.port() != listen.port() || !own.is_unspecified() {
+        return address == listen;
     }
-    if !listen.ip().is_unspecified() {
-        return target.ip() == listen.ip();
-    }
-    // `[::]` includes IPv4. The system sends from the address that it sends to if that is its own.
-    let includes = listen.is_ipv6() || target.is_ipv4();
-    let own = |address: SocketAddr| address.ip() == target.ip();
-    let source =
-        connect(target, BufferSizes { receive: 1, send: 1 }, &Egress::default()).and_then(|socket| socket.local_addr());
-    includes && (target.ip().is_loopback() || target.ip().is_unspecified() || source.is_ok_and(own))
+    // `[::]` includes IPv4.
+    (own.is_ipv6() || ip.is_ipv4()) && (ip.is_loopback() || ip.is_unspecified() || is_local(ip))
+}
+
+/// Returns whether this machine has an address: if so, what it sends there comes from there.
+fn is_local(ip: IpAddr) -> bool {
+    let socket = connect((ip, 9).into(), BufferSizes { receive: 1, send: 1 }, &Egress::default());
+    socket.and_then(|socket| socket.local_addr()).is_ok_and(|local| local.ip() == ip)
 }

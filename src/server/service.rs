@@ -139,11 +139,8 @@ impl FromStr for Service {
         let (name, template, default_host, default_port) = match service.split_once('=') {
             Some((REPLY, text)) => (REPLY, Some(text), None, None),
             _ => {
-                let preset = PRESETS.iter().find(|preset| preset.name == service).ok_or_else(|| {
-                    ParseError::new(format!(
-                        "there is no service {service:?} (choose hello, echo, fixed, ack, discard or reply=TEXT)"
-                    ))
-                })?;
+                let preset = PRESETS.iter().find(|preset| preset.name == service);
+                let preset = preset.ok_or_else(|| unknown_service(service))?;
                 (preset.name, preset.template, preset.host, preset.port)
             }
         };
@@ -156,6 +153,20 @@ impl FromStr for Service {
         let origin = if address.is_some() { Origin::Address } else { Origin::Default };
         Ok(Self { name, template, host: host.to_owned(), port, origin })
     }
+}
+
+/// Returns the error for a service that does not exist. An address in its place becomes that of a service.
+fn unknown_service(text: &str) -> ParseError {
+    let address = match text.split_once(':') {
+        None => host_port::bare_port(text).map(|port| format!("hello@:{port}")),
+        Some((name, port)) if PRESETS.iter().any(|preset| preset.name == name) => Some(format!("{name}@:{port}")),
+        Some(_) => Some(format!("hello@{text}")),
+    };
+    let suggestion = address.filter(|address| address.parse::<Service>().is_ok());
+    ParseError::new(match suggestion {
+        Some(suggestion) => format!("there is no service {text:?}: to listen there, write {suggestion}"),
+        None => format!("there is no service {text:?} (choose hello, echo, fixed, ack, discard or reply=TEXT)"),
+    })
 }
 
 /// Returns the host and the port of a service, each given in `address` or by default.

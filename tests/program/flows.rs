@@ -59,7 +59,7 @@ fn bench_reports_how_answers_are_matched() {
     let peer = drops_the_20th();
     let text = output(&["bench", &peer.target(), "-t", "200ms", "-W", "300ms"]).stdout;
     let text = String::from_utf8_lossy(&text);
-    assert!(text.contains("the answers do not repeat the probes: they are matched by source port\n"), "{text}");
+    assert!(text.contains("the answers carry no probe numbers: they are matched by source port\n"), "{text}");
 }
 
 #[test]

@@ -24,6 +24,7 @@
 //! | `systemd` | `serve`: notifications, watchdog, inherited sockets |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
+//! | `relay_faults` | `relay`: what it refuses, what refuses it, a slow network, loops |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
 //! | `pictures` | histogram, strip, `--plot`, `--hdr`, and `report` |
@@ -60,6 +61,7 @@ mod packet_info;
 mod pictures;
 mod ping;
 mod relay;
+mod relay_faults;
 mod reply_source;
 mod router;
 mod send;

@@ -140,16 +140,60 @@ fn bench_sends_the_number_that_is_asked_for() {
 }
 
 #[test]
-fn habits_from_other_tools_get_a_hint() {
+fn mistakes_are_usage_errors_that_say_what_to_write() {
     for (arguments, hint) in [
         (&["bench", ":1", "-q", "100"][..], "the rate is -r 100"),
+        (&["bench", ":1", "--rate", "1.5k"], "write 1500\n"),
+        (&["bench", "localhost", "7"], "write localhost:7\n"),
+        (&["bench", "224.0.0.1:7"], "224.0.0.1 is a multicast address, which is not supported"),
         (&["ping", ":1", "-A"], "udpong bench"),
         (&["ping", ":1", "-f"], "udpong bench"),
+        (&["ping", ":1", "-i", "1x"], "write a number and a unit, such as 300ms"),
+        (&["ping", ":1", "--flows", "0"], "write 1 to 1024\n"),
+        (&["ping", "5000"], "write :5000\n"),
+        (&["ping", "70000"], "write HOST:PORT"),
+        (&["ping", "localhost", "7"], "a host and its port are one word: write localhost:7\n"),
+        (&["ping", "a:1", "[::1]", "7", "-c", "1"], "write [::1]:7\n"),
+        (&["ping", "udp://localhost:7"], "write localhost:7\n"),
+        (&["ping", "127.0.0.1:99999"], "write a number from 1 to 65535\n"),
+        (&["ping", "255.255.255.255:7"], "255.255.255.255 is a broadcast address, which is not supported"),
+        (&["send", "[ff02::1]:7", "hi"], "ff02::1 is a multicast address, which is not supported"),
+        (&["send", "localhost", "7", "hi"], "write localhost:7\n"),
+        (&["send", "udp://[::1]:7/", "hi"], "write [::1]:7\n"),
     ] {
         let output = output(arguments);
-        assert_eq!(output.status.code(), Some(2));
-        assert!(text(&output.stderr).contains(hint), "{output:?}");
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()), "{arguments:?}");
+        assert!(text(&output.stderr).contains(hint), "{arguments:?}: {output:?}");
     }
+    // A number may be a message: this is a failure, and not wrong.
+    let output = output(&["send", "127.0.0.99", "7", "-W", "1ms"]);
+    assert!(text(&output.stderr).contains("127.0.0.99:7"), "{output:?}");
+}
+
+#[test]
+fn subnet_broadcast_is_not_supported_and_a_prohibited_route_is_no_broadcast() {
+    run_in_namespace!();
+    shell("ip address add 10.0.0.1/24 dev lo; ip route add prohibit 10.1.0.1");
+    for arguments in [&["ping"][..], &["bench"], &["send"]] {
+        let errors = |target| text(&output(&[arguments, &[target]].concat()).stderr);
+        let broadcast =
+            "udpong: 10.0.0.255 is a broadcast address, which is not supported: write the address of one host\n";
+        assert_eq!(errors("10.0.0.255:7"), broadcast);
+        assert!(errors("10.1.0.1:7").contains("cannot reach 10.1.0.1:7: Permission denied"));
+    }
+}
+
+#[test]
+fn numbers_without_a_unit_are_seconds_and_the_interval_is_shown() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    let ping = |arguments: &[&str]| output(&[&["ping", &target, "-c", "1"], arguments].concat());
+    assert_eq!(report(&ping(&["-i", "0.2", "-W", "2", "--json"]))["interval_ms"], 200.0);
+    assert!(text(&ping(&["-i", "0.2"]).stdout).contains(": 56 bytes every 200ms\n"));
+    // Minutes, which may be a surprise.
+    assert!(text(&ping(&["-i", "200m"]).stdout).contains(": 56 bytes every 3h 20m\n"));
+    let output = ping(&["-i", "200m", "--json"]);
+    assert_eq!(text(&output.stderr), "udpong: sending a probe every 3h 20m\n");
 }
 
 #[test]

@@ -33,6 +33,11 @@ impl<'a> Output<'a> {
         Ok(Self { options, out, errors, status_line, log: log.transpose()? })
     }
 
+    /// Replaces the address of a target, by its index, to which there was no round trip yet.
+    pub(super) fn replace_target(&mut self, target: usize, address: SocketAddr) {
+        self.log.iter_mut().for_each(|log| log.rename(target, address.to_string()));
+    }
+
     /// Prints text that is not about a single probe: to stdout, or to stderr if stdout is for JSON only.
     pub(super) fn text(&mut self, text: &str) -> Result<(), Error> {
         self.clear_status_line();

@@ -258,6 +258,7 @@ impl<'a> Run<'a> {
         let Some(next) = target.others.pop_front() else { return Ok(()) };
         let closed = target.record.target;
         self.output.notify(&format_args!("nobody listens on {closed} (port unreachable); trying {next}"));
+        self.output.replace_target(index, next);
         for flow in &mut target.flows {
             flow.key.into_iter().for_each(|key| reactor.remove(key, Some(&mut flow.socket)));
         }
@@ -284,6 +285,7 @@ impl<'a> Run<'a> {
         }
         match target.end {
             End::NotYet => {
+                target.record.end(now);
                 target.end = End::At(now.checked_add(target.record.linger()));
                 target.schedule_key.iter().for_each(|key| reactor.touch(*key));
             }
@@ -323,7 +325,7 @@ impl<'a> Run<'a> {
         let reports: Vec<_> = self.targets.iter().map(|target| target.record.report()).collect();
         let text = match &*reports {
             [only] => only.text(self.options.terminal),
-            several => table(several),
+            several => table(several, self.options.terminal),
         };
         self.output.text(&text)
     }
