@@ -13,6 +13,7 @@ use udpong::impair::Impairments;
 use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
 use udpong::server::{IoBackend, Options, Server, Service};
+use udpong::service_manager::inherited_sockets;
 
 use super::impair::{self, LinkArgs, SeedArgs};
 use super::monitor::MonitorArgs;
@@ -243,7 +244,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 
     // Before and after serving, the log may delay the program: there is a line for each of perhaps many services.
     log.set_patience(LOG_PATIENCE);
-    let server = Server::bind(&services, options(args), shutdown).inspect_err(|_| {
+    let inherited = inherited_sockets().map_err(|message| Failure::new(Failure::FAILED, message))?;
+    let server = Server::bind_or_inherit(&services, inherited, options(args), shutdown).inspect_err(|_| {
         log.flush(Instant::now() + LOG_PATIENCE);
     })?;
     log.set_patience(Duration::ZERO);

@@ -37,6 +37,7 @@ use crate::metrics::{Monitor, Options as MonitorOptions};
 use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket, UdpErrors};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
+use crate::service_manager::InheritedSocket;
 use bind::Bound;
 use board::Board;
 use endpoint::{Endpoint, Resources};
@@ -171,13 +172,34 @@ impl Server {
     ///
     /// Returns [`Error::Usage`], [`Error::Conflict`], [`Error::LookUp`], [`Error::Worker`], [`Error::Monitor`],
     /// [`Error::Listen`] or [`Error::Start`].
-    pub fn bind(services: &[Service], mut options: Options, shutdown: Shutdown) -> Result<Self, Error> {
+    pub fn bind(services: &[Service], options: Options, shutdown: Shutdown) -> Result<Self, Error> {
+        Self::bind_or_inherit(services, Vec::new(), options, shutdown)
+    }
+
+    /// As [`bind`](Self::bind), with sockets that the service manager has bound for some of the services.
+    ///
+    /// A socket is for the service that names it, as in `echo@fd:FDNAME`, or whose name it has and that names no address.
+    /// Sockets without a name are for the only service. They need a single worker.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind); [`Error::Usage`] if no service takes a socket, or a service lacks its own.
+    pub fn bind_or_inherit(
+        services: &[Service],
+        inherited: Vec<InheritedSocket>,
+        mut options: Options,
+        shutdown: Shutdown,
+    ) -> Result<Self, Error> {
         check_impairments(&mut options)?;
-        let places = bind::places(services, &shutdown)?;
+        let mut inherited = bind::inherit(services, inherited, &options)?;
+        let is_inherited = |service: &Service| inherited.iter().any(|(other, ..)| std::ptr::eq(*other, service));
+        let places = bind::places(services.iter().filter(|service| !is_inherited(service)), &shutdown)?;
         let errors_before = UdpErrors::read();
         let threads = (1..options.workers.get()).map(WorkerThread::start).collect::<Result<_, _>>()?;
         let monitor = Monitor::open(&options.monitor, options.stats, &shutdown).map_err(Error::Monitor)?;
-        let mut sockets = vec![bind::bind_all(&places, &options)?];
+        inherited.extend(bind::bind_all(&places, &options)?);
+        inherited.sort_by_key(|(service, ..)| services.iter().position(|other| std::ptr::eq(other, *service)));
+        let mut sockets = vec![inherited];
         let bound: Vec<_> = sockets[0].iter().map(|(service, address, _)| (*service, vec![*address])).collect();
         for _ in 1..options.workers.get() {
             sockets.push(bind::bind_all(&bound, &options)?);

@@ -30,7 +30,8 @@ const REPLY: &str = "reply";
 /// What to reply, and the address to listen on.
 ///
 /// As text: `NAME`, `NAME@HOST:PORT`, `NAME@:PORT`, `NAME@HOST` or `reply=TEXT@HOST:PORT`, with IPv6 addresses in
-/// brackets. Port 0 stands for any free port.
+/// brackets. Port 0 stands for any free port. `NAME@fd:FDNAME` is on the sockets that the service manager passes under
+/// that name.
 ///
 /// ```
 /// use udpong::server::{ReplyTemplate, Service};
@@ -48,6 +49,18 @@ pub struct Service {
     template: Option<ReplyTemplate>,
     host: String,
     port: u16,
+    origin: Origin,
+}
+
+/// Where the socket of a service comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The service manager may pass one; otherwise it is bound to the default address.
+    Default,
+    /// It is bound to the address that was given.
+    Address,
+    /// The service manager passes it under this name.
+    Inherited(String),
 }
 
 impl Service {
@@ -71,7 +84,7 @@ impl Service {
             SocketAddr::V6(address) if address.scope_id() != 0 => format!("{}%{}", address.ip(), address.scope_id()),
             _ => address.ip().to_string(),
         };
-        Self { name, template, host, port: address.port() }
+        Self { name, template, host, port: address.port(), origin: Origin::Address }
     }
 
     /// Returns the name of the service, as it appears in the log and the report.
@@ -92,6 +105,11 @@ impl Service {
     /// Returns the port to listen on; 0 stands for any free port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Returns where its socket comes from.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Returns this service on another port, as text for the command line.
@@ -127,8 +145,13 @@ impl FromStr for Service {
             }
         };
         let template = template.map(str::parse).transpose()?;
+        if let Some(inherited) = address.and_then(|address| address.strip_prefix("fd:")) {
+            let origin = Origin::Inherited(inherited.to_owned());
+            return Ok(Self { name, template, host: String::new(), port: 0, origin });
+        }
         let (host, port) = place(service, address, default_host, default_port)?;
-        Ok(Self { name, template, host: host.to_owned(), port })
+        let origin = if address.is_some() { Origin::Address } else { Origin::Default };
+        Ok(Self { name, template, host: host.to_owned(), port, origin })
     }
 }
 
@@ -204,6 +227,15 @@ mod tests {
         assert_eq!(address("hello@[fe80::1%eth0]"), ("fe80::1%eth0".into(), 5000));
         assert_eq!(address("discard@127.0.0.1:9"), ("127.0.0.1".into(), 9));
         assert_eq!(address("reply=a@b {}@127.0.0.1:1"), ("127.0.0.1".into(), 1));
+    }
+
+    #[test]
+    fn socket_may_be_inherited() {
+        let origin = |text: &str| text.parse::<Service>().expect(text).origin;
+        assert_eq!(origin("hello"), Origin::Default);
+        assert_eq!(origin("hello@:5000"), Origin::Address);
+        assert_eq!(origin("reply=a@b@fd:dns-like"), Origin::Inherited("dns-like".to_owned()));
+        assert_eq!(origin("discard@fd:5000"), Origin::Inherited("5000".to_owned()));
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub fn status(reports: &[EndpointReport]) -> String {
     let sum = |count: fn(&Statistics) -> u64| reports.iter().map(|report| count(&report.statistics)).sum::<u64>();
     let (received, answered) = (sum(|statistics| statistics.received), sum(|statistics| statistics.answered));
     let (refused, failed) = (sum(|statistics| statistics.refused.total()), sum(|statistics| statistics.failed.total()));
-    format!("{} addresses: received {received}, answered {answered}, refused {refused}, failed {failed}", reports.len())
+    format!("received {received}, answered {answered}, refused {refused}, failed {failed}")
 }
 
 /// Adds up the reports of several workers. All must have the same endpoints in the same order.

@@ -21,6 +21,7 @@
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `metrics` | `--metrics` and `--metrics-file` of every command |
+//! | `systemd` | `serve`: notifications, watchdog, inherited sockets |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
 //! | `relay_faults` | `relay`: what it refuses, what refuses it, a slow network, loops |
@@ -68,4 +69,5 @@ mod services;
 mod shutdown;
 mod soak;
 mod statistics;
+mod systemd;
 mod usage;

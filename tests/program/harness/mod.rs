@@ -4,6 +4,7 @@
 
 mod client;
 mod flood;
+mod hang;
 mod http;
 mod lines;
 mod namespace;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use client::{connect, connect_from, receive, request, request_until_answered};
 pub use flood::{FLOOD_SOURCE, Flood, flood};
+pub use hang::Hang;
 pub use http::{Metrics, sum};
 pub use lines::Lines;
 pub use namespace::{SlowLoopback, in_namespace};
