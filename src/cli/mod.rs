@@ -4,8 +4,12 @@
 //! man pages, see [`manual`].
 
 mod bench;
+mod datagrams;
+mod files;
+mod habits;
 mod impair;
 mod manual;
+mod monitor;
 mod ping;
 mod relay;
 mod report;
@@ -13,29 +17,26 @@ mod send;
 mod serve;
 mod units;
 
-use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use udpong::reactor::shutdown::Shutdown;
 use udpong::{client, server};
 
 use bench::BenchArgs;
+use datagrams::{EgressArgs, PayloadArgs};
+use files::{PlotFile, about_file, read};
 use manual::{CompletionsArgs, ManArgs};
 use ping::PingArgs;
 use relay::RelayArgs;
 use report::ReportArgs;
 use send::SendArgs;
 use serve::ServeArgs;
-use units::Hex;
 
 /// The order of a help page: summary, examples, usage, options, details.
 const TEMPLATE: &str = "\
@@ -47,8 +48,9 @@ const TEMPLATE: &str = "\
 /// Answer UDP datagrams, or measure how a UDP responder answers them.
 ///
 /// "udpong serve" answers every datagram that reaches it: with a greeting, an echo, a fixed text or a text of your
-/// choice. "udpong relay" forwards datagrams, through a bad network if you like. "udpong send", "udpong ping" and "udpong bench" are clients for any UDP responder. They show whether
-/// datagrams get through, how long the answers take, and how many are lost.
+/// choice. "udpong relay" forwards datagrams, through a bad network if you like. "udpong send", "udpong ping" and "udpong
+/// bench" are clients for any UDP responder. They show whether datagrams get through, how long the answers take, and how
+/// many are lost. "udpong report" merges what several of them measured.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 80, arg_required_else_help = true)]
 #[command(help_template = TEMPLATE, before_help = EXAMPLES, after_long_help = DETAILS)]
@@ -108,8 +110,8 @@ fn parse_and_run() -> Result<(), Failure> {
         Ok(cli) => cli,
         // clap prints its own errors, and help, and ends the program.
         Err(error) => {
-            let explained = serve::explain_port(&error).or_else(|| ping::explain_flood(&error));
-            return Err(explained.or_else(|| bench::explain_quiet(&error)).unwrap_or_else(|| error.exit()));
+            let explained = habits::explain(&error).map(|hint| Failure::new(Failure::USAGE, hint));
+            return Err(explained.unwrap_or_else(|| error.exit()));
         }
     };
     match cli.command {
@@ -122,14 +124,6 @@ fn parse_and_run() -> Result<(), Failure> {
         Command::Completions(args) => manual::print_completions(&args),
         Command::Man(args) => manual::print_man_page(&args),
     }
-}
-
-/// Returns the argument that a command does not know, if that is the error.
-fn unknown_argument(error: &clap::Error, command: &str) -> Option<String> {
-    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
-    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
-    (is_unknown && context(ContextKind::Usage).contains(&format!("udpong {command}")))
-        .then(|| context(ContextKind::InvalidArg))
 }
 
 /// Why a command failed.
@@ -236,27 +230,6 @@ fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
-/// The file of a picture, created before there is anything to draw: a wrong name should not cost a measurement.
-#[derive(Debug)]
-struct PlotFile<'a> {
-    path: &'a Path,
-    file: File,
-}
-
-impl<'a> PlotFile<'a> {
-    fn create(path: &'a Path) -> Result<Self, Failure> {
-        File::create(path).map(|file| Self { path, file }).map_err(|error| Self::cannot_write(path, &error))
-    }
-
-    fn write(mut self, picture: &str) -> Result<(), Failure> {
-        self.file.write_all(picture.as_bytes()).map_err(|error| Self::cannot_write(self.path, &error))
-    }
-
-    fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-        Failure::new(Failure::USAGE, format!("cannot write {}: {error}", path.display()))
-    }
-}
-
 /// Returns the result of a command that has reported: a failure if its shutdown was forced.
 fn unless_forced(shutdown: &Shutdown, result: Result<(), client::Error>) -> Result<(), Failure> {
     if shutdown.is_forced() {
@@ -285,96 +258,6 @@ impl From<FamilyArgs> for client::Family {
             _ => Self::Any,
         }
     }
-}
-
-/// Where datagrams leave, and what their IP headers say.
-#[derive(Args, Clone, Debug)]
-struct EgressArgs {
-    /// Send from this local address, or through this interface
-    #[arg(short = 'I', long, value_name = "ADDR|IFACE", value_parser = units::egress_source, hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    bind: Option<client::EgressSource>,
-
-    /// Type of service, the whole byte (184 or 0xb8)
-    #[arg(short = 'Q', long, value_name = "BYTE", value_parser = units::byte, hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    tos: Option<u8>,
-
-    /// Differentiated services: 0 to 63, EF, AF41, CS5, ...
-    #[arg(long, value_name = "CLASS", value_parser = units::dscp, conflicts_with = "tos", hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    dscp: Option<u8>,
-
-    /// Time to live (IPv4) or hop limit (IPv6), 1 to 255
-    #[arg(long, value_name = "HOPS", value_parser = clap::value_parser!(u8).range(1..), hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    ttl: Option<u8>,
-
-    /// Never fragment datagrams: those that exceed the path MTU fail
-    #[arg(long, hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    dont_fragment: bool,
-}
-
-impl From<&EgressArgs> for client::Egress {
-    fn from(args: &EgressArgs) -> Self {
-        Self {
-            source: args.bind.clone(),
-            tos: args.tos.or(args.dscp),
-            hop_limit: args.ttl,
-            dont_fragment: args.dont_fragment,
-        }
-    }
-}
-
-/// The user's own payload.
-#[derive(Args, Clone, Debug)]
-struct PayloadArgs {
-    /// Send exactly these bytes (00ff)
-    ///
-    /// Answers are then matched by source port: there is no room for a number.
-    #[arg(long, value_name = "HEX", value_parser = units::hex, conflicts_with_all = ["size", "file", "pattern"])]
-    #[arg(hide_short_help = true)]
-    #[arg(help_heading = "Payload")]
-    hex: Option<Hex>,
-
-    /// Send exactly the bytes of a file; - is the standard input
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["size", "pattern"], hide_short_help = true)]
-    #[arg(help_heading = "Payload")]
-    file: Option<PathBuf>,
-
-    /// Fill --size with these bytes (ff)
-    #[arg(long, value_name = "HEX", value_parser = units::pattern, hide_short_help = true)]
-    #[arg(help_heading = "Payload")]
-    pattern: Option<Hex>,
-}
-
-impl PayloadArgs {
-    /// Returns the payload, if it is the user's own; one from a pattern has `size` bytes.
-    fn bytes(&self, size: usize) -> Result<Option<Vec<u8>>, Failure> {
-        if let Some(Hex(pattern)) = &self.pattern {
-            return Ok(Some(pattern.iter().copied().cycle().take(size).collect()));
-        }
-        let Some(file) = &self.file else {
-            return Ok(self.hex.clone().map(|Hex(bytes)| bytes));
-        };
-        let failed = |why: &dyn Display| Failure::new(Failure::USAGE, format!("{}: {why}", file.display()));
-        let bytes = read(file).map_err(|error| failed(&format_args!("cannot read it: {error}")))?;
-        if bytes.len() > client::LONGEST_PAYLOAD {
-            let (length, most) = (bytes.len(), client::LONGEST_PAYLOAD);
-            return Err(failed(&format_args!("it has {length} bytes, and a datagram carries {most}")));
-        }
-        Ok(Some(bytes))
-    }
-}
-
-/// Reads a file, or stdin if it is `-`.
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    if file.as_os_str() != "-" {
-        return fs::read(file);
-    }
-    let mut content = Vec::new();
-    io::stdin().read_to_end(&mut content).map(|_| content)
 }
 
 /// The limits above which a measurement counts as a failure.

@@ -11,10 +11,11 @@ use udpong::logging::writer::LogWriter;
 use udpong::relay::{IoBackend, Options, Relay};
 
 use super::impair::{self, DownArgs, LinkArgs, SeedArgs, UpArgs};
+use super::monitor::MonitorArgs;
 use super::serve::{LOG_PATIENCE, io_backend, log_level, logger, print};
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
-/// Forward UDP datagrams to a target, through a bad network if you like.
+/// Forward UDP datagrams, through a bad network if you like.
 ///
 /// Each client has a session: a socket that is connected to the target. The answers of the target go back to the client
 /// from the address that it sent to. Without impairments the relay changes nothing: bytes, boundaries and order stay.
@@ -91,6 +92,9 @@ pub struct RelayArgs {
     #[arg(long, value_name = "BACKEND", value_parser = io_backend(), default_value = "auto")]
     #[arg(hide_possible_values = true, hide_short_help = true, help_heading = "Performance")]
     io: IoBackend,
+
+    #[command(flatten)]
+    monitor: MonitorArgs,
 
     #[command(flatten)]
     both: LinkArgs,
@@ -220,5 +224,6 @@ fn options(args: &RelayArgs) -> Options {
         receive_buffer: args.recv_buffer,
         send_buffer: args.send_buffer,
         io: args.io,
+        monitor: (&args.monitor).into(),
     }
 }

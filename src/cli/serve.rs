@@ -13,9 +13,11 @@ use udpong::impair::Impairments;
 use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
 use udpong::server::{IoBackend, Options, Server, Service};
+use udpong::service_manager::inherited_sockets;
 
 use super::impair::{self, LinkArgs, SeedArgs};
-use super::{Failure, TEMPLATE, shutdown_on_signals, units, unknown_argument};
+use super::monitor::MonitorArgs;
+use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
 /// Answer every UDP datagram, until Ctrl+C.
 ///
@@ -105,6 +107,9 @@ pub struct ServeArgs {
     /// Lifts all refusals except "unanswerable", "group_copy" and "discard".
     #[arg(long, hide_short_help = true, help_heading = "Safety")]
     no_guard: bool,
+
+    #[command(flatten)]
+    monitor: MonitorArgs,
 
     #[command(flatten)]
     impairments: LinkArgs,
@@ -239,7 +244,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 
     // Before and after serving, the log may delay the program: there is a line for each of perhaps many services.
     log.set_patience(LOG_PATIENCE);
-    let server = Server::bind(&services, options(args), shutdown).inspect_err(|_| {
+    let inherited = inherited_sockets().map_err(|message| Failure::new(Failure::FAILED, message))?;
+    let server = Server::bind_or_inherit(&services, inherited, options(args), shutdown).inspect_err(|_| {
         log.flush(Instant::now() + LOG_PATIENCE);
     })?;
     log.set_patience(Duration::ZERO);
@@ -270,6 +276,7 @@ fn options(args: &ServeArgs) -> Options {
         io: args.io,
         workers: args.workers,
         spin: args.spin,
+        monitor: (&args.monitor).into(),
         impairments: args.impairments.is_given().then(|| args.impairments.apply(Impairments::default())),
         seed: args.seed.seed,
     }
@@ -314,11 +321,4 @@ pub fn io_backend() -> impl TypedValueParser<Value = IoBackend> {
         "segmented" => IoBackend::Segmented,
         _ => IoBackend::Auto,
     })
-}
-
-/// Returns a better error for `serve --port` and `serve -p`, which many servers have.
-pub fn explain_port(error: &clap::Error) -> Option<Failure> {
-    let option = unknown_argument(error, "serve").filter(|option| matches!(&**option, "-p" | "--port"))?;
-    let message = format!("there is no option {option}: the port is part of the service, as in hello@:5000");
-    Some(Failure::new(Failure::USAGE, message))
 }

@@ -37,7 +37,7 @@
 //! use udpong::net::{self, BufferSizes, IoBackend, Outgoing, PortSharing, ReceiveBatch, Received, Socket, Transport};
 //!
 //! let sizes = BufferSizes { receive: 1 << 20, send: 1 << 20 };
-//! let (socket, _) = net::bind("127.0.0.1:0".parse()?, sizes, PortSharing::Exclusive)?;
+//! let (socket, _) = net::bind("127.0.0.1:0".parse()?, sizes, PortSharing::Exclusive, IoBackend::Auto)?;
 //! let mut socket = Socket::new(socket, IoBackend::Auto)?;
 //! let mut poll = Poll::new()?;
 //! poll.registry().register(&mut socket, Token(0), Interest::READABLE)?;
@@ -109,6 +109,14 @@ mod linux {
     /// Does nothing.
     pub fn expect_sockets(_: usize) {}
 
+    /// Returns none.
+    pub fn take_inherited_files(_: u16) -> std::io::Result<Vec<socket2::Socket>> {
+        Ok(Vec::new())
+    }
+
+    /// Does nothing.
+    pub fn disable_gro(_: &socket2::Socket) {}
+
     pub fn bind_device(_: &socket2::Socket, _: &str) -> std::io::Result<()> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
@@ -134,10 +142,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, bind, connect};
-pub use error::{BrokenSocket, error_name, is_broken};
+pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, adopt, bind, connect};
+pub use error::{BrokenSocket, ERROR_NAMES, error_name, is_broken};
 pub use error_report::{ErrorReport, IcmpError};
 pub use linux::expect_sockets;
+pub(crate) use linux::take_inherited_files;
 pub use receive_batch::{Envelope, ReceiveBatch};
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};
@@ -151,9 +160,8 @@ pub const LONGEST_PAYLOAD: usize = 65_507;
 pub struct Datagram<'a> {
     /// The sender. It can be spoofed: nothing in UDP verifies it.
     ///
-    /// An IPv6 socket on the unspecified address receives from IPv4 peers too. Their sources are IPv4, so that one that
-    /// is IPv4-mapped was spoofed in an IPv6 packet. Only where [`delivery`](Self::delivery) is
-    /// [unknown](Delivery::Unknown), an IPv4-mapped source can also be an IPv4 peer.
+    /// An IPv6 socket on the unspecified address may receive from IPv4 peers too. Their sources are IPv4, so that one that
+    /// is IPv4-mapped was spoofed in an IPv6 packet.
     pub source: SocketAddr,
     /// The local address that the datagram was sent to, with port 0, if the socket learns it; see
     /// [`Socket::knows_local_address`]. A reply should leave [from](Outgoing::from) there.

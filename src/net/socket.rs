@@ -22,6 +22,14 @@ pub enum IoBackend {
     Segmented,
 }
 
+impl IoBackend {
+    /// Returns whether a socket on every address of the host learns which one a datagram was sent to, and so whether it
+    /// arrived by IPv4 or IPv6. Very old kernels lack it.
+    pub fn has_packet_info(self) -> bool {
+        linux::IS_AVAILABLE && self != Self::Portable
+    }
+}
+
 /// A non-blocking UDP socket that receives and sends in batches.
 ///
 /// Received datagrams and those to be sent are described at [`Transport`], which it implements; readiness is reported
@@ -30,6 +38,8 @@ pub enum IoBackend {
 pub struct Socket {
     socket: mio::net::UdpSocket,
     implementation: Implementation,
+    /// What the kernel had dropped before: an inherited socket may be older than the process.
+    dropped_before: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -52,7 +62,7 @@ impl Socket {
             IoBackend::Auto | IoBackend::Portable => Implementation::Portable(Portable::new(&socket)),
             IoBackend::Segmented => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(Self { socket, implementation })
+        Ok(Self { dropped_before: linux::kernel_drops(&socket), socket, implementation })
     }
 
     /// Returns the address that the socket is bound to.
@@ -114,14 +124,15 @@ impl Socket {
         }
     }
 
-    /// Returns how many messages the kernel has dropped at this socket since it was made, because the receive buffer was
+    /// Returns how many messages the kernel has dropped at this socket since [`new`](Self::new), because the receive buffer was
     /// full or a checksum wrong; `None` where the system does not report it.
     ///
     /// It counts messages: one that was coalesced from up to 128 datagrams counts once. The kernel does not report how
     /// many datagrams those were. It does not count datagrams of at most 68 bytes with a wrong checksum, which it drops
     /// before it looks for the socket.
     pub fn kernel_drops(&self) -> Option<u64> {
-        linux::kernel_drops(&self.socket)
+        let dropped = linux::kernel_drops(&self.socket)?;
+        Some(dropped.saturating_sub(self.dropped_before.unwrap_or(0)))
     }
 
     /// Returns how much the kernel's receive buffer holds, in bytes as the kernel charges them: payload and

@@ -10,6 +10,7 @@
 //! | session | send what waits for its socket; receive, forward to the client; or expire | readable and not stalled; or writable, and something waits |
 //! | link | send what is ready | something is ready and not stalled |
 //! | clock | log statistics, request the stop | (has deadlines only) |
+//! | monitor | show metrics | see [`crate::metrics`] |
 
 mod down;
 mod up;
@@ -25,11 +26,13 @@ use mio::event::Source;
 
 use super::Error;
 use super::direction::Direction;
+use super::metrics::metrics;
 use super::payload_queue::PayloadQueue;
 use super::session::{Client, Session, SessionId, Sessions};
 use super::statistics::{Report, Statistics};
 use crate::guard::Guard;
 use crate::logging::throttle::Times;
+use crate::metrics::{Exposition, Monitor, Observed};
 use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
 use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
 
@@ -52,6 +55,8 @@ pub enum Task {
     Down,
     /// What the plan has scheduled.
     Clock,
+    /// A task of the monitor.
+    Monitor(crate::metrics::Task),
 }
 
 /// When a relay stops, and what it does meanwhile.
@@ -130,6 +135,7 @@ pub struct Forwarder {
     received: ReceiveBatch,
     /// Memory for what a turn of the listener forwards: the session of each datagram, its number, and its payload.
     spare: Vec<(usize, usize, &'static [u8])>,
+    monitor: Option<Monitor>,
 }
 
 #[derive(Debug)]
@@ -195,7 +201,26 @@ impl Forwarder {
             logged: (now, Statistics::default(), Statistics::default()),
             stop: None,
         };
-        Self { relay, received: ReceiveBatch::new(), spare: Vec::new() }
+        Self { relay, received: ReceiveBatch::new(), spare: Vec::new(), monitor: None }
+    }
+
+    /// Lets a monitor watch, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Monitor::begin`].
+    pub fn watch(&mut self, monitor: Option<Monitor>) -> Result<(), String> {
+        monitor.iter().filter_map(Monitor::notice).for_each(|notice| info!("{notice}"));
+        self.monitor = monitor;
+        self.monitor.as_mut().map_or(Ok(()), |monitor| monitor.begin(&self.relay, Instant::now()))
+    }
+
+    /// Shows the last state to what watches.
+    pub fn finish_monitor(&mut self) {
+        let metrics = || metrics(&self.relay.report(), self.relay.sessions.iter().count(), true);
+        if let Some(Err(error)) = self.monitor.as_mut().map(|monitor| monitor.finish(&metrics())) {
+            warn!("{error}");
+        }
     }
 
     /// Forwards until a stop is requested; then forwards what has already arrived and the answers to it, for the grace
@@ -214,6 +239,7 @@ impl Forwarder {
             self.relay.down.key = Some(reactor.insert(Task::Down, self)?);
         }
         self.relay.clock = Some(reactor.insert(Task::Clock, self)?);
+        crate::metrics::insert(self, reactor, Task::Monitor, |this| this.monitor.as_mut())?;
         reactor.run(self)
     }
 
@@ -240,6 +266,7 @@ impl Handler for Forwarder {
                 }
             }
             Task::Up | Task::Down | Task::Clock => {}
+            Task::Monitor(task) => self.monitor.iter_mut().for_each(|monitor| monitor.note(task, readiness)),
         }
     }
 
@@ -256,11 +283,12 @@ impl Handler for Forwarder {
                 };
                 Wants { deadline, ..Wants::default() }
             }
+            Task::Monitor(task) => self.monitor.as_ref().map(|monitor| monitor.wants(task)).unwrap_or_default(),
         }
     }
 
     fn take_turn(&mut self, task: Task, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
-        let Self { relay, received, spare } = self;
+        let Self { relay, received, spare, monitor } = self;
         match task {
             Task::Listener => {
                 relay.flush_listener(now, reactor);
@@ -274,6 +302,9 @@ impl Handler for Forwarder {
             Task::Up => relay.flush_up(now, reactor),
             Task::Down => relay.flush_down(now, reactor),
             Task::Clock => relay.tick(now, reactor),
+            Task::Monitor(task) => {
+                monitor.iter_mut().for_each(|monitor| monitor.take_turn(task, now, reactor, relay));
+            }
         }
         let Listener { broken, address, .. } = &mut self.relay.listener;
         broken.take().map_or(Ok(()), |error| Err(BrokenSocket::new(address.to_string(), error).into()))
@@ -284,6 +315,7 @@ impl Handler for Forwarder {
             Task::Listener => Some(&mut self.relay.listener.socket),
             Task::Session(index) => self.relay.sessions.get_mut(index).map(|session| &mut session.socket as _),
             Task::Up | Task::Down | Task::Clock => None,
+            Task::Monitor(task) => self.monitor.as_mut()?.source(task),
         }
     }
 
@@ -294,10 +326,22 @@ impl Handler for Forwarder {
         }
         let Some(requested) = reactor.shutdown().requested_at() else { return Ok(ControlFlow::Continue(())) };
         if relay.stop.is_none() {
+            self.monitor.iter().for_each(Monitor::stopping);
             relay.finish(requested.checked_add(relay.plan.grace), reactor);
         }
         let grace_is_over = relay.stop.flatten().is_some_and(|end| end <= Instant::now());
         Ok(if grace_is_over || relay.is_settled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+impl Observed for State {
+    fn metrics(&self) -> Exposition {
+        metrics(&self.report(), self.sessions.iter().count(), false)
+    }
+
+    fn status(&self) -> String {
+        let (up, down) = (self.up.statistics.forwarded, self.down.statistics.forwarded);
+        format!("forwarded up {up}, down {down}; {} sessions", self.sessions.iter().count())
     }
 }
 

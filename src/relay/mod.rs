@@ -10,9 +10,11 @@
 //! | [`direction`] | the link and the statistics of a direction; sending |
 //! | [`payload_queue`] | what waits for a socket |
 //! | [`statistics`] | counts, and the report |
+//! | [`metrics`] | the counts for Prometheus |
 
 pub(crate) mod direction;
 pub(crate) mod forwarder;
+pub(crate) mod metrics;
 pub(crate) mod payload_queue;
 pub(crate) mod session;
 pub(crate) mod statistics;
@@ -31,6 +33,7 @@ pub use statistics::{Report, SessionCounts, Statistics};
 
 use crate::host_port;
 use crate::impair::{Generator, Impairments, Link, MAX_BYTES, Seed};
+use crate::metrics::{Monitor, Options as MonitorOptions};
 use crate::net::{self, BrokenSocket, BufferSizes, Egress, PortSharing, Socket, bind, connect};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
@@ -72,6 +75,8 @@ pub struct Options {
     pub send_buffer: Option<usize>,
     /// How datagrams move. Default: [`IoBackend::Auto`].
     pub io: IoBackend,
+    /// What watches the relay. Default: nothing, at no cost.
+    pub monitor: MonitorOptions,
 }
 
 impl Options {
@@ -96,6 +101,7 @@ impl Default for Options {
             receive_buffer: None,
             send_buffer: None,
             io: IoBackend::Auto,
+            monitor: MonitorOptions::default(),
         }
     }
 }
@@ -170,7 +176,7 @@ impl Relay {
     /// # Errors
     ///
     /// Returns [`Error::Usage`] if an address is malformed, the target is the relay itself, or impairments do not work
-    /// together; [`Error::Failed`] if a name has no address, or the system refuses a socket.
+    /// together; [`Error::Failed`] if a name has no address, the system refuses a socket, or metrics cannot be shown.
     pub fn bind(listen: &str, target: &str, options: Options, shutdown: Shutdown) -> Result<Self, Error> {
         for impairments in [&options.up, &options.down].into_iter().flatten() {
             impairments.check().map_err(|error| Error::Usage(error.to_string()))?;
@@ -183,6 +189,7 @@ impl Relay {
 
         let target = find_target(&look_up(target)?)?;
         let (socket, address) = listen_on(&look_up(listen)?, options.buffer_sizes(BUFFER_SIZE), options.io)?;
+        let monitor = Monitor::open(&options.monitor, options.stats, &shutdown).map_err(Error::Failed)?;
         if is_own(target, address) {
             return Err(Error::Usage(format!("the target {target} is the relay itself: each datagram would go round")));
         }
@@ -207,7 +214,8 @@ impl Relay {
             grace: options.grace,
         };
         let (up, down) = (Direction::up(up), Direction::down(down));
-        let forwarder = Forwarder::new(socket, address, sessions, up, down, seed.map(Seed::get), plan);
+        let mut forwarder = Forwarder::new(socket, address, sessions, up, down, seed.map(Seed::get), plan);
+        forwarder.watch(monitor).map_err(Error::Failed)?;
         Ok(Self { reactor, forwarder, address })
     }
 
@@ -224,6 +232,7 @@ impl Relay {
     /// The result is an error if polling failed, or the socket of the clients became unusable.
     pub fn run(mut self) -> (Report, Result<(), Error>) {
         let result = self.forwarder.run(&mut self.reactor);
+        self.forwarder.finish_monitor();
         (self.forwarder.report(), result)
     }
 }
@@ -279,7 +288,7 @@ fn find_target(addresses: &[SocketAddr]) -> Result<SocketAddr, Error> {
 fn listen_on(addresses: &[SocketAddr], sizes: BufferSizes, io: IoBackend) -> Result<(Socket, SocketAddr), Error> {
     let mut first_error = None;
     for address in addresses {
-        let socket = bind(*address, sizes, PortSharing::Exclusive).and_then(|(socket, _)| Socket::new(socket, io));
+        let socket = bind(*address, sizes, PortSharing::Exclusive, io).and_then(|(socket, _)| Socket::new(socket, io));
         match socket.and_then(|socket| Ok((socket.local_addr()?, socket))) {
             Ok((address, socket)) => return Ok((socket, address)),
             Err(error) => {

@@ -20,6 +20,8 @@
 //! | `impair` | `serve`: replies that are lost, delayed, reordered, damaged on purpose |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
+//! | `metrics` | `--metrics` and `--metrics-file` of every command |
+//! | `systemd` | `serve`: notifications, watchdog, inherited sockets |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
 //! | `relay_faults` | `relay`: what it refuses, what refuses it, a slow network, loops |
@@ -51,6 +53,7 @@ mod log;
 mod loops;
 mod manual;
 mod memory;
+mod metrics;
 mod options;
 mod outcomes;
 mod overload;
@@ -66,4 +69,5 @@ mod services;
 mod shutdown;
 mod soak;
 mod statistics;
+mod systemd;
 mod usage;

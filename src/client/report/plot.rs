@@ -4,14 +4,12 @@
 //! its value in the light picture.
 
 use std::error;
-use std::ops::Range;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
-use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{Circle, Cross, PathElement, Text};
 use plotters::prelude::SVGBackend;
@@ -19,6 +17,7 @@ use plotters::series::LineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, IntoTextStyle, RGBColor, TRANSPARENT, TextStyle};
 
+use super::axis::{Axis, position, rarity};
 use crate::client::Error;
 use crate::client::probe::timeline::{Slice, Timeline};
 
@@ -26,9 +25,14 @@ const WIDTH: u32 = 1000;
 const HEAD_HEIGHT: u32 = 64;
 const PANEL_HEIGHT: u32 = 380;
 
-/// The width of the axis on the left, with its labels.
-const LEFT: u32 = 84;
-const RIGHT: u32 = 28;
+/// The width of the axis on the left, with its labels, beside the margin.
+const LEFT: u32 = 78;
+const MARGIN_LEFT: u32 = 10;
+const MARGIN_RIGHT: u32 = 28;
+
+/// The names of several targets stand in columns below the head.
+const NAMES_PER_ROW: usize = 2;
+const NAME_HEIGHT: u32 = 22;
 
 /// More are not distinguishable.
 pub const MOST_SERIES: usize = 8;
@@ -102,12 +106,14 @@ impl Plot<'_> {
 
     fn draw(&self) -> Result<String, Box<dyn error::Error>> {
         let over_time = if self.timelines().next().is_some() { PANEL_HEIGHT } else { 0 };
+        let names = if self.series.len() > 1 { self.series.len().div_ceil(NAMES_PER_ROW) as u32 } else { 0 };
+        let head = HEAD_HEIGHT + names * NAME_HEIGHT;
         let mut svg = String::new();
         {
-            let size = (WIDTH, HEAD_HEIGHT + over_time + PANEL_HEIGHT);
+            let size = (WIDTH, head + over_time + PANEL_HEIGHT);
             let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
             root.fill(&SURFACE)?;
-            let (head, panels) = root.split_vertically(HEAD_HEIGHT);
+            let (head, panels) = root.split_vertically(head);
             self.draw_head(&head)?;
             let (upper, lower) = panels.split_vertically(over_time);
             let times = Axis::of_times(self.series.iter().map(|series| series.histogram));
@@ -126,12 +132,23 @@ impl Plot<'_> {
     }
 
     fn draw_head(&self, area: &Area<'_>) -> Drawn {
-        area.draw(&Text::new(self.title.clone(), (LEFT as i32, 14), text(24, &INK)))?;
-        area.draw(&Text::new(self.summary.clone(), (LEFT as i32, 42), text(17, &FAINT_INK)))?;
+        let left = (MARGIN_LEFT + LEFT) as i32;
+        area.draw(&Text::new(self.title.clone(), (left, 14), text(24, &INK)))?;
+        area.draw(&Text::new(self.summary.clone(), (left, 42), text(17, &FAINT_INK)))?;
+        if self.series.len() > 1 {
+            let column_width = (WIDTH - MARGIN_LEFT - LEFT - MARGIN_RIGHT) as i32 / NAMES_PER_ROW as i32;
+            for (index, (series, colour)) in self.series.iter().zip(&SERIES).enumerate() {
+                let x = left + (index % NAMES_PER_ROW) as i32 * column_width;
+                let y = (HEAD_HEIGHT + (index / NAMES_PER_ROW) as u32 * NAME_HEIGHT) as i32;
+                area.draw(&Circle::new((x + 5, y + 8), 5, colour.filled()))?;
+                area.draw(&Text::new(series.name.clone(), (x + 18, y), text(16, colour)))?;
+            }
+        }
         Ok(())
     }
 
-    /// Draws the range and the median of each slice of time, and a cross above for each slice with losses.
+    /// Draws the range and the median of each slice of time, and above, in a lane of each target, a cross for each slice with
+    /// losses.
     fn draw_over_time(&self, area: &Area<'_>, mut times: Axis) -> Drawn {
         let longest = self.timelines().map(|(_, timeline)| timeline.duration()).max().unwrap_or_default();
         let (unit, seconds) = match longest.as_secs() {
@@ -139,9 +156,10 @@ impl Plot<'_> {
             300..18_000 => ("min", 60.0),
             _ => ("h", 3600.0),
         };
-        let all_slices = || self.timelines().flat_map(|(_, timeline)| timeline.slices());
-        let lane = all_slices().any(|slice| slice.lost > 0).then(|| times.add_lane("lost"));
-        let has_ranges = all_slices().filter_map(Slice::range).any(|(min, max)| min < max);
+        let has_losses = |timeline: &Timeline| timeline.slices().iter().any(|slice| slice.lost > 0);
+        let mut lanes = times.add_lanes("lost", self.timelines().filter(|(_, timeline)| has_losses(timeline)).count());
+        let all_slices = self.timelines().flat_map(|(_, timeline)| timeline.slices());
+        let has_ranges = all_slices.filter_map(Slice::range).any(|(min, max)| min < max);
         let legend = if has_ranges { "; dots: median, lines: range of a slice of time" } else { "" };
         let axes = (Axis::linear(longest.as_secs_f64() / seconds), times);
         let mut chart = self.chart(area, axes, &format!("time since the start ({unit}){legend}"))?;
@@ -161,8 +179,10 @@ impl Plot<'_> {
             let medians = slices.clone().filter_map(|(x, slice)| Some((x, height(slice.median()?))));
             let radius = if timeline.slices().len() < 200 { 3 } else { 2 };
             chart.draw_series(medians.map(|at| Circle::new(at, radius, colour.filled())))?;
-            let losses = slices.filter(|(_, slice)| slice.lost > 0).filter_map(|(x, _)| Some((x, lane?)));
-            chart.draw_series(losses.map(|at| Cross::new(at, 4, mark.stroke_width(2))))?;
+            if let Some(lane) = has_losses(timeline).then(|| lanes.next()).flatten() {
+                let losses = slices.filter(|(_, slice)| slice.lost > 0);
+                chart.draw_series(losses.map(|(x, _)| Cross::new((x, lane), 4, mark.stroke_width(2))))?;
+            }
         }
         Ok(())
     }
@@ -173,25 +193,20 @@ impl Plot<'_> {
         let shares = Axis::of_shares(most);
         let (ticks, end) = (shares.ticks.clone(), shares.range.end);
         let mut chart = self.chart(area, (shares, times), "percentile of the answers (%)")?;
-        for ((series, colour), row) in self.series.iter().zip(SERIES).zip(0..) {
+        for (series, colour) in self.series.iter().zip(SERIES) {
             chart.draw_series(LineSeries::new(steps(series.histogram, end), colour.stroke_width(2)))?;
-            if self.series.len() > 1 {
-                area.draw(&Text::new(series.name.clone(), (LEFT as i32 + 12, 14 + 20 * row), text(16, &colour)))?;
-                continue;
-            }
-            let percentile = |tick: &f64| {
-                let nanos = series.histogram.value_at_quantile(1.0 - 0.1_f64.powf(*tick));
-                let nanos = series.histogram.median_equivalent(nanos) as f64;
-                (!series.histogram.is_empty()).then_some((*tick, nanos))
-            };
-            for (tick, nanos) in ticks.iter().skip(1).filter_map(|(tick, _)| percentile(tick)) {
-                let point = (tick, position(nanos));
-                let label = text(15, &INK).pos(Pos::new(HPos::Right, VPos::Bottom));
-                chart.draw_series([Circle::new(point, 3, colour.filled())])?;
-                let (x, y) = chart.backend_coord(&point);
-                let base = area.get_base_pixel();
-                area.draw(&Text::new(format!("{:.3}", nanos / 1e6), (x - base.0 - 5, y - base.1 - 4), label))?;
-            }
+        }
+        let [Series { histogram, .. }] = &*self.series else { return Ok(()) };
+        // There is room for the values of one target.
+        for (tick, _) in ticks.iter().skip(1).filter(|_| !histogram.is_empty()) {
+            let nanos = histogram.value_at_quantile(1.0 - 0.1_f64.powf(*tick));
+            let nanos = histogram.median_equivalent(nanos) as f64;
+            let point = (*tick, position(nanos));
+            chart.draw_series([Circle::new(point, 3, SERIES[0].filled())])?;
+            let (x, y) = chart.backend_coord(&point);
+            let base = area.get_base_pixel();
+            let label = text(15, &INK).pos(Pos::new(HPos::Right, VPos::Bottom));
+            area.draw(&Text::new(format!("{:.3}", nanos / 1e6), (x - base.0 - 5, y - base.1 - 4), label))?;
         }
         Ok(())
     }
@@ -204,7 +219,8 @@ impl Plot<'_> {
         description: &str,
     ) -> Result<Chart<'a>, Box<dyn error::Error>> {
         let mut chart = ChartBuilder::on(area)
-            .margin_right(RIGHT)
+            .margin_left(MARGIN_LEFT)
+            .margin_right(MARGIN_RIGHT)
             .margin_top(8)
             .x_label_area_size(46)
             .y_label_area_size(LEFT)
@@ -227,16 +243,6 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<Axis, Axis>>;
 type Drawn = Result<(), Box<dyn error::Error>>;
 
-/// Returns a point of the axis of percentiles for a share of the answers; infinite for all of them.
-fn rarity(share: f64) -> f64 {
-    -(1.0 - share).log10()
-}
-
-/// Returns a point of the axis of times for a time in nanoseconds.
-fn position(nanos: f64) -> f64 {
-    (nanos.max(1.0) / 1e6).log10()
-}
-
 /// Returns the corners of the distribution function, as far as they are distinguishable.
 fn steps(histogram: &Histogram<u64>, end: f64) -> Vec<(f64, f64)> {
     let closest = end / f64::from(2 * WIDTH);
@@ -252,100 +258,6 @@ fn steps(histogram: &Histogram<u64>, end: f64) -> Vec<(f64, f64)> {
         }
     }
     steps
-}
-
-/// An axis with ticks of its own.
-#[derive(Clone, Debug)]
-struct Axis {
-    /// Where they are, and their labels.
-    ticks: Vec<(f64, String)>,
-    range: Range<f64>,
-}
-
-impl Axis {
-    /// Returns an axis from 0 to `end`.
-    fn linear(end: f64) -> Self {
-        let end = end.max(1e-9);
-        let decade = 10_f64.powf((end / 10.0).log10().floor());
-        let step = [1.0, 2.0, 5.0].into_iter().map(|step| step * decade).find(|step| end / step <= 10.0);
-        let step = step.unwrap_or(10.0 * decade);
-        let ticks = (0..=10).map(|tick| f64::from(tick) * step).filter(|tick| *tick <= end * 1.001);
-        Self { ticks: ticks.map(|tick| (tick, label(tick))).collect(), range: 0.0..end }
-    }
-
-    /// Returns the logarithmic axis, in milliseconds, that has room for all times.
-    fn of_times<'a>(histograms: impl Iterator<Item = &'a Histogram<u64>>) -> Self {
-        let ends = histograms.filter(|histogram| !histogram.is_empty());
-        let ends = ends.map(|histogram| (position(histogram.min_nz() as f64), position(histogram.max() as f64)));
-        let (min, max) = ends.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))).unwrap_or((-1.0, 0.0));
-        let middle = (min + max) / 2.0;
-        // At least a factor of 2.5, or noise would look like a trend.
-        let (min, max) = (min.min(middle - 0.2), max.max(middle + 0.2));
-        let margin = (max - min) / 20.0;
-        let range = min - margin..max + margin;
-        let steps: &[f64] = match max - min {
-            ..0.7 => &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
-            ..4.0 => &[1.0, 2.0, 5.0],
-            _ => &[1.0],
-        };
-        let decades = range.start.floor() as i32..=range.end.floor() as i32;
-        let ticks = decades.flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)));
-        let ticks = ticks.map(|millis| (millis.log10(), label(millis))).filter(|(tick, _)| range.contains(tick));
-        Self { ticks: ticks.collect(), range }
-    }
-
-    /// Returns the axis of the shares of `most` answers, where each further tick is a tenth of the rest.
-    fn of_shares(most: u64) -> Self {
-        // The slowest of n answers begins at 1 - 1/n.
-        let end = (most.max(1) as f64).log10().max(1.0) + 0.3;
-        let nines = (1..).map(|nines| (nines, 1.0 - 0.1_f64.powi(nines)));
-        let ticks = [(0, 0.0), (0, 0.5)].into_iter().chain(nines);
-        let ticks =
-            ticks.map(|(nines, share)| (rarity(share), format!("{:.*}", (nines - 2).max(0) as usize, 100.0 * share)));
-        Self { ticks: ticks.take_while(|(tick, _)| *tick < end).collect(), range: 0.0..end }
-    }
-
-    /// Adds a tick above all others and returns it.
-    fn add_lane(&mut self, label: &str) -> f64 {
-        let height = (self.range.end - self.range.start) / 16.0;
-        let lane = self.range.end + height;
-        self.range.end += 2.0 * height;
-        self.ticks.push((lane, label.to_owned()));
-        lane
-    }
-}
-
-impl Ranged for Axis {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, (first, last): (i32, i32)) -> i32 {
-        let share = (value - self.range.start) / (self.range.end - self.range.start);
-        first + (share * f64::from(last - first)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        self.ticks.iter().map(|(tick, _)| *tick).collect()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.range.clone()
-    }
-}
-
-impl ValueFormatter<f64> for Axis {
-    fn format_ext(&self, value: &f64) -> String {
-        self.ticks.iter().find(|(tick, _)| tick == value).map(|(_, label)| label.clone()).unwrap_or_default()
-    }
-}
-
-/// Returns a number of two digits, without what the floating point adds to it.
-fn label(number: f64) -> String {
-    if number <= 0.0 {
-        return "0".to_owned();
-    }
-    let text = format!("{number:.*}", (1.0 - number.log10().floor()).clamp(0.0, 9.0) as usize);
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 fn text<'a>(size: u32, colour: &'a RGBColor) -> TextStyle<'a> {
@@ -416,17 +328,5 @@ mod tests {
         for few in [&[][..], &[0], &[1]] {
             assert!(svg(few.iter().copied()).trim_end().ends_with("</svg>"));
         }
-    }
-
-    #[test]
-    fn ticks_are_round_numbers() {
-        let labels = |axis: Axis| axis.ticks.into_iter().map(|(_, label)| label).collect::<Vec<_>>();
-        assert_eq!(labels(Axis::linear(10.0)), ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]);
-        assert_eq!(labels(Axis::linear(0.25)), ["0", "0.05", "0.1", "0.15", "0.2", "0.25"]);
-        assert_eq!(labels(Axis::of_shares(2000)), ["0", "50", "90", "99", "99.9"]);
-        let times = |micros| labels(Axis::of_times([Latencies::from_micros(micros).histogram()].into_iter()));
-        assert_eq!(times(&[48, 5_100]), ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"]);
-        assert_eq!(times(&[50]), ["0.04", "0.05", "0.06", "0.07", "0.08"]);
-        assert_eq!(times(&[1, 10_000_000]), ["0.001", "0.01", "0.1", "1", "10", "100", "1000", "10000"]);
     }
 }
