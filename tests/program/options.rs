@@ -91,7 +91,7 @@ fn file_that_is_no_payload_is_refused() {
         ("/nowhere", "cannot read it: No such file"),
         ("/", "cannot read it: Is a directory"),
     ] {
-        let output = output(&["ping", ":1", "--file", path]);
+        let output = output(&["ping", ":1", "-c", "1", "--file", path]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(text(&output.stderr).starts_with(&format!("udpong: {path}: {why}")), "{output:?}");
     }
