@@ -6,6 +6,7 @@
 
 mod loops;
 mod rate_limit;
+mod trust;
 
 use std::cell::Cell;
 use std::fmt::{self, Display, Formatter};
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 use self::loops::LoopDetector;
 use self::rate_limit::RateLimiter;
+pub use self::trust::Network;
 use crate::net::{Datagram, Delivery, Outgoing};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
@@ -116,6 +118,8 @@ pub struct Guard {
     /// Sorted, for the binary search.
     own_ports: Vec<u16>,
     rate_limiter: Option<Arc<RateLimiter>>,
+    /// Sources in them may ask for long replies, at any rate, again and again.
+    trusted: Vec<Network>,
     loop_detector: Arc<LoopDetector>,
     /// How many loopback datagrams are still skipped.
     skipped: Cell<u32>,
@@ -129,12 +133,25 @@ impl Guard {
         let rate_limiter = (rate_limit > 0).then(|| Arc::new(RateLimiter::new(rate_limit, start)));
         let loop_detector = Arc::new(LoopDetector::new(start));
         let skipped = Cell::new(0);
-        Self { enabled: true, answers_groups: true, own_ports, rate_limiter, loop_detector, skipped }
+        Self {
+            enabled: true,
+            answers_groups: true,
+            own_ports,
+            rate_limiter,
+            trusted: Vec::new(),
+            loop_detector,
+            skipped,
+        }
     }
 
     /// Creates a guard that refuses nothing but [`Refusal::Unanswerable`].
     pub fn disabled() -> Self {
         Self { enabled: false, ..Self::new(Vec::new(), 0, Instant::now()) }
+    }
+
+    /// Exempts address ranges from [`Refusal::Amplification`], [`Refusal::RateLimit`] and [`Refusal::Loop`].
+    pub fn trusting(self, trusted: Vec<Network>) -> Self {
+        Self { trusted, ..self }
     }
 
     /// Returns the guard of the worker with this number. Only the first one, 0, answers broadcast and multicast, so that
@@ -170,6 +187,9 @@ impl Guard {
         }
         if SERVICE_PORTS.binary_search(&port).is_ok() {
             return Err(Refusal::ServicePort);
+        }
+        if self.trusted.iter().any(|network| network.contains(ip)) {
+            return Ok(());
         }
         if ip.is_loopback() && !is_mapped {
             if self.skipped.get() > 0 {
@@ -257,6 +277,20 @@ mod tests {
         for source in ["127.0.0.1:1", "0.0.0.1:4000", "223.255.255.255:4000", "[::1]:4000", "[fe80::1]:4000"] {
             assert_eq!(check(source), Ok(()), "{source}");
         }
+    }
+
+    #[test]
+    fn trusted_sources_are_exempt_from_all_but_the_rules_about_ports() {
+        let now = Instant::now();
+        let trusted = vec!["192.0.2.0/24".parse().expect("a network")];
+        let guard = Guard::new(vec![4001], 2, now).trusting(trusted);
+        for _ in 0..3_000 {
+            assert_eq!(check_at(now, &guard, "192.0.2.1:4000", 1, 2_000), Ok(()));
+        }
+        assert_eq!(check_at(now, &guard, "192.0.2.1:4001", 10, 10), Err(Refusal::OwnPort));
+        assert_eq!(check_at(now, &guard, "192.0.2.1:53", 10, 10), Err(Refusal::ServicePort));
+        assert_eq!(check_at(now, &guard, "192.0.2.1:0", 10, 10), Err(Refusal::Unanswerable));
+        assert_eq!(check_at(now, &guard, "192.0.3.1:4000", 1, 2_000), Err(Refusal::Amplification));
     }
 
     fn check_delivery(guard: &Guard, source: &str, delivery: Delivery) -> Result<(), Refusal> {
