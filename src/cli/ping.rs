@@ -1,6 +1,7 @@
 //! `udpong ping`: one probe after the other, and how each ends.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,11 +82,11 @@ pub struct PingArgs {
     #[arg(short, long, help_heading = "Output")]
     quiet: bool,
 
-    /// Print the summary as one JSON object
+    /// Print the summary as one JSON object per target
     #[arg(long, hide_short_help = true, help_heading = "Output", conflicts_with = "json_stream")]
     json: bool,
 
-    /// Print one JSON object per event of a probe, then the summary's
+    /// Print one JSON object per event of a probe, then the summaries
     #[arg(long, hide_short_help = true, help_heading = "Output")]
     json_stream: bool,
 
@@ -210,10 +211,14 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
     };
     let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
-    let reports = ping::ping_all(&args.targets, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    let results = ping::ping_all(&args.targets, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    let targets = results.len();
+    let failures: Vec<_> = results.iter().filter_map(|result| failure(result, &options.limits)).collect();
+    let reports: Vec<PingReport> = results.into_iter().flatten().collect();
     let text = match (options.format, &*reports) {
         (Format::Json | Format::JsonStream, reports) => reports.iter().map(json).collect::<Result<String, _>>()?,
-        (_, [only]) => format!("\n{}", only.text(options.terminal)),
+        (_, []) => String::new(),
+        (_, [only]) if targets == 1 => format!("\n{}", only.text(options.terminal)),
         (_, several) => format!("\n{}", client::table(several, options.terminal)),
     };
     // What was measured is printed even if the picture cannot be written, and the other way round.
@@ -222,26 +227,32 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         plot.write(&client::svg(&reports)?)?;
     }
     printed?;
-    unless_forced(&shutdown, check(&reports, &options.limits))
+    unless_forced(&shutdown, check(&failures, targets))
+}
+
+/// Returns why a target failed if it did, and its address if that is known.
+fn failure(result: &Result<PingReport, Error>, limits: &Limits) -> Option<(Option<SocketAddr>, Error)> {
+    match result {
+        Ok(report) => report.check(limits).err().map(|why| (Some(report.target()), why)),
+        Err(why) => Some((None, why.clone())),
+    }
 }
 
 /// Returns an error if any target failed, which names the first ones that did.
-fn check(reports: &[PingReport], limits: &Limits) -> Result<(), Error> {
+fn check(failures: &[(Option<SocketAddr>, Error)], targets: usize) -> Result<(), Error> {
     const NAMED: usize = 5;
-    let failures: Vec<_> = reports.iter().filter_map(|report| Some((report, report.check(limits).err()?))).collect();
-    match &*failures {
+    match failures {
         [] => Ok(()),
-        [(_, failure)] if reports.len() == 1 => Err(failure.clone()),
+        [(_, why)] if targets == 1 => Err(why.clone()),
         failures => {
-            let named =
-                failures.iter().take(NAMED).map(|(report, why)| match (report.target().to_string(), why.to_string()) {
-                    (target, why) if why.contains(&target) => why,
-                    (target, why) => format!("{target}: {why}"),
-                });
-            let more = failures.len().checked_sub(NAMED).filter(|more| *more > 0);
-            let more = more.map(|more| format!("and {more} more"));
+            let named = failures.iter().take(NAMED).map(|(target, why)| match (target, why.to_string()) {
+                (Some(target), why) if !why.contains(&target.to_string()) => format!("{target}: {why}"),
+                (_, why) => why,
+            });
+            let more = failures.len().saturating_sub(NAMED);
+            let more = (more > 0).then(|| format!("and {more} more"));
             let list = named.chain(more).collect::<Vec<_>>().join("; ");
-            Err(Error::Unmet(format!("{} of {} targets failed: {list}", failures.len(), reports.len())))
+            Err(Error::Unmet(format!("{} of {targets} targets failed: {list}", failures.len())))
         }
     }
 }

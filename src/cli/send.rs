@@ -80,8 +80,8 @@ Exit status:
 const SIGNALS: &str = "\
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
-       End at once, during a look-up or a wait, too. Answers that were printed
-       are complete.
+       End at once, during a look-up or a wait, too. Answers that were
+       printed are complete.
 ";
 
 /// Sends the message, or those of the standard input.

@@ -141,7 +141,7 @@ fn probes_rotate_over_the_flows_and_bad_ones_are_named() {
     let text = String::from_utf8_lossy(&text);
     assert_eq!(text.lines().filter(|line| line.starts_with("port ")).count(), 5, "{text}");
     assert_eq!(text.lines().filter(|line| line.ends_with("   bad")).count(), 2, "{text}");
-    assert!(text.contains("over half of the probes lost on source port "), "{text}");
+    assert!(text.contains("over half of the probes lost on source ports "), "{text}");
 }
 
 #[test]

@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Error;
 use super::report::{PingReport, Terminal};
 use super::target::{self, Family};
+use super::{Error, notify};
 use crate::client::probe::limits::Limits;
 use crate::metrics as monitor;
 use crate::net::{self, Egress};
@@ -116,29 +116,48 @@ pub fn ping(
     errors: &mut dyn Write,
 ) -> Result<PingReport, Error> {
     let targets = [target.to_owned()];
-    let reports = ping_all(&targets, options, shutdown, out, errors)?;
-    reports.into_iter().next().ok_or_else(|| Error::Usage("there is no target".to_owned()))
+    let results = ping_all(&targets, options, shutdown, out, errors)?;
+    results.into_iter().next().unwrap_or_else(|| Err(Error::Usage("there is no target".to_owned())))
 }
 
 /// Does the same for several targets at once; returns the summary of each, in the same order.
 ///
-/// Probes are sent to each target at the interval, and the targets are spread over it.
+/// Probes are sent to each target at the interval, and the targets are spread over it. A target that cannot be looked up or
+/// reached has an error instead of a summary, and the others are pinged.
 ///
 /// # Errors
 ///
-/// As [`ping`].
+/// As [`ping`], for what concerns more than one of several targets.
 pub fn ping_all(
     targets: &[String],
     options: &Options,
     shutdown: &Shutdown,
     out: &mut dyn Write,
     errors: &mut dyn Write,
-) -> Result<Vec<PingReport>, Error> {
+) -> Result<Vec<Result<PingReport, Error>>, Error> {
     net::expect_sockets(targets.len().saturating_mul(options.flows.unwrap_or(2)));
-    let resolve = |target| Ok((target, target::resolve(target, options.family, &options.egress, shutdown)?.into()));
-    let resolved = targets.iter().map(|target| resolve(&**target)).collect::<Result<_, Error>>()?;
-    let run = Run::new(resolved, options, shutdown, move |addresses: &[SocketAddr], start| {
+    let mut reachable = Vec::new();
+    let mut failures = Vec::new();
+    for target in targets {
+        let resolved = target::resolve(target, options.family, &options.egress, shutdown);
+        failures.push(match resolved {
+            Ok(addresses) => {
+                reachable.push((&**target, addresses.into()));
+                None
+            }
+            Err(Error::Failed(why)) if targets.len() > 1 => {
+                notify(errors, &why);
+                Some(Error::Failed(why))
+            }
+            Err(error) => return Err(error),
+        });
+    }
+    let run = Run::new(reachable, options, shutdown, move |addresses: &[SocketAddr], start| {
         Output::new(options, addresses.iter().copied(), start, out, errors)
     })?;
-    run.run()
+    let mut reports = run.run()?.into_iter();
+    Ok(failures
+        .into_iter()
+        .filter_map(|failure| failure.map_or_else(|| reports.next().map(Ok), |why| Some(Err(why))))
+        .collect())
 }

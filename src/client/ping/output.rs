@@ -53,12 +53,12 @@ impl<'a> Output<'a> {
         if self.options.format != Format::Text {
             return Ok(());
         }
-        self.clear_status_line();
-        if self.options.timestamps {
+        let time = self.options.timestamps.then(|| {
             let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            write!(self.out, "[{}.{:06}] ", time.as_secs(), time.subsec_micros()).map_err(cannot_write)?;
-        }
-        writeln!(self.out, "{line}").and_then(|()| self.out.flush()).map_err(cannot_write)?;
+            format!("[{}.{:06}] ", time.as_secs(), time.subsec_micros())
+        });
+        let line = format!("{}{line}", time.unwrap_or_default());
+        self.text(&self.options.terminal.wrap(&line))?;
         self.draw_status_line(Instant::now());
         Ok(())
     }

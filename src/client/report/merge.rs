@@ -449,5 +449,20 @@ mod tests {
             let _ = Merge::default().add("file", text.as_bytes());
             let _ = Merge::default().add("file", format!("1.0,1.0,1.0,HISTFAAA{text}\n").as_bytes());
         }
+
+        #[test]
+        fn no_histogram_panics(digits in 0..5_u32, low in 0..4_u64, high: u64, counts in proptest::collection::vec(any::<u8>(), 0..40)) {
+            const COOKIE: u32 = 0x1c84_9313;
+            let mut bytes = COOKIE.to_be_bytes().to_vec();
+            [counts.len() as u32, 0, digits].iter().for_each(|field| bytes.extend(field.to_be_bytes()));
+            [low, high, 1.0_f64.to_bits()].iter().for_each(|field| bytes.extend(field.to_be_bytes()));
+            bytes.extend(counts);
+            let line = format!("1.0,1.0,1.0,{}\n", STANDARD.encode(&bytes));
+            let mut merge = Merge::default();
+            if merge.add("file", line.as_bytes()).is_ok() && merge.add("file", line.as_bytes()).is_ok() {
+                let report = merge.report();
+                prop_assert!(report.svg().is_ok() && !report.text(Terminal::default()).is_empty());
+            }
+        }
     }
 }
