@@ -49,7 +49,8 @@
 //! 4. Pure parts, each on its own: [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`],
 //!    [`impair`].
 //! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, and [`relay`], what stands in between, on
-//!    the same reactor and [`net`].
+//!    the same reactor and [`net`]. [`metrics`]: an HTTP server as a few more tasks of the loop that it shows;
+//!    [`service_manager`]: systemd.
 //!
 //! # Invariants
 //!
@@ -86,7 +87,7 @@
 //!
 //! | feature | default | adds | dependencies |
 //! |---|---|---|---|
-//! | (none) | | [`reactor`], [`net`], [`server`] | mio, slab, log, libc, socket2; nix on Linux |
+//! | (none) | | [`reactor`], [`net`], [`server`], [`metrics`] | httparse, libc, log, mio, slab, socket2; nix on Linux |
 //! | `serde` | | reports implement `serde::Serialize` | serde |
 //! | `client` | | [`client`]: send, ping, bench, report; implies `serde` | base64, console, hdrhistogram, humantime, indicatif, plotters, serde_json; signal-hook on Unix |
 //! | `impair` | yes | [`impair`]: bad links, for the replies of a server and in a [`relay`] | rand_distr, rand_xoshiro |

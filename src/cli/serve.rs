@@ -12,7 +12,7 @@ use simple_logger::SimpleLogger;
 use udpong::impair::Impairments;
 use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
-use udpong::server::{IoBackend, Options, Server, Service};
+use udpong::server::{IoBackend, Network, Options, Server, Service};
 use udpong::service_manager::inherited_sockets;
 
 use super::impair::{self, LinkArgs, SeedArgs};
@@ -102,6 +102,13 @@ pub struct ServeArgs {
     #[arg(hide_short_help = true, help_heading = "Safety")]
     rate_limit: u32,
 
+    /// Trust the sources in this address range (10.0.0.0/8)
+    ///
+    /// May be repeated. Lifts the refusals "amplification", "rate_limit" and "loop": for a proxy, say, behind which all
+    /// clients have one address.
+    #[arg(long, value_name = "CIDR", hide_short_help = true, help_heading = "Safety")]
+    trust: Vec<Network>,
+
     /// Answer every source that can be answered
     ///
     /// Lifts all refusals except "unanswerable", "group_copy" and "discard".
@@ -146,6 +153,10 @@ A service listens on the address shown, or on the one given as NAME@HOST:PORT,
 NAME@:PORT or NAME@HOST. Write IPv6 addresses in brackets: hello@[::]:5000.
 Port 0 selects a free port, which the log and the report show. In TEXT, write
 {{ and }} for braces.
+
+A service may take a socket that the service manager has bound (LISTEN_FDS): one
+without an address takes the socket of its name, and the only one takes sockets
+without a name; NAME@fd:FDNAME takes the one of that name.
 
 Refusals:
 A refused request gets no reply. Refusals are counted by reason and logged at
@@ -221,6 +232,8 @@ Exit status:
 Environment:
   RUST_LOG  log level if --log is not given
   NO_COLOR  if set, the log is not coloured
+  NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS, LISTEN_FDNAMES
+            set by a service manager such as systemd, see README
 
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
@@ -273,6 +286,7 @@ fn options(args: &ServeArgs) -> Options {
         grace: args.grace,
         rate_limit: args.rate_limit,
         no_guard: args.no_guard,
+        trust: args.trust.clone(),
         io: args.io,
         workers: args.workers,
         spin: args.spin,

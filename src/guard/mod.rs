@@ -6,6 +6,7 @@
 
 mod loops;
 mod rate_limit;
+mod trust;
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use self::loops::{LoopDetector, RecentPayloads};
 use self::rate_limit::RateLimiter;
+pub use self::trust::Network;
 use crate::net::{Datagram, Delivery, Outgoing};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
@@ -107,6 +109,8 @@ pub struct Guard {
     /// A bit for each port, own or of a service.
     refused_ports: Vec<u64>,
     rate_limiter: Option<Arc<RateLimiter>>,
+    /// Sources in them may ask for long replies, at any rate, again and again.
+    trusted: Vec<Network>,
     loop_detector: Arc<LoopDetector>,
     /// What came from loopback.
     recent_payloads: RecentPayloads,
@@ -127,6 +131,7 @@ impl Guard {
             own_ports,
             refused_ports,
             rate_limiter: (rate_limit > 0).then(|| Arc::new(RateLimiter::new(rate_limit, start))),
+            trusted: Vec::new(),
             loop_detector: Arc::new(LoopDetector::new(start)),
             recent_payloads: RecentPayloads::default(),
         }
@@ -135,6 +140,11 @@ impl Guard {
     /// Creates a guard that refuses nothing but [`Refusal::Unanswerable`].
     pub fn disabled() -> Self {
         Self { enabled: false, ..Self::new(Vec::new(), 0, Instant::now()) }
+    }
+
+    /// Exempts address ranges from [`Refusal::Amplification`], [`Refusal::RateLimit`] and [`Refusal::Loop`].
+    pub fn trusting(self, trusted: Vec<Network>) -> Self {
+        Self { trusted, ..self }
     }
 
     /// Returns the guard of the worker with this number. Only the first one, 0, answers broadcast and multicast, so that
@@ -166,6 +176,9 @@ impl Guard {
         if self.refused_ports[usize::from(port / 64)] >> (port % 64) & 1 == 1 {
             let is_own = self.own_ports.contains(&port);
             return Err(if is_own { Refusal::OwnPort } else { Refusal::ServicePort });
+        }
+        if self.trusted.iter().any(|network| network.contains(ip)) {
+            return Ok(());
         }
         if ip.is_loopback() {
             if self.recent_payloads.is_new(datagram.payload) {
@@ -251,6 +264,20 @@ mod tests {
         for source in ["127.0.0.1:1", "0.0.0.1:4000", "223.255.255.255:4000", "[::1]:4000", "[fe80::1]:4000"] {
             assert_eq!(check(source), Ok(()), "{source}");
         }
+    }
+
+    #[test]
+    fn trusted_sources_are_exempt_from_all_but_the_rules_about_ports() {
+        let now = Instant::now();
+        let trusted = vec!["192.0.2.0/24".parse().expect("a network")];
+        let guard = Guard::new(vec![4001], 2, now).trusting(trusted);
+        for _ in 0..3_000 {
+            assert_eq!(check_at(now, &guard, "192.0.2.1:4000", 1, 2_000), Ok(()));
+        }
+        assert_eq!(check_at(now, &guard, "192.0.2.1:4001", 10, 10), Err(Refusal::OwnPort));
+        assert_eq!(check_at(now, &guard, "192.0.2.1:53", 10, 10), Err(Refusal::ServicePort));
+        assert_eq!(check_at(now, &guard, "192.0.2.1:0", 10, 10), Err(Refusal::Unanswerable));
+        assert_eq!(check_at(now, &guard, "192.0.3.1:4000", 1, 2_000), Err(Refusal::Amplification));
     }
 
     fn check_delivery(guard: &Guard, source: &str, delivery: Delivery) -> Result<(), Refusal> {

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 pub use crate::counts::CountsByName;
+pub use crate::guard::Network;
 pub use crate::net::IoBackend;
 pub use crate::parse_error::ParseError;
 pub use reply::ReplyTemplate;
@@ -69,6 +70,9 @@ pub struct Options {
     /// Answer every source that can be answered: those whose port belongs to a service, requests that are much shorter
     /// than their reply or belong to a loop, and any number of them. Default: `false`.
     pub no_guard: bool,
+    /// Exempt these address ranges from the rules about long replies, the rate and loops: a proxy, for instance, behind
+    /// which all clients have one address. Default: none.
+    pub trust: Vec<Network>,
     /// How datagrams move. Default: [`IoBackend::Auto`].
     pub io: IoBackend,
     /// How many workers share the load, each with a thread and sockets of its own. With more than one, the system spreads
@@ -96,6 +100,7 @@ impl Default for Options {
             grace: Duration::from_millis(500),
             rate_limit: 1_000,
             no_guard: false,
+            trust: Vec::new(),
             io: IoBackend::Auto,
             workers: NonZeroUsize::MIN,
             spin: Duration::ZERO,
@@ -209,6 +214,7 @@ impl Server {
             Guard::disabled()
         } else {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
+                .trusting(options.trust.clone())
         };
         let share = Share::of(sockets.iter().map(Vec::len).sum());
         let worker = |(number, sockets)| {

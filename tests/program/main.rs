@@ -22,6 +22,7 @@
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `metrics` | `--metrics` and `--metrics-file` of every command |
 //! | `systemd` | `serve`: notifications, watchdog, inherited sockets |
+//! | `many_machines` | what README shows for operators: rules, units, manifests, a static binary, nginx, recipes |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
 //! | `relay_faults` | `relay`: what it refuses, what refuses it, a slow network, loops |
@@ -52,6 +53,7 @@ mod impair;
 mod log;
 mod loops;
 mod manual;
+mod many_machines;
 mod memory;
 mod metrics;
 mod options;
