@@ -149,3 +149,5 @@ pub mod reactor;
 #[cfg(feature = "impair")]
 pub mod relay;
 pub mod server;
+#[cfg(feature = "stamp")]
+pub mod stamp;
