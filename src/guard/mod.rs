@@ -214,7 +214,8 @@ mod tests {
         let bytes = [0; 2_000];
         let source: SocketAddr = source.parse().expect("an address");
         let payload = &bytes[..request];
-        let datagram = Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, payload };
+        let datagram =
+            Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, hop_limit: None, payload };
         let reply = Outgoing { to: source, from: None, parts: [&bytes[..reply], b"", b""] };
         guard.check(&datagram, &reply, now)
     }
@@ -250,7 +251,7 @@ mod tests {
     fn check_delivery(guard: &Guard, source: &str, delivery: Delivery) -> Result<(), Refusal> {
         let source: SocketAddr = source.parse().expect("an address");
         let reply = Outgoing { to: source, from: None, parts: [b"reply", b"", b""] };
-        let datagram = Datagram { source, local: None, delivery, arrival: None, payload: b"request" };
+        let datagram = Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: b"request" };
         guard.check(&datagram, &reply, Instant::now())
     }
 
@@ -351,7 +352,8 @@ mod tests {
     fn refused(guard: &Guard, source: &str, template: &ReplyTemplate, count: usize, now: Instant) -> usize {
         let source = source.parse().expect("an address");
         let payload = &b"again"[..];
-        let datagram = Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, payload };
+        let datagram =
+            Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, hop_limit: None, payload };
         let reply = Outgoing { to: source, from: None, parts: template.reply(payload) };
         (0..count).filter(|_| guard.check(&datagram, &reply, now) == Err(Refusal::Loop)).count()
     }
@@ -378,7 +380,8 @@ mod tests {
                 (100..400).map(|layers| [&[b'<'].repeat(layers)[..], b"you", &[b'>'].repeat(layers)].concat());
             let refusals = requests.filter(|request| {
                 let delivery = Delivery::Unicast;
-                let datagram = Datagram { source, local: None, delivery, arrival: None, payload: request };
+                let datagram =
+                    Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: request };
                 let reply = Outgoing { to: source, from: None, parts: template.reply(request) };
                 guard.check(&datagram, &reply, start + Duration::from_secs(1)) == Err(Refusal::Loop)
             });

@@ -229,7 +229,10 @@ mod tests {
             let reply = reflect_from(&mut reflector, port, &request(sequence, 0, ssid, 44), ClockQuality::default());
             Reply::read(&reply, Mode::Open).expect("a reply").sequence
         };
-        assert_eq!([number(1, 5, 1), number(1, 9, 1), number(1, 9, 2), number(2, 9, 1), number(1, 11, 1)], [0, 1, 0, 0, 2]);
+        assert_eq!(
+            [number(1, 5, 1), number(1, 9, 1), number(1, 9, 2), number(2, 9, 1), number(1, 11, 1)],
+            [0, 1, 0, 0, 2]
+        );
     }
 
     #[test]
