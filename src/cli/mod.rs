@@ -26,6 +26,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use udpong::reactor::shutdown::Shutdown;
+use udpong::stamp::Key;
 use udpong::{client, server};
 
 use bench::BenchArgs;
@@ -375,6 +376,13 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     }
     let mut content = Vec::new();
     io::stdin().read_to_end(&mut content).map(|_| content)
+}
+
+/// Reads the key of STAMP from a file.
+fn stamp_key(path: &Path) -> Result<Key, Failure> {
+    let failed = |why: &dyn Display| Failure::new(Failure::USAGE, format!("{}: {why}", path.display()));
+    let content = fs::read(path).map_err(|error| failed(&format_args!("cannot read the key: {error}")))?;
+    Key::from_file(&content).ok_or_else(|| failed(&"the key is empty"))
 }
 
 /// The limits above which a measurement counts as a failure.

@@ -50,6 +50,9 @@ pub enum Refusal {
     RateLimit,
     /// The payload returns again and again, as in a loop between two servers.
     Loop,
+    /// It is not signed with the key of the service.
+    #[cfg_attr(not(feature = "stamp"), allow(dead_code, reason = "only one service has a key"))]
+    Hmac,
     /// The service answers no datagram.
     Discard,
 }
@@ -65,6 +68,7 @@ impl Refusal {
             Self::Amplification => "amplification",
             Self::RateLimit => "rate_limit",
             Self::Loop => "loop",
+            Self::Hmac => "hmac",
             Self::Discard => "discard",
         }
     }
@@ -80,6 +84,7 @@ impl Display for Refusal {
             Self::Amplification => "the reply is over three times as long as the request",
             Self::RateLimit => "its address has reached the rate limit",
             Self::Loop => "its payload returns again and again, as in a loop between two servers",
+            Self::Hmac => "it is not signed with the key of the service",
             Self::Discard => "the service answers no datagram",
         })
     }
@@ -142,6 +147,41 @@ impl Guard {
     ///
     /// The reason for not sending the reply.
     pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
+        self.check_rules(datagram, reply.length(), now, |detector| {
+            // Text that does not enclose the request cannot nest.
+            let [before, request, after] = reply.parts;
+            let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
+            detector.is_loop(datagram.source, datagram.payload, before, after, now)
+        })
+    }
+
+    /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of a
+    /// loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few exceptions.
+    ///
+    /// # Errors
+    ///
+    /// The reason for not sending the reply.
+    #[cfg(feature = "stamp")]
+    pub fn check_reflection(
+        &self,
+        datagram: &Datagram<'_>,
+        length: usize,
+        may_be_reply: bool,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.check_rules(datagram, length, now, |detector| {
+            may_be_reply && detector.is_loop_of_replies(datagram.source, now)
+        })
+    }
+
+    /// Applies the rules in order; `is_loop` looks at the payload, the last of them.
+    fn check_rules(
+        &self,
+        datagram: &Datagram<'_>,
+        reply: usize,
+        now: Instant,
+        is_loop: impl FnOnce(&LoopDetector) -> bool,
+    ) -> Result<(), Refusal> {
         let (ip, port) = (datagram.source.ip().to_canonical(), datagram.source.port());
         let is_mapped = ip != datagram.source.ip();
         if port == 0 || is_unanswerable(ip) || (is_mapped && datagram.delivery != Delivery::Unknown) {
@@ -166,7 +206,7 @@ impl Guard {
             }
             self.skipped.set(LOOPBACK_SAMPLING - 1);
         } else {
-            let reply_length = packet_length(ip, reply.length());
+            let reply_length = packet_length(ip, reply);
             if reply_length > MAX_AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
                 return Err(Refusal::Amplification);
             }
@@ -175,13 +215,7 @@ impl Guard {
                 return Err(Refusal::RateLimit);
             }
         }
-        // Text that does not enclose the request cannot nest.
-        let [before, request, after] = reply.parts;
-        let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
-        if self.loop_detector.is_loop(datagram.source, datagram.payload, before, after, now) {
-            return Err(Refusal::Loop);
-        }
-        Ok(())
+        if is_loop(&self.loop_detector) { Err(Refusal::Loop) } else { Ok(()) }
     }
 }
 

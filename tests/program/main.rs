@@ -18,6 +18,7 @@
 //! | `memory` | `serve`: what replies that wait take, in how many endpoints, and giving it back |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
 //! | `impair` | `serve`: replies that are lost, delayed, reordered, damaged on purpose |
+//! | `stamp` | `serve stamp`: replies, sessions, authentication; against scapy and tshark |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
@@ -63,5 +64,6 @@ mod send;
 mod services;
 mod shutdown;
 mod soak;
+mod stamp;
 mod statistics;
 mod usage;

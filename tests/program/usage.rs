@@ -23,7 +23,7 @@ fn one_line(what: &str, output: &Output, code: i32) -> String {
 #[test]
 fn wrong_service_is_exit_2_and_says_what_to_write() {
     let wrong: [(&[&str], &str); 23] = [
-        (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard or reply=TEXT)"),
+        (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard, stamp or reply=TEXT)"),
         (&[""], "there is no service \"\" (choose"),
         (&["Hello"], "there is no service \"Hello\" (choose"),
         (&["hello", "no\x1b[31m\nsuch"], "there is no service \"no\\u{1b}[31m\\nsuch\" (choose"),

@@ -61,6 +61,12 @@ fn missing_for(tool: &str) -> Option<&str> {
     let succeeds =
         |arguments: &[&str]| Command::new(tool).args(arguments).output().is_ok_and(|output| output.status.success());
     match tool {
+        // A module of Python, with the protocol that is used here.
+        "scapy" => (!Command::new("python3")
+            .args(["-c", "import scapy.contrib.stamp"])
+            .output()
+            .is_ok_and(|output| output.status.success()))
+        .then_some(tool),
         _ if !is_installed => Some(tool),
         "unshare" if !succeeds(&["-rn", "true"]) => Some("permission to create network namespaces"),
         "strace" if !succeeds(&["-D", "-qq", "-o", "/dev/null", "true"]) => Some("permission to trace processes"),
