@@ -422,6 +422,8 @@ impl From<LimitArgs> for client::Limits {
     fn from(args: LimitArgs) -> Self {
         Self {
             loss: args.max_loss,
+            loss_up: None,
+            loss_down: None,
             mean: args.max_mean,
             p50: args.max_p50,
             p90: args.max_p90,

@@ -54,8 +54,7 @@ impl StampService {
         self.clock = WallClock::read();
         if self.quality_until <= now {
             self.quality_until = now + QUALITY_INTERVAL;
-            self.quality = net::clock_error()
-                .map_or_else(ClockQuality::default, |error| ClockQuality { is_synchronized: true, error });
+            self.quality = net::clock_error().into();
         }
     }
 

@@ -59,6 +59,13 @@ impl Default for ClockQuality {
     }
 }
 
+impl From<Option<Duration>> for ClockQuality {
+    /// Converts what [`clock_error`](crate::net::clock_error) returns.
+    fn from(error: Option<Duration>) -> Self {
+        error.map_or_else(Self::default, |error| Self { is_synchronized: true, error })
+    }
+}
+
 impl Reflector {
     /// Creates a reflector that has seen no packet.
     pub fn new(options: ReflectorOptions, start: Instant) -> Self {

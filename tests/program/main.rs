@@ -23,6 +23,7 @@
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
+//! | `stamp_ping` | `ping --stamp`: losses and delays by direction, through a relay; foreign reflectors |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
 //! | `pictures` | histogram, strip, `--plot`, `--hdr`, and `report` |
@@ -65,5 +66,6 @@ mod services;
 mod shutdown;
 mod soak;
 mod stamp;
+mod stamp_ping;
 mod statistics;
 mod usage;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::report::{PingReport, Terminal};
+use super::stamp::StampOptions;
 use super::target::{self, Family};
 use crate::client::probe::limits::Limits;
 use crate::net::{self, Egress};
@@ -29,6 +30,8 @@ pub struct Options {
     pub size: usize,
     /// The payload itself, instead of one of this size in which probes are numbered. Answers are then matched by source port.
     pub payload: Option<Vec<u8>>,
+    /// Probes are packets of STAMP, in one session for each target: neither a payload nor flows can be chosen then.
+    pub stamp: Option<StampOptions>,
     /// A probe without an answer after this time is lost, and an answer after it late.
     pub timeout: Duration,
     /// No probe is sent after this time.
@@ -62,6 +65,7 @@ impl Default for Options {
             count: None,
             size: 56,
             payload: None,
+            stamp: None,
             timeout: Duration::from_secs(1),
             deadline: None,
             flows: None,
@@ -129,11 +133,30 @@ pub fn ping_all(
     out: &mut dyn Write,
     errors: &mut dyn Write,
 ) -> Result<Vec<PingReport>, Error> {
+    check_stamp(options)?;
     net::expect_sockets(targets.len().saturating_mul(options.flows.unwrap_or(2)));
-    let resolve = |target| Ok((target, target::resolve(target, options.family, &options.egress, shutdown)?.into()));
+    let port = if options.stamp.is_some() { crate::stamp::PORT } else { target::DEFAULT_PORT };
+    let resolve = |target| {
+        let Options { family, egress, .. } = options;
+        Ok((target, target::resolve_with_port(target, port, *family, egress, shutdown)?.into()))
+    };
     let resolved = targets.iter().map(|target| resolve(&**target)).collect::<Result<_, Error>>()?;
     let run = Run::new(resolved, options, shutdown, move |addresses: &[SocketAddr], start| {
         Output::new(options, addresses.iter().copied(), start, out, errors)
     })?;
     run.run()
+}
+
+/// Checks that the other options go with those of STAMP.
+fn check_stamp(options: &Options) -> Result<(), Error> {
+    let Some(stamp) = &options.stamp else { return Ok(()) };
+    if options.payload.is_some() || options.flows.is_some() {
+        return Err(Error::Usage("STAMP has its own payload, and one source port for each target".to_owned()));
+    }
+    if !stamp.has_size(options.size) || options.size > net::LONGEST_PAYLOAD {
+        let (base, more) = (stamp.base_size(), stamp.base_size() + if stamp.key.is_some() { 24 } else { 4 });
+        let size = options.size;
+        return Err(Error::Usage(format!("a STAMP packet has {base} bytes, or {more} and more, not {size}")));
+    }
+    Ok(())
 }
