@@ -19,6 +19,12 @@ impl CountsByName {
         self.0.iter().map(|(name, count)| (*name, *count))
     }
 
+    /// Returns the counts of these names, 0 included, then those of others.
+    pub fn with_zeros(&self, names: &[&'static str]) -> impl Iterator<Item = (&'static str, u64)> {
+        let others = self.iter().filter(|(name, _)| !names.contains(name));
+        names.iter().map(|name| (*name, self.get(name))).chain(others)
+    }
+
     /// Returns the sum of all counts.
     pub fn total(&self) -> u64 {
         self.0.values().sum()

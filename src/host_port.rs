@@ -11,6 +11,12 @@ use crate::parse_error::ParseError;
 ///
 /// If the text has another form, or the port is not a number from 0 to 65535.
 pub fn split(text: &str) -> Result<(Option<&str>, Option<u16>), ParseError> {
+    let (host, port) = split_text(text)?;
+    Ok((host, port.map(|port| parse_port(port, "1 to 65535, or 0 for any free one")).transpose()?))
+}
+
+/// Splits the host from the text of the port.
+fn split_text(text: &str) -> Result<(Option<&str>, Option<&str>), ParseError> {
     let malformed =
         || ParseError::new(format!("{text:?} is not an address: write HOST:PORT, :PORT, HOST or [IPV6]:PORT"));
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
@@ -37,20 +43,36 @@ pub fn split(text: &str) -> Result<(Option<&str>, Option<u16>), ParseError> {
     if !text.starts_with('[') && (!host.chars().all(is_host_character) || is_number(host)) {
         return Err(malformed());
     }
-    let port = port.map(parse_port).transpose()?;
     Ok(((!host.is_empty()).then_some(host), port))
 }
 
-/// Splits the target of a client, as [`split`] does. For a text that cannot be a target, the error shows how to send it.
+/// Splits the target of a client, as [`split`] does, but for the port: nothing can listen on 0. For a text that cannot be a
+/// target, the error shows what to write instead, or how to send it as a message.
 ///
 /// # Errors
 ///
 /// As [`split`].
 #[cfg(feature = "client")]
 pub fn split_target(text: &str) -> Result<(Option<&str>, Option<u16>), ParseError> {
+    if let Some((scheme, rest)) = text.split_once("://")
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    {
+        let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let place = if split_target(place).is_ok() { place } else { "HOST:PORT" };
+        return Err(ParseError::new(format!("{text:?} is a URL: write {place}")));
+    }
     let is_quotable = || !text.contains(|c: char| c == '\'' || c.is_control());
     let is_message = || !text.chars().all(|c| is_host_character(c) || ":[]".contains(c)) && is_quotable();
-    split(text).map_err(|error| match is_message() {
+    let target = split_text(text).and_then(|(host, port)| {
+        match port.map(|port| parse_port(port, "1 to 65535")).transpose()? {
+            Some(0) => {
+                let why = format!("nothing can listen on port 0: write a port from 1 to 65535 in {text:?}");
+                Err(ParseError::new(why))
+            }
+            port => Ok((host, port)),
+        }
+    });
+    target.map_err(|error| match is_message() {
         true => ParseError::new(format!("{error} (to send it as a message: udpong send :5000 '{text}')")),
         false => error,
     })
@@ -70,12 +92,10 @@ fn is_host_character(c: char) -> bool {
     c.is_alphanumeric() || "-._%".contains(c)
 }
 
-fn parse_port(text: &str) -> Result<u16, ParseError> {
+fn parse_port(text: &str, range: &str) -> Result<u16, ParseError> {
     // `u16::from_str` accepts a leading plus sign.
     let port = if text.starts_with('+') { None } else { text.parse().ok() };
-    port.ok_or_else(|| {
-        ParseError::new(format!("{text:?} is not a port: write a number from 1 to 65535, or 0 for any free one"))
-    })
+    port.ok_or_else(|| ParseError::new(format!("{text:?} is not a port: write a number from {range}")))
 }
 
 #[cfg(test)]
@@ -105,14 +125,34 @@ mod tests {
             assert!(error(&format!("localhost:{port}")).starts_with(&format!("{port:?} is not a port: ")), "{port}");
         }
     }
+
+    #[cfg(feature = "client")]
+    #[test]
+    fn target_has_no_url_and_no_port_0() {
+        let error = |text: &str| split_target(text).expect_err(text).to_string();
+        for (url, target) in [
+            ("udp://localhost:5000", "localhost:5000"),
+            ("udp://:7", ":7"),
+            ("http://[::1]:7/path?x#y", "[::1]:7"),
+            ("udp://localhost:http", "HOST:PORT"),
+            ("udp://", "HOST:PORT"),
+            ("udp://udp://x", "HOST:PORT"),
+        ] {
+            assert_eq!(error(url), format!("{url:?} is a URL: write {target}"));
+        }
+        assert_eq!(error("127.0.0.1:99999"), "\"99999\" is not a port: write a number from 1 to 65535");
+        assert!(error("localhost:0").contains("port 0") && error("localhost:00").contains("port 0"));
+    }
+
+    #[cfg(feature = "client")]
     #[test]
     fn message_in_place_of_a_target_can_be_copied() {
         let hint = |text: &str| split_target(text).expect_err(text).to_string();
-        for text in ["Hello, server!", "hello: you", "what?", "[x] y"] {
+        for text in ["Hello, server!", "hello: you", "what?", "[x] y", "see udp://x"] {
             assert!(hint(text).ends_with(&format!(" (to send it as a message: udpong send :5000 '{text}')")), "{text}");
         }
         for text in ["5000", "localhost:http", "it's me", "a\nb", "::1"] {
-            assert_eq!(hint(text), split(text).expect_err(text).to_string());
+            assert!(!hint(text).contains("udpong send"), "{text}");
         }
         assert_eq!(split_target("localhost:7"), split("localhost:7"));
     }

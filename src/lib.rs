@@ -143,11 +143,13 @@ mod host_port;
 pub mod impair;
 pub mod logging;
 mod lookup;
+pub mod metrics;
 pub mod net;
 mod parse_error;
 pub mod reactor;
 #[cfg(feature = "impair")]
 pub mod relay;
 pub mod server;
+pub mod service_manager;
 #[cfg(feature = "stamp")]
 pub mod stamp;

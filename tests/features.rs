@@ -4,8 +4,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What reactor, net and server may depend on; nix for Linux only.
-const CORE: [&str; 6] = ["libc", "log", "mio", "nix", "slab", "socket2"];
+/// What reactor, net, server and metrics may depend on; nix for Linux only.
+const CORE: [&str; 7] = ["httparse", "libc", "log", "mio", "nix", "slab", "socket2"];
 
 #[test]
 fn without_features_only_the_core_dependencies_are_left() {

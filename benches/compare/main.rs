@@ -1,16 +1,18 @@
 //! Measures udpong and other echo servers, and relays, side by side: every workload on every server in turn, in several
-//! rounds.
+//! rounds. At last it compares the round trips of `udpong ping` with those of a minimal loop. `relays` and `round-trips` as
+//! arguments measure nothing else.
 //!
 //! Only ratios to the std loop of the same round can be compared, since machines change their speed from one minute to
 //! the next. The first table, answers per second of the server's processor time, holds even on a busy machine.
 
 mod baselines;
 mod measure;
+mod round_trips;
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use measure::{Sample, Server, Workload, measure};
+use measure::{Sample, Server, Workload, measure, median};
 
 /// The number of rounds, if they fit into [`LIMIT`].
 const ROUNDS: usize = 15;
@@ -51,6 +53,9 @@ fn main() -> io::Result<()> {
     if arguments.iter().any(|argument| argument == "relays") {
         return compare_relays();
     }
+    if arguments.iter().any(|argument| argument == "round-trips") {
+        return round_trips::compare();
+    }
     if let [_, command, name, target @ ..] = &arguments[..]
         && command == "baseline"
     {
@@ -65,7 +70,8 @@ fn main() -> io::Result<()> {
     let rounds = measure_all(&servers, LIMIT)?;
     print(&servers, &rounds);
     drop(servers);
-    compare_relays()
+    compare_relays()?;
+    round_trips::compare()
 }
 
 /// Measures every workload on every server, in several rounds.
@@ -168,11 +174,4 @@ fn ratios(rounds: &[Round], w: usize, s: usize, figure: impl Fn(&Sample) -> f64,
     let minimum = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let maximum = ratios.iter().copied().fold(0.0, f64::max);
     format!("{:.2} ({minimum:.2}-{maximum:.2})", median(ratios.into_iter()))
-}
-
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.collect();
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    if figures.len() % 2 == 1 { figures[middle] } else { (figures[middle - 1] + figures[middle]) / 2.0 }
 }

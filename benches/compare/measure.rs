@@ -45,7 +45,7 @@ impl Sample {
 pub struct Server {
     pub name: &'static str,
     child: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Server {
@@ -175,7 +175,7 @@ impl Drop for Server {
 
 /// Returns a command that runs on one processor, if the system can do that, so that server and generator do not
 /// compete.
-fn on_processor(processor: usize, program: &str) -> Command {
+pub fn on_processor(processor: usize, program: &str) -> Command {
     if cores() == 1 || Command::new("taskset").arg("-V").output().is_err() {
         return Command::new(program);
     }
@@ -210,4 +210,11 @@ pub fn cores() -> usize {
 
 pub fn kernel() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+pub fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    if figures.len() % 2 == 1 { figures[middle] } else { (figures[middle - 1] + figures[middle]) / 2.0 }
 }

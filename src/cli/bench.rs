@@ -10,7 +10,7 @@ use udpong::client::{Load, Shape, Terminal};
 
 use super::{
     EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
-    print_error, shutdown_with_report_on_signals, units, unknown_argument, unless_forced,
+    print_error, shutdown_with_report_on_signals, units, unless_forced,
 };
 
 /// Load a UDP responder and measure throughput and latency.
@@ -50,7 +50,7 @@ pub struct BenchArgs {
 
     /// Datagrams per send
     ///
-    /// On Linux with UDP_SEGMENT.
+    /// On Linux with UDP_SEGMENT. With --rate R, N datagrams leave together every N/R seconds.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), default_value = "1")]
     #[arg(hide_short_help = true, help_heading = "Load")]
     segments: u8,
@@ -122,11 +122,15 @@ JSON:
   target              address of the target
   seconds             time measured
   clients             number of clients
-  sent                datagrams sent
+  sent                datagrams sent that have ended
   answered, late, lost, refused, truncated, altered
                       datagrams by outcome, as with ping; their sum is sent
   duplicate           further answers to the same datagram
+  reordered           answers that arrived after the answer to a later
+                      datagram of the same source port
   unmatched           answers that belong to no datagram
+  in_flight           datagrams sent that have not ended, when a second
+                      signal ended the wait; counted nowhere else
   loss_percent        late, lost and refused together
   silent_s            time without an answer at the end, if datagrams were
                       sent into it
@@ -142,8 +146,8 @@ const SIGNALS: &str = "\
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
        Stop sending, wait for the answers to what is in flight, then print
-       the report. A second signal ends the wait. During the warm-up the
-       report is about that.
+       the report. A second signal ends the wait; datagrams in flight are
+       then not counted. During the warm-up the report is about that.
   SIGQUIT (Ctrl+\\)
        Print the report so far and continue; on the standard error with
        --json.
@@ -179,20 +183,15 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         plot: args.plot.is_some(),
         hdr: args.hdr.clone(),
     };
-    let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
+    let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
     let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    // What was measured is printed even if the picture cannot be written, and the other way round.
+    let printed = print(&if args.json { json(&report)? } else { report.text(options.terminal) });
     if let Some(plot) = plot {
         plot.write(&report.svg()?)?;
     }
-    print(&if args.json { json(&report)? } else { report.text(options.terminal) })?;
+    printed?;
     report.warnings().iter().for_each(|warning| print_error(warning));
     unless_forced(&shutdown, report.check(&options.limits))
-}
-
-/// Returns a better error for the rate of oha, whose option is -q.
-pub fn explain_quiet(error: &clap::Error) -> Option<Failure> {
-    let argument = unknown_argument(error, "bench").filter(|argument| units::rate(argument).is_ok())?;
-    let message = format!("unexpected {argument}: the rate is -r {argument}, and -q is \"quiet\"");
-    Some(Failure::new(Failure::USAGE, message))
 }

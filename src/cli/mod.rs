@@ -4,8 +4,10 @@
 //! man pages, see [`manual`].
 
 mod bench;
+mod habits;
 mod impair;
 mod manual;
+mod monitor;
 mod ping;
 mod relay;
 mod report;
@@ -22,7 +24,6 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use udpong::reactor::shutdown::Shutdown;
@@ -48,8 +49,9 @@ const TEMPLATE: &str = "\
 /// Answer UDP datagrams, or measure how a UDP responder answers them.
 ///
 /// "udpong serve" answers every datagram that reaches it: with a greeting, an echo, a fixed text or a text of your
-/// choice. "udpong relay" forwards datagrams, through a bad network if you like. "udpong send", "udpong ping" and "udpong bench" are clients for any UDP responder. They show whether
-/// datagrams get through, how long the answers take, and how many are lost.
+/// choice. "udpong relay" forwards datagrams, through a bad network if you like. "udpong send", "udpong ping" and "udpong
+/// bench" are clients for any UDP responder. They show whether datagrams get through, how long the answers take, and how
+/// many are lost. "udpong report" merges what several of them measured.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 80, arg_required_else_help = true)]
 #[command(help_template = TEMPLATE, before_help = EXAMPLES, after_long_help = DETAILS)]
@@ -109,8 +111,8 @@ fn parse_and_run() -> Result<(), Failure> {
         Ok(cli) => cli,
         // clap prints its own errors, and help, and ends the program.
         Err(error) => {
-            let explained = serve::explain_port(&error).or_else(|| ping::explain_flood(&error));
-            return Err(explained.or_else(|| bench::explain_quiet(&error)).unwrap_or_else(|| error.exit()));
+            let explained = habits::explain(&error).map(|hint| Failure::new(Failure::USAGE, hint));
+            return Err(explained.unwrap_or_else(|| error.exit()));
         }
     };
     match cli.command {
@@ -123,14 +125,6 @@ fn parse_and_run() -> Result<(), Failure> {
         Command::Completions(args) => manual::print_completions(&args),
         Command::Man(args) => manual::print_man_page(&args),
     }
-}
-
-/// Returns the argument that a command does not know, if that is the error.
-fn unknown_argument(error: &clap::Error, command: &str) -> Option<String> {
-    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
-    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
-    (is_unknown && context(ContextKind::Usage).contains(&format!("udpong {command}")))
-        .then(|| context(ContextKind::InvalidArg))
 }
 
 /// Why a command failed.
@@ -237,7 +231,8 @@ fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
-/// The file of a picture, created before there is anything to draw: a wrong name should not cost a measurement.
+/// The file of a picture, opened before there is anything to draw: a wrong name should not cost a measurement. Until then it
+/// keeps its content, which a measurement that fails should not cost either.
 #[derive(Debug)]
 struct PlotFile<'a> {
     path: &'a Path,
@@ -245,12 +240,17 @@ struct PlotFile<'a> {
 }
 
 impl<'a> PlotFile<'a> {
-    fn create(path: &'a Path) -> Result<Self, Failure> {
-        File::create(path).map(|file| Self { path, file }).map_err(|error| Self::cannot_write(path, &error))
+    fn open(path: &'a Path) -> Result<Self, Failure> {
+        let file = File::options().write(true).create(true).truncate(false).open(path);
+        file.map(|file| Self { path, file }).map_err(|error| Self::cannot_write(path, &error))
     }
 
     fn write(mut self, picture: &str) -> Result<(), Failure> {
-        self.file.write_all(picture.as_bytes()).map_err(|error| Self::cannot_write(self.path, &error))
+        // What is no regular file, such as a pipe, has no length.
+        let is_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let emptied = if is_file { self.file.set_len(0) } else { Ok(()) };
+        let written = emptied.and_then(|()| self.file.write_all(picture.as_bytes()));
+        written.map_err(|error| Self::cannot_write(self.path, &error))
     }
 
     fn cannot_write(path: &Path, error: &io::Error) -> Failure {
@@ -359,23 +359,30 @@ impl PayloadArgs {
         let Some(file) = &self.file else {
             return Ok(self.hex.clone().map(|Hex(bytes)| bytes));
         };
-        let failed = |why: &dyn Display| Failure::new(Failure::USAGE, format!("{}: {why}", file.display()));
-        let bytes = read(file).map_err(|error| failed(&format_args!("cannot read it: {error}")))?;
+        // One byte more shows that there are too many, of a device that never ends, too.
+        let bytes = read(file, client::LONGEST_PAYLOAD as u64 + 1)?;
         if bytes.len() > client::LONGEST_PAYLOAD {
-            let (length, most) = (bytes.len(), client::LONGEST_PAYLOAD);
-            return Err(failed(&format_args!("it has {length} bytes, and a datagram carries {most}")));
+            let most = client::LONGEST_PAYLOAD;
+            return Err(about_file(file, &format_args!("it is too long: a datagram carries at most {most} bytes")));
         }
         Ok(Some(bytes))
     }
 }
 
-/// Reads a file, or stdin if it is `-`.
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    if file.as_os_str() != "-" {
-        return fs::read(file);
-    }
+/// Reads the first bytes of a file, or of stdin if it is `-`.
+fn read(file: &Path, most: u64) -> Result<Vec<u8>, Failure> {
     let mut content = Vec::new();
-    io::stdin().read_to_end(&mut content).map(|_| content)
+    let read = if file.as_os_str() == "-" {
+        io::stdin().take(most).read_to_end(&mut content)
+    } else {
+        File::open(file).and_then(|file| file.take(most).read_to_end(&mut content))
+    };
+    read.map(|_| content).map_err(|error| about_file(file, &format_args!("cannot read it: {error}")))
+}
+
+/// Returns the error that something is wrong with a file.
+fn about_file(file: &Path, why: &dyn Display) -> Failure {
+    Failure::new(Failure::USAGE, format!("{}: {why}", file.display()))
 }
 
 /// Reads the key of STAMP from a file.

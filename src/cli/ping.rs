@@ -1,6 +1,7 @@
 //! `udpong ping`: one probe after the other, and how each ends.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use clap::Args;
 use udpong::client::ping::{self, Format, Options};
 use udpong::client::{self, Error, Limits, PingReport, StampOptions, Terminal};
 
+use super::monitor::MonitorArgs;
 use super::{
-    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
-    shutdown_with_report_on_signals, stamp_key, units, unknown_argument, unless_forced,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, habits, json,
+    print, shutdown_with_report_on_signals, stamp_key, units, unless_forced,
 };
 
 /// Send a probe every second and report how each one ends.
@@ -58,9 +60,8 @@ pub struct PingArgs {
     /// Rotate over N source ports, 1 to 1024, and report each
     ///
     /// Finds the broken one of several paths or backends.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    #[arg(hide_short_help = true, help_heading = "Probes")]
-    flows: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = units::flows, hide_short_help = true, help_heading = "Probes")]
+    flows: Option<usize>,
 
     #[command(flatten)]
     payload: PayloadArgs,
@@ -97,11 +98,11 @@ pub struct PingArgs {
     #[arg(short, long, help_heading = "Output")]
     quiet: bool,
 
-    /// Print the summary as one JSON object
+    /// Print the summary as one JSON object per target
     #[arg(long, hide_short_help = true, help_heading = "Output", conflicts_with = "json_stream")]
     json: bool,
 
-    /// Print one JSON object per event of a probe, then the summary's
+    /// Print one JSON object per event of a probe, then the summaries
     #[arg(long, hide_short_help = true, help_heading = "Output")]
     json_stream: bool,
 
@@ -114,6 +115,9 @@ pub struct PingArgs {
     /// The file is an HdrHistogram log (V2) in nanoseconds, with an interval a second and the target as tag.
     #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
     hdr: Option<PathBuf>,
+
+    #[command(flatten)]
+    monitor: MonitorArgs,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -148,7 +152,8 @@ Outcomes:
   truncated  the answer contains the probe without its end
   altered    the answer contains the probe with other bytes in it
 
-Each probe has one outcome. Further answers to it are duplicates.
+Each probe has one outcome. Further answers to it are duplicates, and so is an
+answer to a refused probe.
 
 Round trips are those of first answers of any kind, late ones included.
 Percentiles are by nearest rank, to three significant digits. Jitter is the
@@ -157,15 +162,17 @@ mean absolute difference between consecutive round trips.
 JSON:
   schema            version of this format: 2
   target            address of the target
-  interval_ms, size, duration_s
-                    time between probes, payload, length of the run
-  sent              probes sent
+  interval_ms, size time between probes, and payload
+  duration_s        time from the start until the last probe had ended
+  sent              probes sent that have ended
   answered, late, lost, refused, truncated, altered
                     probes by outcome; their sum is sent
   duplicate         answers to a probe that had an outcome already
   reordered         answers that arrived after the answer to a later probe
                     of the same source port
   unmatched         answers that belong to no probe
+  in_flight         probes sent that have not ended, when a second signal
+                    ended the wait; counted nowhere else
   loss_percent      late, lost and refused together
   clock             what timed the answers: kernel (when it received them),
                     or user (when the program did)
@@ -218,7 +225,8 @@ const SIGNALS: &str = "\
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
        Send no more probes, wait for the answers to those in flight, then
-       print the summary. A second signal ends the wait.
+       print the summary. A second signal ends the wait; probes in flight
+       are then not counted.
   SIGQUIT (Ctrl+\\)
        Print the summary so far and continue; on the standard error with
        --json and --json-stream.
@@ -226,6 +234,9 @@ Signals:
 
 /// Pings the target and prints what was found.
 pub fn run(args: &PingArgs) -> Result<(), Failure> {
+    if let Some(target) = args.targets.windows(2).find_map(|words| habits::joined(&words[0], &words[1])) {
+        return Err(Failure::new(Failure::USAGE, habits::one_word(&target)));
+    }
     let key = args.stamp_key_file.as_deref().map(stamp_key).transpose()?;
     let stamp = args.stamp.then_some(StampOptions { key });
     let size = args.size.unwrap_or_else(|| stamp.as_ref().map_or(56, StampOptions::base_size));
@@ -236,7 +247,7 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         stamp,
         timeout: args.timeout,
         deadline: args.deadline,
-        flows: args.flows.map(usize::from),
+        flows: args.flows,
         payload: args.payload.bytes(size)?,
         family: args.family.into(),
         egress: (&args.egress).into(),
@@ -251,47 +262,52 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         timestamps: args.timestamps,
         live: Terminal::of_stderr().filter(|_| !args.quiet),
         hdr: args.hdr.clone(),
+        monitor: (&args.monitor).into(),
     };
-    let plot = args.plot.as_deref().map(PlotFile::create).transpose()?;
+    let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
-    let reports = ping::ping_all(&args.targets, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    let results = ping::ping_all(&args.targets, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
+    let targets = results.len();
+    let failures: Vec<_> = results.iter().filter_map(|result| failure(result, &options.limits)).collect();
+    let reports: Vec<PingReport> = results.into_iter().flatten().collect();
+    let text = match (options.format, &*reports) {
+        (Format::Json | Format::JsonStream, reports) => reports.iter().map(json).collect::<Result<String, _>>()?,
+        (_, []) => String::new(),
+        (_, [only]) if targets == 1 => format!("\n{}", only.text(options.terminal)),
+        (_, several) => format!("\n{}", client::table(several, options.terminal)),
+    };
+    // What was measured is printed even if the picture cannot be written, and the other way round.
+    let printed = print(&text);
     if let Some(plot) = plot {
         plot.write(&client::svg(&reports)?)?;
     }
-    let text = match (options.format, &*reports) {
-        (Format::Json | Format::JsonStream, reports) => reports.iter().map(json).collect::<Result<String, _>>()?,
-        (_, [only]) => format!("\n{}", only.text(options.terminal)),
-        (_, several) => format!("\n{}", client::table(several)),
-    };
-    print(&text)?;
-    unless_forced(&shutdown, check(&reports, &options.limits))
+    printed?;
+    unless_forced(&shutdown, check(&failures, targets))
 }
 
-/// Returns an error if any target failed, which names the first ones that did.
-fn check(reports: &[PingReport], limits: &Limits) -> Result<(), Error> {
-    const NAMED: usize = 5;
-    let failures: Vec<_> = reports.iter().filter_map(|report| Some((report, report.check(limits).err()?))).collect();
-    match &*failures {
-        [] => Ok(()),
-        [(_, failure)] if reports.len() == 1 => Err(failure.clone()),
-        failures => {
-            let named =
-                failures.iter().take(NAMED).map(|(report, why)| match (report.target().to_string(), why.to_string()) {
-                    (target, why) if why.contains(&target) => why,
-                    (target, why) => format!("{target}: {why}"),
-                });
-            let more = failures.len().checked_sub(NAMED).filter(|more| *more > 0);
-            let more = more.map(|more| format!("and {more} more"));
-            let list = named.chain(more).collect::<Vec<_>>().join("; ");
-            Err(Error::Unmet(format!("{} of {} targets failed: {list}", failures.len(), reports.len())))
-        }
+/// Returns why a target failed if it did, and its address if that is known.
+fn failure(result: &Result<PingReport, Error>, limits: &Limits) -> Option<(Option<SocketAddr>, Error)> {
+    match result {
+        Ok(report) => report.check(limits).err().map(|why| (Some(report.target()), why)),
+        Err(why) => Some((None, why.clone())),
     }
 }
 
-/// Returns a better error for the floods of other pings.
-pub fn explain_flood(error: &clap::Error) -> Option<Failure> {
-    let floods = ["-A", "-f", "--flood", "--adaptive"];
-    let option = unknown_argument(error, "ping").filter(|option| floods.contains(&&**option))?;
-    let message = format!("there is no option {option}: \"udpong bench\" sends as fast as answers come");
-    Some(Failure::new(Failure::USAGE, message))
+/// Returns an error if any target failed, which names the first ones that did.
+fn check(failures: &[(Option<SocketAddr>, Error)], targets: usize) -> Result<(), Error> {
+    const NAMED: usize = 5;
+    match failures {
+        [] => Ok(()),
+        [(_, why)] if targets == 1 => Err(why.clone()),
+        failures => {
+            let named = failures.iter().take(NAMED).map(|(target, why)| match (target, why.to_string()) {
+                (Some(target), why) if !why.contains(&target.to_string()) => format!("{target}: {why}"),
+                (_, why) => why,
+            });
+            let more = failures.len().saturating_sub(NAMED);
+            let more = (more > 0).then(|| format!("and {more} more"));
+            let list = named.chain(more).collect::<Vec<_>>().join("; ");
+            Err(Error::Unmet(format!("{} of {targets} targets failed: {list}", failures.len())))
+        }
+    }
 }

@@ -11,10 +11,11 @@ use udpong::logging::writer::LogWriter;
 use udpong::relay::{IoBackend, Options, Relay};
 
 use super::impair::{self, DownArgs, LinkArgs, SeedArgs, UpArgs};
+use super::monitor::MonitorArgs;
 use super::serve::{LOG_PATIENCE, io_backend, log_level, logger, print};
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
-/// Forward UDP datagrams to a target, through a bad network if you like.
+/// Forward UDP datagrams, through a bad network if you like.
 ///
 /// Each client has a session: a socket that is connected to the target. The answers of the target go back to the client
 /// from the address that it sent to. Without impairments the relay changes nothing: bytes, boundaries and order stay.
@@ -93,6 +94,9 @@ pub struct RelayArgs {
     io: IoBackend,
 
     #[command(flatten)]
+    monitor: MonitorArgs,
+
+    #[command(flatten)]
     both: LinkArgs,
 
     #[command(flatten)]
@@ -118,10 +122,14 @@ Examples:
 const DETAILS: &str = "\
 Sessions:
 A datagram of an unknown client opens a session. It is refused if its source
-cannot be answered (reason unanswerable), or if there are --max-sessions
-sessions or too many open files (reason sessions). If the target's host reports
-that the port is closed, this is counted as a receive error ECONNREFUSED of the
-direction down, and the session goes on.
+cannot be answered (reason unanswerable), is the target or the relay itself
+(reason loop), or if there are --max-sessions sessions or too many open files
+(reason sessions). If the target's host reports that the port is closed, this is
+counted as a receive error ECONNREFUSED of the direction down, and the session
+stays.
+
+Two relays that are each other's target open a session for every hop, so a
+datagram ends after 2 x --max-sessions hops at most.
 ";
 
 const JSON: &str = "\
@@ -147,7 +155,7 @@ const MORE_JSON: &str = "    \
   sessions            with these fields:
     opened            sessions opened
     expired           sessions ended after --idle
-    refused           datagrams of clients that got no session
+    refused           datagrams refused for the reason sessions
     peak              the most sessions at the same time
 
 In each direction, the sum of forwarded, refused, failed, unsent, lost and
@@ -216,5 +224,6 @@ fn options(args: &RelayArgs) -> Options {
         receive_buffer: args.recv_buffer,
         send_buffer: args.send_buffer,
         io: args.io,
+        monitor: (&args.monitor).into(),
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use udpong::client::{Merge, Terminal};
 
-use super::{Failure, PlotFile, TEMPLATE, json, print, print_error, read};
+use super::{Failure, PlotFile, TEMPLATE, about_file, json, print, print_error, read};
 
 /// Merge the results of ping and bench, from one host or many.
 ///
@@ -59,21 +59,19 @@ Exit status:
 
 /// Reads the files and prints what they give together.
 pub fn run(args: &ReportArgs) -> Result<(), Failure> {
+    let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let mut merge = Merge::default();
     for file in &args.files {
-        let failed = |why: &dyn std::fmt::Display| Failure::new(Failure::USAGE, format!("{}: {why}", file.display()));
-        let content = read(file).map_err(|error| failed(&format_args!("cannot read it: {error}")))?;
+        let content = read(file, u64::MAX)?;
         let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
-        merge.add(&name, &content).map_err(|why| failed(&why))?;
+        merge.add(&name, &content).map_err(|why| about_file(file, &why))?;
     }
     let report = merge.report();
-    report.warnings().iter().for_each(|warning| print_error(warning));
-    if let Some(file) = &args.plot {
-        PlotFile::create(file)?.write(&report.svg()?)?;
+    let printed = print(&if args.json { json(&report)? } else { report.text(Terminal::of_stdout()) });
+    if let Some(plot) = plot {
+        plot.write(&report.svg()?)?;
     }
-    let text = match args.json {
-        true => json(&report)?,
-        false => report.text(Terminal::of_stdout()),
-    };
-    print(&text)
+    printed?;
+    report.warnings().iter().for_each(|warning| print_error(warning));
+    Ok(())
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use udpong::client;
 use udpong::client::send::{Conversation, Options};
 
-use super::{EgressArgs, Failure, FamilyArgs, PayloadArgs, TEMPLATE, units};
+use super::{EgressArgs, Failure, FamilyArgs, PayloadArgs, TEMPLATE, habits, units};
 
 /// Send messages to a UDP responder and print its answers.
 ///
@@ -16,7 +16,7 @@ use super::{EgressArgs, Failure, FamilyArgs, PayloadArgs, TEMPLATE, units};
 /// next message is sent when the answer to the last one has arrived. An answer is printed on one line, with control
 /// characters and invalid UTF-8 escaped; see --raw.
 #[derive(Args, Debug)]
-#[command(help_template = TEMPLATE, before_long_help = EXAMPLES, after_long_help = EXIT_STATUS)]
+#[command(help_template = TEMPLATE, before_long_help = EXAMPLES, after_long_help = format!("{EXIT_STATUS}\n{SIGNALS}"))]
 pub struct SendArgs {
     /// Where to send: HOST:PORT, HOST (port 5000) or :PORT (127.0.0.1)
     #[arg(value_name = "TARGET", default_value = "127.0.0.1:5000")]
@@ -77,6 +77,13 @@ Exit status:
   141  the reader of the standard output is gone
 ";
 
+const SIGNALS: &str = "\
+Signals:
+  SIGINT (Ctrl+C), SIGTERM, SIGHUP
+       End at once, during a look-up or a wait, too. Answers that were
+       printed are complete.
+";
+
 /// Sends the message, or those of the standard input.
 pub fn run(args: &SendArgs) -> Result<(), Failure> {
     let SendArgs { timeout, retries, raw, no_wait, family, .. } = *args;
@@ -93,7 +100,11 @@ pub fn run(args: &SendArgs) -> Result<(), Failure> {
     });
     result.map_err(|error| match error {
         // Unlike ping and bench: a target that cannot be reached is a message that was not answered.
-        client::Error::Failed(message) => Failure::new(Failure::FAILED, message),
+        client::Error::Failed(why) | client::Error::Unmet(why) => {
+            let target = args.message.as_ref().and_then(|message| habits::joined(&args.target, message.to_str()?));
+            let hint = target.map(|target| format!(" (the message was a number; to send to that port: {target})"));
+            Failure::new(Failure::FAILED, why + &hint.unwrap_or_default())
+        }
         error => error.into(),
     })
 }

@@ -14,10 +14,12 @@ use udpong::impair::Impairments;
 use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
 use udpong::server::{IoBackend, Options, Server, Service};
+use udpong::service_manager::inherited_sockets;
 use udpong::stamp::ReflectorOptions;
 
 use super::impair::{self, LinkArgs, SeedArgs};
-use super::{Failure, TEMPLATE, shutdown_on_signals, units, unknown_argument};
+use super::monitor::MonitorArgs;
+use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
 /// Answer every UDP datagram, until Ctrl+C.
 ///
@@ -117,6 +119,9 @@ pub struct ServeArgs {
     /// Let the service stamp repeat sequence numbers and remember no session
     #[arg(long, hide_short_help = true, help_heading = "STAMP")]
     stamp_stateless: bool,
+
+    #[command(flatten)]
+    monitor: MonitorArgs,
 
     #[command(flatten)]
     impairments: LinkArgs,
@@ -272,7 +277,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 
     // Before and after serving, the log may delay the program: there is a line for each of perhaps many services.
     log.set_patience(LOG_PATIENCE);
-    let server = Server::bind(&services, options, shutdown).inspect_err(|_| {
+    let inherited = inherited_sockets().map_err(|message| Failure::new(Failure::FAILED, message))?;
+    let server = Server::bind_or_inherit(&services, inherited, options, shutdown).inspect_err(|_| {
         log.flush(Instant::now() + LOG_PATIENCE);
     })?;
     log.set_patience(Duration::ZERO);
@@ -304,6 +310,7 @@ fn options(args: &ServeArgs) -> Result<Options, Failure> {
         io: args.io,
         workers: args.workers,
         spin: args.spin,
+        monitor: (&args.monitor).into(),
         impairments: args.impairments.is_given().then(|| args.impairments.apply(Impairments::default())),
         stamp: ReflectorOptions { key, stateless: args.stamp_stateless },
         seed: args.seed.seed,
@@ -349,11 +356,4 @@ pub fn io_backend() -> impl TypedValueParser<Value = IoBackend> {
         "segmented" => IoBackend::Segmented,
         _ => IoBackend::Auto,
     })
-}
-
-/// Returns a better error for `serve --port` and `serve -p`, which many servers have.
-pub fn explain_port(error: &clap::Error) -> Option<Failure> {
-    let option = unknown_argument(error, "serve").filter(|option| matches!(&**option, "-p" | "--port"))?;
-    let message = format!("there is no option {option}: the port is part of the service, as in hello@:5000");
-    Some(Failure::new(Failure::USAGE, message))
 }

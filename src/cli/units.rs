@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use udpong::client::{EgressSource, LONGEST_PAYLOAD};
 
-/// Parses a duration: `300ms`, `5s`, `1m30s`, `50us` or `0`.
+/// Parses a duration: `300ms`, `5s`, `1m30s`, `50us`, or a number of seconds such as `0.2`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    humantime::parse_duration(text).map_err(|_| "write a number and a unit, such as 300ms, 5s or 1m30s".to_owned())
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let duration = match text.parse() {
+        Ok(seconds) if is_number => Duration::try_from_secs_f64(seconds).ok(),
+        _ => humantime::parse_duration(text).ok(),
+    };
+    duration.ok_or_else(|| "write a number and a unit, such as 300ms, 5s or 1m30s".to_owned())
 }
 
 /// Parses a [`duration`] longer than 0.
@@ -28,14 +30,14 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
 pub fn size(text: &str) -> Result<usize, String> {
     let size = scaled(text, 1024).filter(|size| (1..1 << 30).contains(size));
     size.and_then(|size| size.try_into().ok())
-        .ok_or_else(|| "write 1 to 1023M bytes, such as 65536, 64k or 4M".to_owned())
+        .ok_or_else(|| advice(text, 1024, "write 1 to 1023M bytes, such as 65536, 64k or 4M"))
 }
 
 /// Parses the size of a payload, 0 to 65,507 bytes: `56` or `8k`; k is 1,024 bytes.
 pub fn payload_size(text: &str) -> Result<usize, String> {
     let size = scaled(text, 1024).and_then(|size| usize::try_from(size).ok());
     let size = size.filter(|size| *size <= LONGEST_PAYLOAD);
-    size.ok_or_else(|| format!("write 0 to {LONGEST_PAYLOAD} bytes, such as 56 or 8k"))
+    size.ok_or_else(|| advice(text, 1024, &format!("write 0 to {LONGEST_PAYLOAD} bytes, such as 56 or 8k")))
 }
 
 /// Parses a percentage of 0 to 100: `1%` or `0.5`.
@@ -48,19 +50,19 @@ pub fn percent(text: &str) -> Result<f64, String> {
 /// Parses a count of at least 1: `1000`, `10k` or `2M`; k is 1,000, M is 1,000 k.
 pub fn count(text: &str) -> Result<u64, String> {
     let count = scaled(text, 1000).filter(|count| *count > 0);
-    count.ok_or_else(|| "write a whole number of at least 1, such as 1000, 10k or 2M".to_owned())
+    count.ok_or_else(|| advice(text, 1000, "write a whole number of at least 1, such as 1000, 10k or 2M"))
 }
 
 /// Parses a [`count`] per second, which may be 0, of at most 4,294,967,295.
 pub fn rate(text: &str) -> Result<u32, String> {
     let rate = scaled(text, 1000).and_then(|rate| rate.try_into().ok());
-    rate.ok_or_else(|| "write a whole number from 0 to 4294967295, such as 1000 or 10k".to_owned())
+    rate.ok_or_else(|| advice(text, 1000, "write a whole number from 0 to 4294967295, such as 1000 or 10k"))
 }
 
 /// Parses a [`rate`] of at least 1.
 pub fn positive_rate(text: &str) -> Result<u32, String> {
     let rate = rate(text).ok().filter(|rate| *rate > 0);
-    rate.ok_or_else(|| "write a whole number of at least 1, such as 1000 or 10k".to_owned())
+    rate.ok_or_else(|| advice(text, 1000, "write a whole number of at least 1, such as 1000 or 10k"))
 }
 
 /// Parses a number of threads: 1 to 1,024, or `auto` for one per core.
@@ -72,7 +74,12 @@ pub fn workers(text: &str) -> Result<NonZeroUsize, String> {
     workers.ok_or_else(|| "write auto, or 1 to 1024".to_owned())
 }
 
-/// Parses digits with an optional k or M behind them.
+/// Parses a number of source ports: 1 to 1,024.
+pub fn flows(text: &str) -> Result<usize, String> {
+    let flows = scaled(text, 1000).filter(|flows| (1..=1024).contains(flows));
+    flows.and_then(|flows| flows.try_into().ok()).ok_or_else(|| "write 1 to 1024".to_owned())
+}
+
 /// The bytes of a hexadecimal number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hex(pub Vec<u8>);
@@ -104,7 +111,7 @@ pub fn byte(text: &str) -> Result<u8, String> {
     byte.ok_or_else(|| "write 0 to 255, or 0x00 to 0xff".to_owned())
 }
 
-/// Parses a class of differentiated services: `46`, `EF`, `AF41`, `CS5`; returns the whole byte.
+/// Parses a class of differentiated services: `46`, `0x2e`, `EF`, `AF41` or `CS5`; returns the whole byte.
 pub fn dscp(text: &str) -> Result<u8, String> {
     let upper = text.to_ascii_uppercase();
     let digits = |prefix: &str| upper.strip_prefix(prefix)?.parse::<u8>().ok();
@@ -115,7 +122,7 @@ pub fn dscp(text: &str) -> Result<u8, String> {
         ("EF", ..) => Some(46),
         (_, Some(class @ 0..=7), _) => Some(8 * class),
         (_, _, Some(class @ (11..=13 | 21..=23 | 31..=33 | 41..=43))) => Some(8 * (class / 10) + 2 * (class % 10)),
-        _ => text.parse().ok().filter(|class| *class < 64 && !text.starts_with('+')),
+        _ => byte(text).ok().filter(|class| *class < 64),
     };
     class.map(|class| class << 2).ok_or_else(|| "write 0 to 63, EF, VA, LE, CS0 to CS7 or AF11 to AF43".to_owned())
 }
@@ -129,14 +136,30 @@ pub fn egress_source(text: &str) -> Result<EgressSource, String> {
     }
 }
 
+/// Parses digits with an optional k or M behind them.
 fn scaled(text: &str, step: u64) -> Option<u64> {
-    let (digits, factor) = match text.as_bytes() {
+    let (digits, factor) = split_factor(text, step);
+    let digits = digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(digits)?;
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Returns what to write for a number that is not [`scaled`]: for 1.5k that is 1500.
+fn advice(text: &str, step: u64, otherwise: &str) -> String {
+    let (digits, factor) = split_factor(text, step);
+    let number = digits.parse().ok().map(|number: f64| number * factor as f64).filter(|_| digits.contains('.'));
+    match number {
+        Some(number) if number >= 1.0 && (number - number.round()).abs() < 1e-6 => format!("write {number:.0}"),
+        _ => otherwise.to_owned(),
+    }
+}
+
+/// Splits a number from the factor behind it.
+fn split_factor(text: &str, step: u64) -> (&str, u64) {
+    match text.as_bytes() {
         [.., b'k' | b'K'] => (&text[..text.len() - 1], step),
         [.., b'M'] => (&text[..text.len() - 1], step * step),
         _ => (text, 1),
-    };
-    let digits = digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(digits)?;
-    digits.parse::<u64>().ok()?.checked_mul(factor)
+    }
 }
 
 #[cfg(test)]
@@ -146,12 +169,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_units() {
+    fn durations_have_units_or_are_seconds() {
         assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("50us"), Ok(Duration::from_micros(50)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
-        for wrong in ["", "5", "-1s", "1x", "1e400s", "s"] {
+        assert_eq!((duration("0.2"), duration("2")), (Ok(Duration::from_millis(200)), Ok(Duration::from_secs(2))));
+        for wrong in ["", "-1", "1e3", ".", "1.2.3", "inf", "NaN", "99999999999999999999", "-1s", "1x", "1e400s", "s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(positive_duration("0s").is_err());
@@ -174,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn advice_for_a_fraction_is_the_whole_number() {
+        assert_eq!((positive_rate("1.5k"), rate("0.1M")), (Err("write 1500".into()), Err("write 100000".into())));
+        assert_eq!((count("4.35k"), payload_size("1.5k")), (Err("write 4350".into()), Err("write 1536".into())));
+        for neither in ["1.5", "0.0001k", "1.5x", "1..5k", "1e3k", "nan.k", "1.5G"] {
+            assert!(count(neither).is_err_and(|error| error.starts_with("write a whole number")), "{neither}");
+        }
+        assert!(flows("0").is_err() && flows("1025").is_err() && flows("1024") == Ok(1024));
+    }
+
+    #[test]
     fn payloads_are_hexadecimal() {
         let bytes = |bytes: &[u8]| Ok(Hex(bytes.to_vec()));
         assert_eq!((hex("00ff"), hex("00:FF 1a"), hex("")), (bytes(&[0, 255]), bytes(&[0, 255, 26]), bytes(&[])));
@@ -185,8 +219,8 @@ mod tests {
 
     #[test]
     fn classes_have_names_and_numbers() {
-        let names = ["EF", "af41", "CS5", "BE", "LE", "46", "0", "63"].map(|name| dscp(name).map(|byte| byte >> 2));
-        assert_eq!(names, [46, 34, 40, 0, 1, 46, 0, 63].map(Ok));
+        let names = ["EF", "af41", "CS5", "BE", "LE", "46", "0x2e", "63"].map(|name| dscp(name).map(|byte| byte >> 2));
+        assert_eq!(names, [46, 34, 40, 0, 1, 46, 46, 63].map(Ok));
         for wrong in ["", "64", "AF14", "AF51", "CS8", "-1", "+1", "CS", "XX"] {
             assert!(dscp(wrong).is_err(), "{wrong}");
         }

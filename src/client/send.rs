@@ -98,9 +98,7 @@ impl Conversation {
     /// [`Error::Failed`] if it cannot be sent or the answer cannot be written.
     pub fn say(&mut self, message: &[u8], out: &mut dyn Write, errors: &mut dyn Write) -> Result<(), Error> {
         if message.len() > LONGEST_PAYLOAD {
-            let length = message.len();
-            let why = format!("the message is too long: {length} bytes, and a datagram carries {LONGEST_PAYLOAD}");
-            return Err(Error::Unmet(why));
+            return Err(too_long(message.len() as u64));
         }
         let mut quiet = self.socket.take();
         let quiet = quiet.take_if(|socket| self.is_quiet(socket));
@@ -134,6 +132,7 @@ impl Conversation {
         let within = humantime::format_duration(self.options.timeout);
         let times = match self.options.retries {
             0 => "once".to_owned(),
+            1 => "twice".to_owned(),
             retries => format!("{} times", u64::from(retries) + 1),
         };
         Err(Error::Unmet(format!("no answer from {} within {within} (sent {times})", self.target)))
@@ -157,14 +156,13 @@ impl Conversation {
             if prompt {
                 let _ = write!(errors, "{PROMPT}").and_then(|()| errors.flush());
             }
-            line.clear();
-            read_line(&mut input, &mut line)
+            let length = read_line(&mut input, &mut line)
                 .map_err(|error| Error::Failed(format!("cannot read the messages: {error}")))?;
-            if line.is_empty() {
-                break;
-            }
+            let Some(length) = length else { break };
             messages += 1;
-            match self.say(line.strip_suffix(b"\n").unwrap_or(&line), out, errors) {
+            let result =
+                if length > LONGEST_PAYLOAD as u64 { Err(too_long(length)) } else { self.say(&line, out, errors) };
+            match result {
                 Ok(()) => {}
                 Err(Error::Unmet(why)) => {
                     unanswered += 1;
@@ -180,7 +178,9 @@ impl Conversation {
         if unanswered == 0 {
             Ok(())
         } else {
-            Err(Error::Unmet(format!("{unanswered} of {messages} messages were not answered")))
+            let noun = if messages == 1 { "message" } else { "messages" };
+            let verb = if unanswered == 1 { "was" } else { "were" };
+            Err(Error::Unmet(format!("{unanswered} of {messages} {noun} {verb} not answered")))
         }
     }
 
@@ -341,11 +341,26 @@ fn is_too_long_for_router(error: &io::Error) -> bool {
     })
 }
 
-/// Reads a line with its line feed; of one that is too long for a message, only enough to show that it is.
-fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<()> {
-    let length = input.by_ref().take(LONGEST_PAYLOAD as u64 + 2).read_until(b'\n', line)?;
-    if length == LONGEST_PAYLOAD + 2 && !line.ends_with(b"\n") {
-        input.skip_until(b'\n')?;
+/// Returns the error for a message of `length` bytes, more than a datagram carries.
+fn too_long(length: u64) -> Error {
+    Error::Unmet(format!("the message is too long: {length} bytes, and a datagram carries {LONGEST_PAYLOAD}"))
+}
+
+/// Reads a line without its line feed and returns its length; `None` at the end of the input. Of a line that is too long
+/// for a message only the last part is kept.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<u64>> {
+    // The longest message, its line feed, and a byte that shows that it is too long.
+    const PART: usize = LONGEST_PAYLOAD + 2;
+    let mut length = 0;
+    loop {
+        line.clear();
+        let read = input.by_ref().take(PART as u64).read_until(b'\n', line)?;
+        length += read as u64;
+        if line.pop_if(|last| *last == b'\n').is_some() {
+            return Ok(Some(length - 1));
+        }
+        if read < PART {
+            return Ok((length > 0).then_some(length));
+        }
     }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The target of a client: resolves `HOST:PORT`, and opens sockets connected to it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
 use super::Error;
 use crate::host_port;
@@ -52,7 +52,7 @@ impl Family {
 ///
 /// # Errors
 ///
-/// [`Error::Usage`] if the text is not an address. [`Error::Failed`] if the name has no address of that family, or no
+/// [`Error::Usage`] if the text is not an address, or one of a group of hosts. [`Error::Failed`] if the name has no address of that family, or no
 /// route leads to any of them. [`Error::Interrupted`] at a shutdown.
 pub fn resolve(text: &str, family: Family, egress: &Egress, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Error> {
     resolve_with_port(text, DEFAULT_PORT, family, egress, shutdown)
@@ -72,18 +72,21 @@ pub fn resolve_with_port(
 ) -> Result<Vec<SocketAddr>, Error> {
     let (host, port) = host_port::split_target(text).map_err(|error| Error::Usage(error.to_string()))?;
     let (host, port) = (host.unwrap_or(DEFAULT_HOST), port.unwrap_or(default_port));
-    if port == 0 {
-        return Err(Error::Usage(format!("nothing can listen on port 0: write a port from 1 to 65535 in {text:?}")));
-    }
     let found = lookup(host, port, shutdown).ok_or(Error::Interrupted)?.map_err(|error| {
         Error::Failed(format!("cannot look up {host:?}: {error} (check the name, or try an address)"))
     })?;
     let mut first_error = None;
     let mut addresses = Vec::new();
     for address in found.into_iter().filter(|address| family.includes(address)) {
+        if address.ip().is_multicast() {
+            return Err(not_a_host(address, "multicast"));
+        }
         match open(address, IoBackend::Auto, egress) {
             Ok(_) if addresses.contains(&address) => {}
             Ok(_) => addresses.push(address),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_broadcast(address) => {
+                return Err(not_a_host(address, "broadcast"));
+            }
             Err(error) => first_error = first_error.or(Some(cannot_reach(address, &error))),
         }
     }
@@ -91,6 +94,18 @@ pub fn resolve_with_port(
         return Err(first_error.unwrap_or_else(|| Error::Failed(format!("{host:?} has no {} address", family.name()))));
     }
     Ok(addresses)
+}
+
+/// Returns the error for the address of a group: its members' answers do not reach a connected socket.
+fn not_a_host(address: SocketAddr, kind: &str) -> Error {
+    Error::Usage(format!("{} is a {kind} address, which is not supported: write the address of one host", address.ip()))
+}
+
+/// Returns whether an address to which the system refuses to connect is a broadcast address of one of its networks.
+fn is_broadcast(address: SocketAddr) -> bool {
+    UdpSocket::bind("0.0.0.0:0")
+        .and_then(|socket| socket.set_broadcast(true).and_then(|()| socket.connect(address)))
+        .is_ok()
 }
 
 /// Opens a socket on a free port, connected to `target`, whose datagrams leave as `egress` says.
@@ -140,6 +155,9 @@ mod tests {
         assert!(error("127.0.0.1:0", Family::Any).contains("port 0"));
         assert!(error("::1", Family::Any).contains("brackets"));
         assert!(error("127.0.0.1", Family::V6).contains("has no IPv6 address"));
+        assert!(error("239.1.2.3:5000", Family::Any).contains("is a multicast address, which is not supported"));
+        assert!(error("[ff02::1]:5000", Family::Any).contains("is a multicast address, which is not supported"));
+        assert!(error("255.255.255.255:7", Family::Any).contains("is a broadcast address, which is not supported"));
         assert!(error("name.invalid", Family::Any).contains("cannot look up \"name.invalid\""));
     }
 }

@@ -58,6 +58,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::Unanswerable,
+        Self::GroupCopy,
+        Self::OwnPort,
+        Self::ServicePort,
+        Self::Amplification,
+        Self::RateLimit,
+        Self::Loop,
+        Self::Discard,
+    ];
+
     /// Returns the name under which the statistics count it.
     pub fn name(self) -> &'static str {
         match self {

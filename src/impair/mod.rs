@@ -82,6 +82,20 @@ pub struct Impaired {
 }
 
 impl Impaired {
+    /// Returns all counts with their names.
+    pub fn by_kind(&self) -> [(&'static str, u64); 7] {
+        let Self { lost, duplicated, delayed, reordered, corrupted, truncated, over_limit } = *self;
+        [
+            ("lost", lost),
+            ("duplicated", duplicated),
+            ("delayed", delayed),
+            ("reordered", reordered),
+            ("corrupted", corrupted),
+            ("truncated", truncated),
+            ("over_limit", over_limit),
+        ]
+    }
+
     /// Adds the counts of another link.
     pub fn add(&mut self, other: &Self) {
         self.lost += other.lost;

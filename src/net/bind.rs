@@ -50,6 +50,29 @@ pub fn bind(address: SocketAddr, wanted: BufferSizes, sharing: PortSharing) -> i
     Ok((socket.into(), given))
 }
 
+/// Takes over a socket that was bound elsewhere, and enlarges its buffers to `wanted` if they are smaller; returns it with
+/// the buffer sizes that it has.
+///
+/// # Errors
+///
+/// Those of fcntl(2) and setsockopt(2).
+pub fn adopt(socket: UdpSocket, wanted: BufferSizes) -> io::Result<(UdpSocket, BufferSizes)> {
+    let socket = Socket::from(socket);
+    socket.set_nonblocking(true)?;
+    linux::disable_gro(&socket);
+    if socket.recv_buffer_size()? / BUFFER_SIZE_FACTOR < wanted.receive {
+        socket.set_recv_buffer_size(wanted.receive)?;
+    }
+    if socket.send_buffer_size()? / BUFFER_SIZE_FACTOR < wanted.send {
+        socket.set_send_buffer_size(wanted.send)?;
+    }
+    let given = BufferSizes {
+        receive: socket.recv_buffer_size()? / BUFFER_SIZE_FACTOR,
+        send: socket.send_buffer_size()? / BUFFER_SIZE_FACTOR,
+    };
+    Ok((socket.into(), given))
+}
+
 /// Where the datagrams of a connected socket leave, and what their IP headers say. `None` leaves it to the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Egress {

@@ -10,6 +10,24 @@ pub fn is_broken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOTSOCK))
 }
 
+/// The names that [`error_name`] returns, other than those of a [broken](is_broken) socket.
+pub const ERROR_NAMES: [&str; 14] = [
+    "EACCES",
+    "EADDRNOTAVAIL",
+    "ECONNREFUSED",
+    "ECONNRESET",
+    "EHOSTUNREACH",
+    "EINVAL",
+    "EIO",
+    "EMSGSIZE",
+    "ENETDOWN",
+    "ENETUNREACH",
+    "ENOBUFS",
+    "ENOMEM",
+    "EPERM",
+    "other",
+];
+
 /// Returns the symbolic name of an error as in errno(3), for those that single datagrams can meet, and `"other"` for
 /// the rest. On Windows, whose error codes differ, it is always `"other"`.
 pub fn error_name(error: &io::Error) -> &'static str {

@@ -54,8 +54,9 @@
 
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
@@ -465,6 +466,30 @@ pub fn expect_sockets(sockets: usize) {
         // If this fails, so does opening a socket later.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
+}
+
+/// Takes the files that a service manager has passed to this process, numbered from 3 (sd_listen_fds(3)). Only the first
+/// call in a process returns any.
+pub fn take_inherited_files(count: u16) -> io::Result<Vec<socket2::Socket>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let take = |fd: RawFd| {
+        // SAFETY: fcntl only looks at the number. Fails unless the file is open.
+        if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is open, and since it was passed for this purpose and this is the first call, nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+    };
+    (3..3 + RawFd::from(count)).map(take).collect()
+}
+
+/// Makes the kernel deliver single datagrams again, on a socket that another process may have used.
+pub fn disable_gro(socket: &socket2::Socket) {
+    // Fails only where nothing is coalesced.
+    let _ = set_option(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 0);
 }
 
 /// Makes a socket send and receive through one interface only (`SO_BINDTODEVICE`).

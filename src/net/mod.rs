@@ -111,6 +111,14 @@ mod linux {
     /// Does nothing.
     pub fn expect_sockets(_: usize) {}
 
+    /// Returns none.
+    pub fn take_inherited_files(_: u16) -> std::io::Result<Vec<socket2::Socket>> {
+        Ok(Vec::new())
+    }
+
+    /// Does nothing.
+    pub fn disable_gro(_: &socket2::Socket) {}
+
     pub fn bind_device(_: &socket2::Socket, _: &str) -> std::io::Result<()> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
@@ -140,11 +148,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, bind, connect};
+pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, adopt, bind, connect};
 pub use clock::{WallClock, clock_error};
-pub use error::{BrokenSocket, error_name, is_broken};
+pub use error::{BrokenSocket, ERROR_NAMES, error_name, is_broken};
 pub use error_report::{ErrorReport, IcmpError};
 pub use linux::expect_sockets;
+pub(crate) use linux::take_inherited_files;
 pub use receive_batch::{Envelope, ReceiveBatch};
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};

@@ -30,6 +30,8 @@ pub enum IoBackend {
 pub struct Socket {
     socket: mio::net::UdpSocket,
     implementation: Implementation,
+    /// What the kernel had dropped before: an inherited socket may be older than the process.
+    dropped_before: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl Socket {
             IoBackend::Auto | IoBackend::Portable => Implementation::Portable(Portable::new(&socket)),
             IoBackend::Segmented => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(Self { socket, implementation })
+        Ok(Self { dropped_before: linux::kernel_drops(&socket), socket, implementation })
     }
 
     /// Returns the address that the socket is bound to.
@@ -123,14 +125,15 @@ impl Socket {
         }
     }
 
-    /// Returns how many messages the kernel has dropped at this socket since it was made, because the receive buffer was
+    /// Returns how many messages the kernel has dropped at this socket since [`new`](Self::new), because the receive buffer was
     /// full or a checksum wrong; `None` where the system does not report it.
     ///
     /// It counts messages: one that was coalesced from up to 128 datagrams counts once. The kernel does not report how
     /// many datagrams those were. It does not count datagrams of at most 68 bytes with a wrong checksum, which it drops
     /// before it looks for the socket.
     pub fn kernel_drops(&self) -> Option<u64> {
-        linux::kernel_drops(&self.socket)
+        let dropped = linux::kernel_drops(&self.socket)?;
+        Some(dropped.saturating_sub(self.dropped_before.unwrap_or(0)))
     }
 
     /// Returns how much the kernel's receive buffer holds, in bytes as the kernel charges them: payload and

@@ -175,7 +175,7 @@ pub trait Handler {
     /// Returns what the poll should watch for `task`; `None` for a task that has deadlines only.
     fn source(&mut self, task: Self::Task) -> Option<&mut dyn Source>;
 
-    /// Decides before each iteration whether to go on. The default goes on until a shutdown is requested.
+    /// Returns, before each iteration, whether to continue. By default, until a shutdown is requested.
     ///
     /// # Errors
     ///

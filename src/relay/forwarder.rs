@@ -10,6 +10,7 @@
 //! | session | send what waits for its socket; receive, forward to the client; or expire | readable and not stalled; or writable, and something waits |
 //! | link | send what is ready | something is ready and not stalled |
 //! | clock | log statistics, request the stop | (has deadlines only) |
+//! | monitor | show metrics | see [`crate::metrics`] |
 
 mod down;
 mod up;
@@ -25,11 +26,13 @@ use mio::event::Source;
 
 use super::Error;
 use super::direction::Direction;
+use super::metrics::metrics;
 use super::payload_queue::PayloadQueue;
 use super::session::{Client, Session, SessionId, Sessions};
 use super::statistics::{Report, Statistics};
 use crate::guard::Guard;
-use crate::logging::throttle::Throttle;
+use crate::logging::throttle::Times;
+use crate::metrics::{Exposition, Monitor, Observed};
 use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
 use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
 
@@ -52,6 +55,8 @@ pub enum Task {
     Down,
     /// What the plan has scheduled.
     Clock,
+    /// A task of the monitor.
+    Monitor(crate::metrics::Task),
 }
 
 /// When a relay stops, and what it does meanwhile.
@@ -128,7 +133,9 @@ impl Listener {
 pub struct Forwarder {
     relay: State,
     received: ReceiveBatch,
-    spare: Vec<(usize, &'static [u8])>,
+    /// Memory for what a turn of the listener forwards: the session of each datagram, its number, and its payload.
+    spare: Vec<(usize, usize, &'static [u8])>,
+    monitor: Option<Monitor>,
 }
 
 #[derive(Debug)]
@@ -140,7 +147,6 @@ struct State {
     down: Direction<Client>,
     batch: SendBatch,
     guard: Guard,
-    throttle: Throttle,
     started: Instant,
     seed: Option<u64>,
     /// What the kernel dropped at sessions that have ended.
@@ -188,7 +194,6 @@ impl Forwarder {
             batch: SendBatch::default(),
             // A relay forwards what it is asked to; only sources that nothing can be sent to are refused.
             guard: Guard::disabled(),
-            throttle: Throttle::default(),
             started: now,
             seed,
             dropped_before: 0,
@@ -196,7 +201,26 @@ impl Forwarder {
             logged: (now, Statistics::default(), Statistics::default()),
             stop: None,
         };
-        Self { relay, received: ReceiveBatch::new(), spare: Vec::new() }
+        Self { relay, received: ReceiveBatch::new(), spare: Vec::new(), monitor: None }
+    }
+
+    /// Lets a monitor watch, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Monitor::begin`].
+    pub fn watch(&mut self, monitor: Option<Monitor>) -> Result<(), String> {
+        monitor.iter().filter_map(Monitor::notice).for_each(|notice| info!("{notice}"));
+        self.monitor = monitor;
+        self.monitor.as_mut().map_or(Ok(()), |monitor| monitor.begin(&self.relay, Instant::now()))
+    }
+
+    /// Shows the last state to what watches.
+    pub fn finish_monitor(&mut self) {
+        let metrics = || metrics(&self.relay.report(), self.relay.sessions.iter().count(), true);
+        if let Some(Err(error)) = self.monitor.as_mut().map(|monitor| monitor.finish(&metrics())) {
+            warn!("{error}");
+        }
     }
 
     /// Forwards until a stop is requested; then forwards what has already arrived and the answers to it, for the grace
@@ -215,6 +239,7 @@ impl Forwarder {
             self.relay.down.key = Some(reactor.insert(Task::Down, self)?);
         }
         self.relay.clock = Some(reactor.insert(Task::Clock, self)?);
+        crate::metrics::insert(self, reactor, Task::Monitor, |this| this.monitor.as_mut())?;
         reactor.run(self)
     }
 
@@ -241,6 +266,7 @@ impl Handler for Forwarder {
                 }
             }
             Task::Up | Task::Down | Task::Clock => {}
+            Task::Monitor(task) => self.monitor.iter_mut().for_each(|monitor| monitor.note(task, readiness)),
         }
     }
 
@@ -257,24 +283,28 @@ impl Handler for Forwarder {
                 };
                 Wants { deadline, ..Wants::default() }
             }
+            Task::Monitor(task) => self.monitor.as_ref().map(|monitor| monitor.wants(task)).unwrap_or_default(),
         }
     }
 
     fn take_turn(&mut self, task: Task, now: Instant, reactor: &mut Reactor<Task>) -> Result<(), Error> {
-        let Self { relay, received, spare } = self;
+        let Self { relay, received, spare, monitor } = self;
         match task {
             Task::Listener => {
                 relay.flush_listener(now, reactor);
                 let opened = relay.listener_turn(received, spare, now, reactor);
                 for index in opened {
                     let key = reactor.insert(Task::Session(index), self);
-                    self.relay.start(index, key, reactor);
+                    self.relay.start(index, key, now, reactor);
                 }
             }
             Task::Session(index) => relay.session_turn(index, received, now, reactor),
             Task::Up => relay.flush_up(now, reactor),
             Task::Down => relay.flush_down(now, reactor),
             Task::Clock => relay.tick(now, reactor),
+            Task::Monitor(task) => {
+                monitor.iter_mut().for_each(|monitor| monitor.take_turn(task, now, reactor, relay));
+            }
         }
         let Listener { broken, address, .. } = &mut self.relay.listener;
         broken.take().map_or(Ok(()), |error| Err(BrokenSocket::new(address.to_string(), error).into()))
@@ -285,6 +315,7 @@ impl Handler for Forwarder {
             Task::Listener => Some(&mut self.relay.listener.socket),
             Task::Session(index) => self.relay.sessions.get_mut(index).map(|session| &mut session.socket as _),
             Task::Up | Task::Down | Task::Clock => None,
+            Task::Monitor(task) => self.monitor.as_mut()?.source(task),
         }
     }
 
@@ -295,6 +326,7 @@ impl Handler for Forwarder {
         }
         let Some(requested) = reactor.shutdown().requested_at() else { return Ok(ControlFlow::Continue(())) };
         if relay.stop.is_none() {
+            self.monitor.iter().for_each(Monitor::stopping);
             relay.finish(requested.checked_add(relay.plan.grace), reactor);
         }
         let grace_is_over = relay.stop.flatten().is_some_and(|end| end <= Instant::now());
@@ -302,19 +334,27 @@ impl Handler for Forwarder {
     }
 }
 
+impl Observed for State {
+    fn metrics(&self) -> Exposition {
+        metrics(&self.report(), self.sessions.iter().count(), false)
+    }
+
+    fn status(&self) -> String {
+        let (up, down) = (self.up.statistics.forwarded, self.down.statistics.forwarded);
+        format!("forwarded up {up}, down {down}; {} sessions", self.sessions.iter().count())
+    }
+}
+
 impl State {
     /// Notes that a session has a task, or ends it if it got none.
-    fn start(&mut self, index: usize, key: io::Result<Key>, reactor: &mut Reactor<Task>) {
+    fn start(&mut self, index: usize, key: io::Result<Key>, now: Instant, reactor: &mut Reactor<Task>) {
         match key {
             Ok(key) => match self.sessions.get_mut(index) {
                 Some(session) => session.key = Some(key),
                 // It has ended already: its socket is unusable.
                 None => reactor.remove(key, None),
             },
-            Err(error) => {
-                warn!("Cannot watch a session: {error}");
-                self.remove(index, reactor);
-            }
+            Err(error) => self.end(index, &error, now, reactor),
         }
     }
 
@@ -336,10 +376,12 @@ impl State {
         self.remove(index, reactor);
     }
 
-    /// Ends a session whose socket is unusable.
-    fn end(&mut self, index: usize, error: &io::Error, reactor: &mut Reactor<Task>) {
-        if let Some(session) = self.sessions.get(index) {
-            warn!("The session for {} ends: {error}", session.client.0);
+    /// Ends a session whose socket is unusable, or cannot be watched.
+    fn end(&mut self, index: usize, error: &io::Error, now: Instant, reactor: &mut Reactor<Task>) {
+        if let Some(session) = self.sessions.get(index)
+            && let Some(times) = self.up.throttle.note("session", now)
+        {
+            warn!("The session for {} ends: {error}{}", session.client.0, Times(times));
         }
         self.remove(index, reactor);
     }

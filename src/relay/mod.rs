@@ -10,16 +10,18 @@
 //! | [`direction`] | the link and the statistics of a direction; sending |
 //! | [`payload_queue`] | what waits for a socket |
 //! | [`statistics`] | counts, and the report |
+//! | [`metrics`] | the counts for Prometheus |
 
 pub(crate) mod direction;
 pub(crate) mod forwarder;
+pub(crate) mod metrics;
 pub(crate) mod payload_queue;
 pub(crate) mod session;
 pub(crate) mod statistics;
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,7 @@ pub use statistics::{Report, SessionCounts, Statistics};
 
 use crate::host_port;
 use crate::impair::{Generator, Impairments, Link, MAX_BYTES, Seed};
+use crate::metrics::{Monitor, Options as MonitorOptions};
 use crate::net::{self, BrokenSocket, BufferSizes, Egress, PortSharing, Socket, bind, connect};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
@@ -72,6 +75,8 @@ pub struct Options {
     pub send_buffer: Option<usize>,
     /// How datagrams move. Default: [`IoBackend::Auto`].
     pub io: IoBackend,
+    /// What watches the relay. Default: nothing, at no cost.
+    pub monitor: MonitorOptions,
 }
 
 impl Options {
@@ -96,6 +101,7 @@ impl Default for Options {
             receive_buffer: None,
             send_buffer: None,
             io: IoBackend::Auto,
+            monitor: MonitorOptions::default(),
         }
     }
 }
@@ -170,7 +176,7 @@ impl Relay {
     /// # Errors
     ///
     /// Returns [`Error::Usage`] if an address is malformed, the target is the relay itself, or impairments do not work
-    /// together; [`Error::Failed`] if a name has no address, or the system refuses a socket.
+    /// together; [`Error::Failed`] if a name has no address, the system refuses a socket, or metrics cannot be shown.
     pub fn bind(listen: &str, target: &str, options: Options, shutdown: Shutdown) -> Result<Self, Error> {
         for impairments in [&options.up, &options.down].into_iter().flatten() {
             impairments.check().map_err(|error| Error::Usage(error.to_string()))?;
@@ -183,6 +189,7 @@ impl Relay {
 
         let target = find_target(&look_up(target)?)?;
         let (socket, address) = listen_on(&look_up(listen)?, options.buffer_sizes(BUFFER_SIZE), options.io)?;
+        let monitor = Monitor::open(&options.monitor, options.stats, &shutdown).map_err(Error::Failed)?;
         if is_own(target, address) {
             return Err(Error::Usage(format!("the target {target} is the relay itself: each datagram would go round")));
         }
@@ -206,8 +213,9 @@ impl Relay {
             stats: options.stats,
             grace: options.grace,
         };
-        let (up, down) = (Direction::new("message", up), Direction::new("response", down));
-        let forwarder = Forwarder::new(socket, address, sessions, up, down, seed.map(Seed::get), plan);
+        let (up, down) = (Direction::up(up), Direction::down(down));
+        let mut forwarder = Forwarder::new(socket, address, sessions, up, down, seed.map(Seed::get), plan);
+        forwarder.watch(monitor).map_err(Error::Failed)?;
         Ok(Self { reactor, forwarder, address })
     }
 
@@ -224,6 +232,7 @@ impl Relay {
     /// The result is an error if polling failed, or the socket of the clients became unusable.
     pub fn run(mut self) -> (Report, Result<(), Error>) {
         let result = self.forwarder.run(&mut self.reactor);
+        self.forwarder.finish_monitor();
         (self.forwarder.report(), result)
     }
 }
@@ -265,7 +274,8 @@ fn find_target(addresses: &[SocketAddr]) -> Result<SocketAddr, Error> {
     let mut first_error = None;
     for address in addresses {
         match connect(*address, BufferSizes { receive: BUFFER_SIZE, send: BUFFER_SIZE }, &Egress::default()) {
-            Ok(_) => return Ok(*address),
+            // An unspecified address stands for this machine.
+            Ok(socket) => return Ok(socket.peer_addr().unwrap_or(*address)),
             Err(error) => {
                 first_error = first_error.or(Some(Error::Failed(format!("cannot reach {address}: {error}"))));
             }
@@ -299,18 +309,18 @@ fn listen_on(addresses: &[SocketAddr], sizes: BufferSizes, io: IoBackend) -> Res
     Err(first_error.unwrap_or_else(|| Error::Failed("there is no address to listen on".to_owned())))
 }
 
-/// Returns whether what is sent to `target` arrives at the socket on `listen`.
-fn is_own(target: SocketAddr, listen: SocketAddr) -> bool {
-    if target.port() != listen.port() {
-        return false;
+/// Returns whether what is sent to `address` arrives at the socket on `listen`.
+pub(crate) fn is_own(address: SocketAddr, listen: SocketAddr) -> bool {
+    let (ip, own) = (address.ip(), listen.ip());
+    if address.port() != listen.port() || !own.is_unspecified() {
+        return address == listen;
     }
-    if !listen.ip().is_unspecified() {
-        return target.ip() == listen.ip();
-    }
-    // `[::]` includes IPv4. The system sends from the address that it sends to if that is its own.
-    let includes = listen.is_ipv6() || target.is_ipv4();
-    let own = |address: SocketAddr| address.ip() == target.ip();
-    let source =
-        connect(target, BufferSizes { receive: 1, send: 1 }, &Egress::default()).and_then(|socket| socket.local_addr());
-    includes && (target.ip().is_loopback() || target.ip().is_unspecified() || source.is_ok_and(own))
+    // `[::]` includes IPv4.
+    (own.is_ipv6() || ip.is_ipv4()) && (ip.is_loopback() || ip.is_unspecified() || is_local(ip))
+}
+
+/// Returns whether this machine has an address: if so, what it sends there comes from there.
+fn is_local(ip: IpAddr) -> bool {
+    let socket = connect((ip, 9).into(), BufferSizes { receive: 1, send: 1 }, &Egress::default());
+    socket.and_then(|socket| socket.local_addr()).is_ok_and(|local| local.ip() == ip)
 }

@@ -44,7 +44,7 @@ pub struct Session {
     pub awaits_answer: bool,
     /// When a datagram was last received or sent.
     pub last_traffic: Instant,
-    /// Failed receives since the last datagram in either direction.
+    /// Failed receives since the last datagram in either direction, without ICMP errors.
     pub receive_errors: u32,
     idle: Duration,
 }
@@ -99,15 +99,12 @@ impl Sessions {
         self.target
     }
 
-    /// Returns the session of a client, and whether it was opened for it now; `None` if there are too many.
+    /// Opens a session for a client that has none; returns `None` if there are too many.
     ///
     /// # Errors
     ///
     /// Returns what socket(2) or connect(2) reports.
-    pub fn find_or_open(&mut self, client: Client, now: Instant) -> io::Result<Option<(&mut Session, bool)>> {
-        if let Some(index) = self.by_client.get(&client) {
-            return Ok(self.sessions.get_mut(*index).map(|session| (session, false)));
-        }
+    pub fn open(&mut self, client: Client, now: Instant) -> io::Result<Option<SessionId>> {
         if self.sessions.len() >= self.max {
             return Ok(None);
         }
@@ -117,7 +114,7 @@ impl Sessions {
         self.by_client.insert(client, id.index);
         self.counts.opened += 1;
         self.counts.peak = self.counts.peak.max(self.by_client.len() as u64);
-        let session = Session {
+        entry.insert(Session {
             id,
             client,
             socket,
@@ -130,8 +127,13 @@ impl Sessions {
             last_traffic: now,
             receive_errors: 0,
             idle: self.idle,
-        };
-        Ok(Some((entry.insert(session), true)))
+        });
+        Ok(Some(id))
+    }
+
+    /// Returns the session of a client; `None` if it has none.
+    pub fn find_client(&mut self, client: &Client) -> Option<&mut Session> {
+        self.sessions.get_mut(*self.by_client.get(client)?)
     }
 
     pub fn get(&self, index: usize) -> Option<&Session> {

@@ -66,7 +66,7 @@ pub struct SessionCounts {
     pub opened: u64,
     /// Sessions that ended because nothing was received or sent for a time.
     pub expired: u64,
-    /// Datagrams of clients that got no session.
+    /// Datagrams that opened no session because there were too many, or the system had no further socket.
     pub refused: u64,
     /// The largest number of sessions at the same time.
     pub peak: u64,

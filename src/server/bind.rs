@@ -6,10 +6,12 @@ use std::num::NonZeroUsize;
 
 use log::{debug, log};
 
+use super::service::Origin;
 use super::{Error, Options, Service};
 use crate::lookup::lookup;
 use crate::net::{self, BufferSizes, PortSharing, Socket};
 use crate::reactor::shutdown::Shutdown;
+use crate::service_manager::InheritedSocket;
 
 /// The size of both kernel buffers when none is asked for, in bytes: as much as Linux holds for about 5,000 small
 /// datagrams, or 25 ms of a flood.
@@ -18,9 +20,67 @@ pub(super) const DEFAULT_BUFFER: usize = 4 << 20;
 /// A service, the address that it is bound to, and the socket.
 pub(super) type Bound<'a> = (&'a Service, SocketAddr, Socket);
 
+/// Decides which services the inherited sockets are for, and takes them over.
+///
+/// A name says it: the one in `NAME@fd:FDNAME`, or that of a service without an address. Unnamed sockets are for the only
+/// service, if it has no address.
+pub(super) fn inherit<'a>(
+    services: &'a [Service],
+    inherited: Vec<InheritedSocket>,
+    options: &Options,
+) -> Result<Vec<Bound<'a>>, Error> {
+    let usage = |message: String| Err(Error::Usage(message));
+    if !inherited.is_empty() && options.workers != NonZeroUsize::MIN {
+        return usage("inherited sockets need a single worker: the system would not share the peers of one".to_owned());
+    }
+    let mut bound: Vec<Bound<'a>> = Vec::new();
+    for inherited in inherited {
+        let takes = |service: &&Service| match (service.origin(), inherited.chosen_name()) {
+            (Origin::Inherited(wanted), _) => Some(wanted) == inherited.name.as_ref(),
+            (Origin::Default, Some(name)) => service.name() == name,
+            (Origin::Default, None) => services.len() == 1,
+            (Origin::Address, _) => false,
+        };
+        let name = &inherited.name;
+        let called = name.as_deref().unwrap_or("without a name");
+        let Some(service) = services.iter().find(takes) else {
+            let how = name.as_deref().unwrap_or("FDNAME");
+            return usage(format!("no service takes the inherited socket {called}: write one as hello@fd:{how}"));
+        };
+        let failed = |error| Error::Listen(format!("cannot use the inherited socket {called}: {error}"));
+        let (socket, address) = take_over(inherited.socket, options).map_err(failed)?;
+        if let Some((other, ..)) = bound.iter().find(|(_, other, _)| *other == address) {
+            return usage(format!(
+                "two inherited sockets, of {} and {}, are on {address}",
+                other.name(),
+                service.name()
+            ));
+        }
+        bound.push((service, address, socket));
+    }
+    let is_missing = |service: &&Service| !bound.iter().any(|(other, ..)| std::ptr::eq(*other, *service));
+    if let Some((service, name)) = services.iter().filter(is_missing).find_map(|service| match service.origin() {
+        Origin::Inherited(name) => Some((service, name)),
+        _ => None,
+    }) {
+        let service = service.name();
+        return usage(format!("no socket named {name:?} is inherited for {service} (LISTEN_FDS and LISTEN_FDNAMES)"));
+    }
+    Ok(bound)
+}
+
+fn take_over(socket: std::net::UdpSocket, options: &Options) -> io::Result<(Socket, SocketAddr)> {
+    let wanted = wanted_buffers(options);
+    let (socket, given) = net::adopt(socket, wanted)?;
+    let socket = Socket::new(socket, options.io)?;
+    let address = socket.local_addr()?;
+    log_socket(&socket, address, options, given);
+    Ok((socket, address))
+}
+
 /// Looks up where each service should listen, until a shutdown is requested. Two services on one address are an error.
 pub(super) fn places<'a>(
-    services: &'a [Service],
+    services: impl Iterator<Item = &'a Service>,
     shutdown: &Shutdown,
 ) -> Result<Vec<(&'a Service, Vec<SocketAddr>)>, Error> {
     let mut taken: Vec<(&Service, SocketAddr)> = Vec::new();
@@ -118,12 +178,8 @@ fn cannot_listen(service: &Service, address: SocketAddr, error: &io::Error) -> E
 }
 
 fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketAddr)> {
-    let wanted = BufferSizes {
-        receive: options.receive_buffer.unwrap_or(DEFAULT_BUFFER),
-        send: options.send_buffer.unwrap_or(DEFAULT_BUFFER),
-    };
     let sharing = if options.workers == NonZeroUsize::MIN { PortSharing::Exclusive } else { PortSharing::Shared };
-    let (socket, given) = net::bind(address, wanted, sharing)?;
+    let (socket, given) = net::bind(address, wanted_buffers(options), sharing)?;
     let socket = Socket::new(socket, options.io)?;
     let address = socket.local_addr()?;
     if sharing == PortSharing::Shared && !socket.knows_local_address() {
@@ -134,6 +190,20 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
              take --workers 1 or another --io)",
         ));
     }
+    log_socket(&socket, address, options, given);
+    Ok((socket, address))
+}
+
+fn wanted_buffers(options: &Options) -> BufferSizes {
+    BufferSizes {
+        receive: options.receive_buffer.unwrap_or(DEFAULT_BUFFER),
+        send: options.send_buffer.unwrap_or(DEFAULT_BUFFER),
+    }
+}
+
+/// Logs how a socket will do, and warns of buffers that are smaller than what was asked for.
+fn log_socket(socket: &Socket, address: SocketAddr, options: &Options, given: BufferSizes) {
+    let wanted = wanted_buffers(options);
     for (name, asked, wanted, given) in [
         ("receive", options.receive_buffer, wanted.receive, given.receive),
         ("send", options.send_buffer, wanted.send, given.send),
@@ -147,5 +217,4 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
     if !socket.knows_local_address() && address.ip().is_unspecified() {
         debug!("Replies from {address} leave from an address that the system chooses");
     }
-    Ok((socket, address))
 }

@@ -1,7 +1,9 @@
 //! The responder: binds services, runs one worker per thread, and adds up what became of the datagrams.
 
 mod bind;
+mod board;
 pub(crate) mod endpoint;
+mod metrics;
 pub(crate) mod reply;
 pub(crate) mod reply_queue;
 mod service;
@@ -22,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use log::info;
+use log::{info, warn};
 
 pub use crate::counts::CountsByName;
 pub use crate::net::IoBackend;
@@ -33,10 +35,13 @@ pub use statistics::{EndpointReport, Report, Statistics};
 
 use crate::guard::Guard;
 use crate::impair::{self, Generator, Impairments, Link, Seed};
+use crate::metrics::{Monitor, Options as MonitorOptions};
 use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket, UdpErrors};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Precision, Reactor};
+use crate::service_manager::InheritedSocket;
 use bind::Bound;
+use board::Board;
 use endpoint::{Endpoint, Resources};
 use reply_queue::Share;
 use statistics::sum_of_workers;
@@ -74,6 +79,8 @@ pub struct Options {
     /// How long a worker polls without sleeping after there was something to do, which shortens round trips and uses up
     /// a processor. Default: zero.
     pub spin: Duration,
+    /// What watches the server. Default: nothing, at no cost.
+    pub monitor: MonitorOptions,
     /// What happens to replies on purpose. Default: `None`, nothing, at no cost.
     pub impairments: Option<Impairments>,
     /// How the service `stamp` reflects. Default: the open mode, stateful.
@@ -97,6 +104,7 @@ impl Default for Options {
             io: IoBackend::Auto,
             workers: NonZeroUsize::MIN,
             spin: Duration::ZERO,
+            monitor: MonitorOptions::default(),
             impairments: None,
             #[cfg(feature = "stamp")]
             stamp: crate::stamp::ReflectorOptions::default(),
@@ -124,6 +132,8 @@ pub enum Error {
     Socket(BrokenSocket),
     /// A worker's thread could not be started, or panicked.
     Worker(String),
+    /// Metrics cannot be served or written.
+    Monitor(String),
 }
 
 impl Display for Error {
@@ -133,7 +143,8 @@ impl Display for Error {
             | Self::Usage(message)
             | Self::LookUp(message)
             | Self::Listen(message)
-            | Self::Worker(message) => f.write_str(message),
+            | Self::Worker(message)
+            | Self::Monitor(message) => f.write_str(message),
             Self::Start(error) => write!(f, "cannot start the event loop: {error}"),
             Self::Poll(error) => write!(f, "cannot poll: {error}"),
             Self::Socket(error) => error.fmt(f),
@@ -154,6 +165,8 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     started: Instant,
     errors_before: Option<UdpErrors>,
+    /// What the workers leave for the monitor, which the first of them has.
+    board: Option<Board>,
 }
 
 impl Server {
@@ -164,14 +177,36 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Usage`], [`Error::Conflict`], [`Error::LookUp`], [`Error::Worker`], [`Error::Listen`] or
-    /// [`Error::Start`].
-    pub fn bind(services: &[Service], mut options: Options, shutdown: Shutdown) -> Result<Self, Error> {
+    /// Returns [`Error::Usage`], [`Error::Conflict`], [`Error::LookUp`], [`Error::Worker`], [`Error::Monitor`],
+    /// [`Error::Listen`] or [`Error::Start`].
+    pub fn bind(services: &[Service], options: Options, shutdown: Shutdown) -> Result<Self, Error> {
+        Self::bind_or_inherit(services, Vec::new(), options, shutdown)
+    }
+
+    /// As [`bind`](Self::bind), with sockets that the service manager has bound for some of the services.
+    ///
+    /// A socket is for the service that names it, as in `echo@fd:FDNAME`, or whose name it has and that names no address.
+    /// Sockets without a name are for the only service. They need a single worker.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind); [`Error::Usage`] if no service takes a socket, or a service lacks its own.
+    pub fn bind_or_inherit(
+        services: &[Service],
+        inherited: Vec<InheritedSocket>,
+        mut options: Options,
+        shutdown: Shutdown,
+    ) -> Result<Self, Error> {
         check_impairments(&mut options)?;
-        let places = bind::places(services, &shutdown)?;
+        let mut inherited = bind::inherit(services, inherited, &options)?;
+        let is_inherited = |service: &Service| inherited.iter().any(|(other, ..)| std::ptr::eq(*other, service));
+        let places = bind::places(services.iter().filter(|service| !is_inherited(service)), &shutdown)?;
         let errors_before = UdpErrors::read();
         let threads = (1..options.workers.get()).map(WorkerThread::start).collect::<Result<_, _>>()?;
-        let mut sockets = vec![bind::bind_all(&places, &options)?];
+        let monitor = Monitor::open(&options.monitor, options.stats, &shutdown).map_err(Error::Monitor)?;
+        inherited.extend(bind::bind_all(&places, &options)?);
+        inherited.sort_by_key(|(service, ..)| services.iter().position(|other| std::ptr::eq(other, *service)));
+        let mut sockets = vec![inherited];
         let bound: Vec<_> = sockets[0].iter().map(|(service, address, _)| (*service, vec![*address])).collect();
         for _ in 1..options.workers.get() {
             sockets.push(bind::bind_all(&bound, &options)?);
@@ -190,14 +225,15 @@ impl Server {
             worker(sockets, &options, &shutdown, resources, services.len() > 1)
         };
         let workers = (0..).zip(sockets).map(worker);
-        let workers = workers.collect::<io::Result<_>>().map_err(Error::Start)?;
+        let mut workers = workers.collect::<io::Result<Vec<_>>>().map_err(Error::Start)?;
+        let board = watch(monitor, &mut workers)?;
         for (service, addresses) in &bound {
             addresses.iter().for_each(|address| info!("Server is listening on {address} ({})", service.name()));
         }
         if let (Some(impairments), Some(seed)) = (&options.impairments, options.seed) {
             info!("Impairing replies: {impairments} (seed {seed})");
         }
-        Ok(Self { workers, threads, options, addresses, started: Instant::now(), errors_before })
+        Ok(Self { workers, threads, options, addresses, started: Instant::now(), errors_before, board })
     }
 
     /// Returns the addresses that it listens on, in the order of the services, with their real ports.
@@ -213,18 +249,19 @@ impl Server {
     /// The result is an error if polling failed, a socket became unusable, or a worker panicked, whose part of the report
     /// is lost then. Whatever ends one worker stops all of them: its peers would stay unanswered.
     pub fn run(self) -> (Report, Result<(), Error>) {
-        let Self { workers, threads, options, started, errors_before, .. } = self;
+        let Self { workers, threads, options, started, errors_before, board, .. } = self;
         let plan = Arc::new(Plan {
             until: options.run_for.and_then(|time| started.checked_add(time)),
             count: options.count,
             received: AtomicU64::new(0),
             stats: options.stats.map(|interval| StatisticsLog::new(interval, workers.len(), Instant::now())),
             grace: options.grace,
+            board,
         });
         let mut workers = workers.into_iter();
         let first = workers.next();
         threads.iter().zip(workers).for_each(|(thread, worker)| thread.run(worker, &plan));
-        let first = first.map(|worker| worker.run(0, &plan));
+        let (first, monitor) = first.map(|worker| worker.run(0, &plan)).unzip();
         let finished = first.into_iter().chain(threads.into_iter().map(WorkerThread::wait));
         let (reports, results): (Vec<_>, Vec<_>) = finished.unzip();
         let errors = UdpErrors::read().zip(errors_before).map(|(after, before)| after.since(before));
@@ -236,7 +273,31 @@ impl Server {
             in_csum_errors: errors.map(|errors| errors.in_csum_errors),
             endpoints: sum_of_workers(reports),
         };
+        finish(monitor.flatten(), &report);
         (report, results.into_iter().collect())
+    }
+}
+
+/// Begins to watch the workers, if there is a monitor.
+fn watch(monitor: Option<Monitor>, workers: &mut [Worker]) -> Result<Option<Board>, Error> {
+    /// How old the statistics of other workers may be that a monitor shows.
+    const INTERVAL: Duration = Duration::from_secs(1);
+    let (Some(mut monitor), now) = (monitor, Instant::now()) else { return Ok(None) };
+    let interval = monitor.watchdog_period().map_or(INTERVAL, |period| period.min(INTERVAL));
+    let board = (workers.len() > 1).then(|| Board::new(interval, workers.iter().map(Worker::reports), now));
+    let [first, ..] = workers else { return Ok(None) };
+    monitor.notice().iter().for_each(|notice| info!("{notice}"));
+    monitor.begin(&first.observation(board.as_ref()), now).map_err(Error::Monitor)?;
+    first.set_monitor(monitor);
+    Ok(board)
+}
+
+/// Shows the last state to what watches.
+fn finish(monitor: Option<Monitor>, report: &Report) {
+    if let Some(mut monitor) = monitor
+        && let Err(error) = monitor.finish(&metrics::metrics(&report.endpoints, true))
+    {
+        warn!("{error}");
     }
 }
 

@@ -37,7 +37,8 @@ const STAMP: &str = "stamp";
 /// What to reply, and the address to listen on.
 ///
 /// As text: `NAME`, `NAME@HOST:PORT`, `NAME@:PORT`, `NAME@HOST` or `reply=TEXT@HOST:PORT`, with IPv6 addresses in
-/// brackets. Port 0 stands for any free port.
+/// brackets. Port 0 stands for any free port. `NAME@fd:FDNAME` is on the sockets that the service manager passes under
+/// that name.
 ///
 /// ```
 /// use udpong::server::{ReplyTemplate, Service};
@@ -55,6 +56,18 @@ pub struct Service {
     template: Option<ReplyTemplate>,
     host: String,
     port: u16,
+    origin: Origin,
+}
+
+/// Where the socket of a service comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The service manager may pass one; otherwise it is bound to the default address.
+    Default,
+    /// It is bound to the address that was given.
+    Address,
+    /// The service manager passes it under this name.
+    Inherited(String),
 }
 
 impl Service {
@@ -84,7 +97,7 @@ impl Service {
             SocketAddr::V6(address) if address.scope_id() != 0 => format!("{}%{}", address.ip(), address.scope_id()),
             _ => address.ip().to_string(),
         };
-        Self { name, template, host, port: address.port() }
+        Self { name, template, host, port: address.port(), origin: Origin::Address }
     }
 
     /// Returns the name of the service, as it appears in the log and the report.
@@ -125,6 +138,11 @@ impl Service {
         }
     }
 
+    /// Returns where its socket comes from.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// Returns this service on another port, as text for the command line.
     pub(super) fn moved_to(&self, port: u16) -> String {
         let service = match &self.template {
@@ -152,18 +170,34 @@ impl FromStr for Service {
         let (name, template, default_host, default_port) = match service.split_once('=') {
             Some((REPLY, text)) => (REPLY, Some(text), None, None),
             _ => {
-                let preset = PRESETS.iter().find(|preset| preset.name == service).ok_or_else(|| {
-                    ParseError::new(format!(
-                        "there is no service {service:?} (choose hello, echo, fixed, ack, discard, stamp or reply=TEXT)"
-                    ))
-                })?;
+                let preset = PRESETS.iter().find(|preset| preset.name == service);
+                let preset = preset.ok_or_else(|| unknown_service(service))?;
                 (preset.name, preset.template, preset.host, preset.port)
             }
         };
         let template = template.map(str::parse).transpose()?;
+        if let Some(inherited) = address.and_then(|address| address.strip_prefix("fd:")) {
+            let origin = Origin::Inherited(inherited.to_owned());
+            return Ok(Self { name, template, host: String::new(), port: 0, origin });
+        }
         let (host, port) = place(service, address, default_host, default_port)?;
-        Ok(Self { name, template, host: host.to_owned(), port })
+        let origin = if address.is_some() { Origin::Address } else { Origin::Default };
+        Ok(Self { name, template, host: host.to_owned(), port, origin })
     }
+}
+
+/// Returns the error for a service that does not exist. An address in its place becomes that of a service.
+fn unknown_service(text: &str) -> ParseError {
+    let address = match text.split_once(':') {
+        None => host_port::bare_port(text).map(|port| format!("hello@:{port}")),
+        Some((name, port)) if PRESETS.iter().any(|preset| preset.name == name) => Some(format!("{name}@:{port}")),
+        Some(_) => Some(format!("hello@{text}")),
+    };
+    let suggestion = address.filter(|address| address.parse::<Service>().is_ok());
+    ParseError::new(match suggestion {
+        Some(suggestion) => format!("there is no service {text:?}: to listen there, write {suggestion}"),
+        None => format!("there is no service {text:?} (choose hello, echo, fixed, ack, discard, stamp or reply=TEXT)"),
+    })
 }
 
 /// Returns the host and the port of a service, each given in `address` or by default.
@@ -224,6 +258,15 @@ mod tests {
         assert_eq!(address("hello@[fe80::1%eth0]"), ("fe80::1%eth0".into(), 5000));
         assert_eq!(address("discard@127.0.0.1:9"), ("127.0.0.1".into(), 9));
         assert_eq!(address("reply=a@b {}@127.0.0.1:1"), ("127.0.0.1".into(), 1));
+    }
+
+    #[test]
+    fn socket_may_be_inherited() {
+        let origin = |text: &str| text.parse::<Service>().expect(text).origin;
+        assert_eq!(origin("hello"), Origin::Default);
+        assert_eq!(origin("hello@:5000"), Origin::Address);
+        assert_eq!(origin("reply=a@b@fd:dns-like"), Origin::Inherited("dns-like".to_owned()));
+        assert_eq!(origin("discard@fd:5000"), Origin::Inherited("5000".to_owned()));
     }
 
     #[test]

@@ -54,7 +54,7 @@ struct Script {
     send_errors: VecDeque<i32>,
     readable_edge: bool,
     writable_edge: bool,
-    /// Replies that were told to wait.
+    /// Replies that had to wait.
     owed: usize,
     /// A send would have blocked, and no edge was reported since.
     blocked: bool,
@@ -128,7 +128,7 @@ enum Step {
     Arrive(Vec<(u16, usize)>),
     /// The network takes this many more datagrams.
     Drain(usize),
-    /// The loop polls, and the endpoint hears of the edges.
+    /// The loop polls, and reports the edges to the endpoint.
     Poll,
     /// The endpoint gets a turn, if it wants one.
     Turn,

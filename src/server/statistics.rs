@@ -109,6 +109,14 @@ impl Display for EndpointReport {
     }
 }
 
+/// Returns the sum of all endpoints in a few words, for the service manager.
+pub fn status(reports: &[EndpointReport]) -> String {
+    let sum = |count: fn(&Statistics) -> u64| reports.iter().map(|report| count(&report.statistics)).sum::<u64>();
+    let (received, answered) = (sum(|statistics| statistics.received), sum(|statistics| statistics.answered));
+    let (refused, failed) = (sum(|statistics| statistics.refused.total()), sum(|statistics| statistics.failed.total()));
+    format!("received {received}, answered {answered}, refused {refused}, failed {failed}")
+}
+
 /// Adds up the reports of several workers. All must have the same endpoints in the same order.
 pub fn sum_of_workers(workers: impl IntoIterator<Item = Vec<EndpointReport>>) -> Vec<EndpointReport> {
     let sum = workers.into_iter().reduce(|mut sum, worker| {

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use mio::event::Source;
 
-use super::Error;
+use super::board::Board;
 use super::endpoint::{Endpoint, Resources};
-use super::statistics::EndpointReport;
+use super::statistics::{EndpointReport, status, sum_of_workers};
 use super::statistics_log::StatisticsLog;
+use super::{Error, metrics as server_metrics};
+use crate::metrics::{self, Exposition, Monitor, Observed};
 use crate::net::Socket;
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
@@ -30,6 +32,8 @@ pub struct Plan {
     pub stats: Option<StatisticsLog>,
     /// How long answering and sending may take after a stop was requested.
     pub grace: Duration,
+    /// Where workers leave their statistics for the monitor of the first one, if there are several.
+    pub board: Option<Board>,
 }
 
 /// A reactor and the endpoints that it serves, in one thread.
@@ -38,6 +42,7 @@ pub struct Worker {
     reactor: Reactor<Task>,
     endpoints: Vec<Endpoint<Socket>>,
     resources: Resources,
+    monitor: Option<Monitor>,
 }
 
 /// What a worker's reactor gives turns to.
@@ -47,33 +52,63 @@ pub enum Task {
     Endpoint(usize),
     /// Whatever the plan has scheduled; it has no socket.
     Clock,
+    /// A task of the monitor, which the first worker may have.
+    Monitor(metrics::Task),
 }
 
 impl Worker {
     /// Puts endpoints on a reactor; nothing is served yet.
     pub fn new(reactor: Reactor<Task>, endpoints: Vec<Endpoint<Socket>>, resources: Resources) -> Self {
-        Self { reactor, endpoints, resources }
+        Self { reactor, endpoints, resources, monitor: None }
+    }
+
+    /// Lets a monitor watch the server through this worker, the first one.
+    pub fn set_monitor(&mut self, monitor: Monitor) {
+        self.monitor = Some(monitor);
+    }
+
+    /// Returns what became of the datagrams so far.
+    pub fn reports(&self) -> Vec<EndpointReport> {
+        reports(&self.endpoints)
+    }
+
+    /// Returns what a monitor of this worker, the first one, shows.
+    pub fn observation<'a>(&'a self, board: Option<&'a Board>) -> Observation<'a> {
+        Observation { endpoints: &self.endpoints, board }
     }
 
     /// Serves, as the worker with this number, until a stop is requested; then answers what has already arrived and
-    /// sends what waits, for the grace time of the plan at most. Requests the stop of the others when it ends.
-    pub fn run(mut self, number: usize, plan: &Plan) -> Finished {
+    /// sends what waits, for the grace time of the plan at most. Requests the stop of the others when it ends. Returns
+    /// the monitor as well.
+    pub fn run(mut self, number: usize, plan: &Plan) -> (Finished, Option<Monitor>) {
         let _others = StopOnDrop(self.reactor.shutdown().clone());
         let result = self.serve(number, plan);
-        (reports(&self.endpoints), result)
+        ((self.reports(), result), self.monitor)
     }
 
     fn serve(&mut self, number: usize, plan: &Plan) -> Result<(), Error> {
-        let Self { reactor, endpoints, resources } = self;
+        let Self { reactor, endpoints, resources, monitor } = self;
         let next_stats = plan.stats.as_ref().and_then(StatisticsLog::first);
-        let mut serving =
-            Serving { number, plan, endpoints, resources, keys: Vec::new(), counted: 0, next_stats, stop: None };
+        let next_board = plan.board.as_ref().map(|_| Instant::now());
+        let mut serving = Serving {
+            number,
+            plan,
+            endpoints,
+            resources,
+            monitor,
+            keys: Vec::new(),
+            counted: 0,
+            next_stats,
+            next_board,
+            stop: None,
+        };
         for index in 0..serving.endpoints.len() {
             let key = reactor.insert(Task::Endpoint(index), &mut serving)?;
             serving.keys.push(key);
         }
         let clock = reactor.insert(Task::Clock, &mut serving)?;
         serving.keys.push(clock);
+        metrics::insert(&mut serving, reactor, Task::Monitor, |serving| serving.monitor.as_mut())?;
         reactor.run(&mut serving)
     }
 }
@@ -106,7 +141,7 @@ impl WorkerThread {
     /// Returns [`Error::Worker`] if the system refuses a thread.
     pub fn start(number: usize) -> Result<Self, Error> {
         let (worker, receiver) = mpsc::channel::<(Worker, Arc<Plan>)>();
-        let run = move || receiver.recv().ok().map(|(worker, plan)| worker.run(number, &plan));
+        let run = move || receiver.recv().ok().map(|(worker, plan)| worker.run(number, &plan).0);
         let thread = thread::Builder::new().name(format!("worker {}", number + 1)).spawn(run);
         let refused = |error| Error::Worker(format!("cannot start worker {}: {error}", number + 1));
         Ok(Self { worker, thread: thread.map_err(refused)? })
@@ -126,6 +161,34 @@ impl WorkerThread {
     }
 }
 
+/// What the monitor shows.
+pub struct Observation<'a> {
+    endpoints: &'a [Endpoint<Socket>],
+    board: Option<&'a Board>,
+}
+
+impl Observation<'_> {
+    /// Returns the newest statistics, those of the other workers as they left them.
+    fn reports(&self) -> Vec<EndpointReport> {
+        let others = self.board.into_iter().flat_map(Board::others);
+        sum_of_workers(std::iter::once(reports(self.endpoints)).chain(others))
+    }
+}
+
+impl Observed for Observation<'_> {
+    fn metrics(&self) -> Exposition {
+        server_metrics::metrics(&self.reports(), false)
+    }
+
+    fn status(&self) -> String {
+        status(&self.reports())
+    }
+
+    fn health(&self, now: Instant) -> Result<(), String> {
+        self.board.map_or(Ok(()), |board| board.check(now))
+    }
+}
+
 fn reports(endpoints: &[Endpoint<Socket>]) -> Vec<EndpointReport> {
     endpoints.iter().map(Endpoint::report).collect()
 }
@@ -136,11 +199,13 @@ struct Serving<'a> {
     plan: &'a Plan,
     endpoints: &'a mut [Endpoint<Socket>],
     resources: &'a mut Resources,
-    /// Of all tasks.
+    monitor: &'a mut Option<Monitor>,
+    /// Of the endpoints and the clock.
     keys: Vec<Key>,
     /// How many of the received datagrams were added to the plan's count.
     counted: u64,
     next_stats: Option<Instant>,
+    next_board: Option<Instant>,
     /// Set once a stop was requested.
     stop: Option<Stop>,
 }
@@ -155,8 +220,10 @@ impl Handler for Serving<'_> {
     type Error = Error;
 
     fn note(&mut self, task: Task, readiness: Readiness, _: Instant) {
-        if let Task::Endpoint(index) = task {
-            self.endpoints[index].note(readiness);
+        match task {
+            Task::Endpoint(index) => self.endpoints[index].note(readiness),
+            Task::Clock => {}
+            Task::Monitor(task) => self.monitor.iter_mut().for_each(|monitor| monitor.note(task, readiness)),
         }
     }
 
@@ -164,12 +231,14 @@ impl Handler for Serving<'_> {
         match task {
             Task::Endpoint(index) => self.endpoints[index].wants(),
             Task::Clock => {
-                let deadline = match &self.stop {
-                    Some(stop) => stop.at,
-                    None => [self.plan.until, self.next_stats].into_iter().flatten().min(),
+                let [until, stats] = match &self.stop {
+                    Some(stop) => [stop.at, None],
+                    None => [self.plan.until, self.next_stats],
                 };
+                let deadline = [until, stats, self.next_board].into_iter().flatten().min();
                 Wants { deadline, ..Wants::default() }
             }
+            Task::Monitor(task) => self.monitor.as_ref().map(|monitor| monitor.wants(task)).unwrap_or_default(),
         }
     }
 
@@ -186,9 +255,19 @@ impl Handler for Serving<'_> {
                     stats.record(self.number, reports(self.endpoints), now);
                     self.next_stats = stats.next(at, now);
                 }
+                if let (Some(board), Some(at)) = (&self.plan.board, self.next_board)
+                    && at <= now
+                {
+                    self.next_board = board.leave(self.number, reports(self.endpoints), now);
+                }
                 if self.plan.until.is_some_and(|until| until <= now) {
                     reactor.shutdown().request();
                 }
+                Ok(())
+            }
+            Task::Monitor(task) => {
+                let observation = Observation { endpoints: self.endpoints, board: self.plan.board.as_ref() };
+                self.monitor.iter_mut().for_each(|monitor| monitor.take_turn(task, now, reactor, &observation));
                 Ok(())
             }
         }
@@ -198,6 +277,7 @@ impl Handler for Serving<'_> {
         match task {
             Task::Endpoint(index) => Some(self.endpoints[index].socket_mut()),
             Task::Clock => None,
+            Task::Monitor(task) => self.monitor.as_mut()?.source(task),
         }
     }
 
@@ -205,6 +285,7 @@ impl Handler for Serving<'_> {
         self.count(reactor);
         let Some(requested) = reactor.shutdown().requested_at() else { return Ok(ControlFlow::Continue(())) };
         if self.stop.is_none() {
+            self.monitor.iter().for_each(Monitor::stopping);
             self.stop = Some(Stop { at: requested.checked_add(self.plan.grace) });
             self.endpoints.iter_mut().for_each(|endpoint| endpoint.finish(endpoint.receive_buffer()));
             self.keys.iter().for_each(|key| reactor.touch(*key));

@@ -1,6 +1,6 @@
 //! `bench`: its counts add up and its figures are true, whatever the responder does.
 
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -203,6 +203,43 @@ fn warm_up_is_not_counted() {
     let report = report(&bench(&target, &["--warm-up", "100ms", "-t", "100ms", "-W", "10s", "--json"]));
     assert!(server.stop().endpoint().get("received") > count(&report, "sent"));
     assert_eq!(count(&report, "lost"), 0);
+}
+
+#[test]
+fn slow_warm_up_is_not_in_the_latencies() {
+    needs!("python3");
+    let responder = Responder::python(
+        "
+def answer(n, data, to):
+    if n == 1: time.sleep(1)
+    server.sendto(data, to)
+",
+    );
+    let arguments = ["--warm-up", "1500ms", "-t", "200ms", "-W", "10s", "--json"];
+    let report = report(&bench(&responder.target(), &arguments));
+    assert!(latency(&report, "max") < 1000.0 && count(&report, "answered") > 1, "{report}");
+}
+
+/// Every third send would block.
+#[test]
+fn datagrams_whose_send_would_block_leave_later() {
+    needs!("strace");
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    for arguments in [
+        &["bench", "-n", "60", "-t", "30s"][..],
+        &["bench", "-n", "60", "-t", "30s", "--in-flight", "8"],
+        &["bench", "-n", "60", "-t", "30s", "--segments", "4"],
+        &["bench", "-n", "60", "-t", "30s", "--rate", "1k", "--clients", "2"],
+        &["ping", "-c", "60", "-w", "30s", "-i", "1ms"],
+        &["ping", "-c", "60", "-w", "30s", "-i", "1ms", "--flows", "2"],
+    ] {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=sendto,sendmsg,sendmmsg:error=EAGAIN:when=2+3"]);
+        command.arg(env!("CARGO_BIN_EXE_udpong")).args(arguments).args([&target, "-W", "10s", "--json"]);
+        let report = report(&run(&mut command, b""));
+        assert_eq!((count(&report, "sent"), count(&report, "answered")), (60, 60), "{arguments:?}: {report}");
+    }
 }
 
 #[test]

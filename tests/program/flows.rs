@@ -59,7 +59,7 @@ fn bench_reports_how_answers_are_matched() {
     let peer = drops_the_20th();
     let text = output(&["bench", &peer.target(), "-t", "200ms", "-W", "300ms"]).stdout;
     let text = String::from_utf8_lossy(&text);
-    assert!(text.contains("the answers do not repeat the probes: they are matched by source port\n"), "{text}");
+    assert!(text.contains("the answers carry no probe numbers: they are matched by source port\n"), "{text}");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn probes_rotate_over_the_flows_and_bad_ones_are_named() {
     let text = String::from_utf8_lossy(&text);
     assert_eq!(text.lines().filter(|line| line.starts_with("port ")).count(), 5, "{text}");
     assert_eq!(text.lines().filter(|line| line.ends_with("   bad")).count(), 2, "{text}");
-    assert!(text.contains("over half of the probes lost on source port "), "{text}");
+    assert!(text.contains("over half of the probes lost on source ports "), "{text}");
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn jitter_agrees(distribution: &str, mean: f64, deviation: f64, peak: f64, cumul
     assert_eq!(report.impaired("reordered"), traffic.overtaken());
     let mut delays: Vec<_> = traffic.round_trips().iter().map(|round_trip| round_trip.as_secs_f64() * 1e3).collect();
     delays.sort_by(f64::total_cmp);
-    // The machine adds to every delay, and more to some. The median tells how much.
+    // The machine adds to every delay, and more to some. The median shows how much.
     let rank = |share: f64| delays[(COUNT as f64 * share) as usize];
     let (mut low, mut high) = (0.0, 1e4);
     while high - low > 1e-6 {

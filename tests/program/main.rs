@@ -21,9 +21,12 @@
 //! | `stamp` | `serve stamp`: replies, sessions, authentication; against scapy and tshark |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
+//! | `metrics` | `--metrics` and `--metrics-file` of every command |
+//! | `systemd` | `serve`: notifications, watchdog, inherited sockets |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
 //! | `stamp_ping` | `ping --stamp`: losses and delays by direction, through a relay; foreign reflectors |
+//! | `relay_faults` | `relay`: what it refuses, what refuses it, a slow network, loops |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
 //! | `pictures` | histogram, strip, `--plot`, `--hdr`, and `report` |
@@ -52,6 +55,7 @@ mod log;
 mod loops;
 mod manual;
 mod memory;
+mod metrics;
 mod options;
 mod outcomes;
 mod overload;
@@ -59,6 +63,7 @@ mod packet_info;
 mod pictures;
 mod ping;
 mod relay;
+mod relay_faults;
 mod reply_source;
 mod router;
 mod send;
@@ -68,4 +73,5 @@ mod soak;
 mod stamp;
 mod stamp_ping;
 mod statistics;
+mod systemd;
 mod usage;

@@ -79,6 +79,55 @@ fn own_payloads_exclude_each_other() {
     assert!(text(&output.stderr).contains("cannot be used with"), "{output:?}");
 }
 
+#[test]
+fn file_that_is_no_payload_is_refused() {
+    let (too_long, longest) = (NamedTempFile::new().expect("a file"), NamedTempFile::new().expect("a file"));
+    fs::write(too_long.path(), vec![0; 65_508]).expect("written");
+    fs::write(longest.path(), vec![0; 65_507]).expect("written");
+    let too_long = too_long.path().display().to_string();
+    for (path, why) in [
+        (&*too_long, "it is too long: a datagram carries at most 65507 bytes"),
+        ("/dev/zero", "it is too long: a datagram carries at most 65507 bytes"),
+        ("/nowhere", "cannot read it: No such file"),
+        ("/", "cannot read it: Is a directory"),
+    ] {
+        let output = output(&["ping", ":1", "--file", path]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(text(&output.stderr).starts_with(&format!("udpong: {path}: {why}")), "{output:?}");
+    }
+    let (socket, address) = listener();
+    output(&["send", &address, "--no-wait", "--file", &longest.path().display().to_string()]);
+    assert_eq!(receive(&socket).len(), 65_507);
+}
+
+#[test]
+fn name_server_that_is_not_udpong_answers_every_query() {
+    needs!("dnsmasq");
+    let resolver = Responder::command(
+        "dnsmasq",
+        &[
+            "--keep-in-foreground",
+            "--port=PORT",
+            "--listen-address=127.0.0.1",
+            "--bind-interfaces",
+            "--no-resolv",
+            "--no-hosts",
+            "--pid-file=",
+            "--conf-file=/dev/null",
+            "--address=/example.com/192.0.2.7",
+        ],
+    );
+    let query = "123401000001000000000000076578616d706c6503636f6d0000010001";
+    let ping = ["-c", "100", "-i", "5ms", "-W", "10s", "--json", "--hex", query];
+    let ping = report(&output(&[&["ping", &resolver.target()][..], &ping].concat()));
+    assert_eq!((&ping["answered"], &ping["sent"], &ping["duplicate"]), (&100.into(), &100.into(), &0.into()), "{ping}");
+    let bench = ["-n", "500", "-c", "2", "-W", "10s", "--json", "--hex", query];
+    let bench = report(&output(&[&["bench", &resolver.target()][..], &bench].concat()));
+    assert_eq!((&bench["answered"], &bench["sent"]), (&500.into(), &500.into()), "{bench}");
+    let answer = output(&["send", &resolver.target(), "--hex", query, "--raw", "-W", "10s"]).stdout;
+    assert!(answer.ends_with(&[0, 4, 192, 0, 2, 7]), "{answer:?}");
+}
+
 /// Answers like a name server and a time server: with what was asked and more, or with something else.
 #[test]
 fn responders_of_other_protocols_lose_only_what_is_lost() {
@@ -140,16 +189,65 @@ fn bench_sends_the_number_that_is_asked_for() {
 }
 
 #[test]
-fn habits_from_other_tools_get_a_hint() {
+fn mistakes_are_usage_errors_that_say_what_to_write() {
     for (arguments, hint) in [
         (&["bench", ":1", "-q", "100"][..], "the rate is -r 100"),
+        (&["bench", "-q", "100", ":1"], "the rate is -r 100"),
+        (&["bench", ":1", "-z", "5s"], "the time to measure is -t"),
+        (&["ping", ":1", "-t", "64"], "the hop limit is --ttl"),
+        (&["ping", ":1", "-M", "do"], "--dont-fragment"),
+        (&["send", ":1", "-w", "1"], "the time to wait for an answer is -W"),
+        (&["bench", ":1", "--rate", "1.5k"], "write 1500\n"),
+        (&["bench", "localhost", "7"], "write localhost:7\n"),
+        (&["bench", "224.0.0.1:7"], "224.0.0.1 is a multicast address, which is not supported"),
         (&["ping", ":1", "-A"], "udpong bench"),
         (&["ping", ":1", "-f"], "udpong bench"),
+        (&["ping", ":1", "-i", "1x"], "write a number and a unit, such as 300ms"),
+        (&["ping", ":1", "--flows", "0"], "write 1 to 1024\n"),
+        (&["ping", "5000"], "write :5000\n"),
+        (&["ping", "70000"], "write HOST:PORT"),
+        (&["ping", "localhost", "7"], "a host and its port are one word: write localhost:7\n"),
+        (&["ping", "a:1", "[::1]", "7", "-c", "1"], "write [::1]:7\n"),
+        (&["ping", "udp://localhost:7"], "write localhost:7\n"),
+        (&["ping", "127.0.0.1:99999"], "write a number from 1 to 65535\n"),
+        (&["ping", "255.255.255.255:7"], "255.255.255.255 is a broadcast address, which is not supported"),
+        (&["send", "[ff02::1]:7", "hi"], "ff02::1 is a multicast address, which is not supported"),
+        (&["send", "localhost", "7", "hi"], "write localhost:7\n"),
+        (&["send", "udp://[::1]:7/", "hi"], "write [::1]:7\n"),
     ] {
         let output = output(arguments);
-        assert_eq!(output.status.code(), Some(2));
-        assert!(text(&output.stderr).contains(hint), "{output:?}");
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()), "{arguments:?}");
+        assert!(text(&output.stderr).contains(hint), "{arguments:?}: {output:?}");
     }
+    // A number may be a message: this is a failure, and not wrong.
+    let output = output(&["send", "127.0.0.99", "7", "-W", "1ms"]);
+    assert!(text(&output.stderr).contains("127.0.0.99:7"), "{output:?}");
+}
+
+#[test]
+fn subnet_broadcast_is_not_supported_and_a_prohibited_route_is_no_broadcast() {
+    run_in_namespace!();
+    shell("ip address add 10.0.0.1/24 dev lo; ip route add prohibit 10.1.0.1");
+    for arguments in [&["ping"][..], &["bench"], &["send"]] {
+        let errors = |target| text(&output(&[arguments, &[target]].concat()).stderr);
+        let broadcast =
+            "udpong: 10.0.0.255 is a broadcast address, which is not supported: write the address of one host\n";
+        assert_eq!(errors("10.0.0.255:7"), broadcast);
+        assert!(errors("10.1.0.1:7").contains("cannot reach 10.1.0.1:7: Permission denied"));
+    }
+}
+
+#[test]
+fn numbers_without_a_unit_are_seconds_and_the_interval_is_shown() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    let ping = |arguments: &[&str]| output(&[&["ping", &target, "-c", "1"], arguments].concat());
+    assert_eq!(report(&ping(&["-i", "0.2", "-W", "2", "--json"]))["interval_ms"], 200.0);
+    assert!(text(&ping(&["-i", "0.2"]).stdout).contains(": 56 bytes every 200ms\n"));
+    // Minutes, which may be a surprise.
+    assert!(text(&ping(&["-i", "200m"]).stdout).contains(": 56 bytes every 3h 20m\n"));
+    let output = ping(&["-i", "200m", "--json"]);
+    assert_eq!(text(&output.stderr), "udpong: sending a probe every 3h 20m\n");
 }
 
 #[test]
@@ -226,6 +324,21 @@ fn several_targets_have_a_line_each_and_any_broken_one_fails() {
     let reports: Vec<Value> = text(&bad.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!((&reports[0]["target"], &reports[0]["answered"]), (&one.into(), &3.into()));
     assert_eq!((&reports[1]["target"], &reports[1]["refused"], reports.len()), (&closed.into(), &3.into(), 2));
+}
+
+#[test]
+fn target_that_cannot_be_reached_does_not_keep_the_others_from_being_pinged() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let (good, bad) = (server.address().to_string(), "name.invalid:9");
+    let mixed = output(&["ping", bad, &good, "-c", "2", "-i", "10ms", "-q"]);
+    assert_eq!(mixed.status.code(), Some(1), "{mixed:?}");
+    let stdout = text(&mixed.stdout);
+    assert!(stdout.lines().any(|line| line.split_whitespace().take(3).eq([&*good, "2", "0"])), "{stdout}");
+    let stderr = text(&mixed.stderr);
+    assert!(stderr.contains("udpong: 1 of 2 targets failed: cannot look up \"name.invalid\""), "{stderr}");
+    assert_eq!(output(&["ping", bad, bad]).status.code(), Some(1));
+    assert_eq!(output(&["ping", bad]).status.code(), Some(2));
+    assert_eq!(output(&["ping", &good, ":0"]).status.code(), Some(2), "no address");
 }
 
 #[test]

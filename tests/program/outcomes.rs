@@ -1,5 +1,6 @@
 //! What ping and bench count and when they fail, compared with what the responder did.
 
+use std::net::UdpSocket;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{
-    Lines, Responder, Server, SlowLoopback, TIMEOUT, needs, run, run_in_namespace, signal, udpong, wait_until,
+    Lines, Responder, Server, SlowLoopback, TIMEOUT, needs, run, run_in_namespace, shell, signal, udpong, wait_until,
 };
 
 fn output(arguments: &[&str]) -> Output {
@@ -107,7 +108,7 @@ fn json_has_the_documented_fields() {
         keys(&stream[1]),
         sorted(
             "schema target interval_ms size duration_s sent answered late lost refused truncated altered duplicate \
-             reordered unmatched loss_percent clock attribution rtt_ms flows"
+             reordered unmatched in_flight loss_percent clock attribution rtt_ms flows"
         )
     );
     assert_eq!(keys(&stream[1]["flows"][0]), sorted("port sent lost p50_ms"));
@@ -115,8 +116,8 @@ fn json_has_the_documented_fields() {
     assert_eq!(
         keys(&bench),
         sorted(
-            "schema target seconds clients sent answered late lost refused truncated altered duplicate unmatched \
-             loss_percent silent_s answers_per_second mbit_per_second latency_ms lateness_ms"
+            "schema target seconds clients sent answered late lost refused truncated altered duplicate reordered \
+             unmatched in_flight loss_percent silent_s answers_per_second mbit_per_second latency_ms lateness_ms"
         )
     );
 }
@@ -297,6 +298,74 @@ def answer(n, data, to):
     assert_eq!(counted, [1; 6], "{summary}");
 }
 
+/// The answer is in the socket when the timeout passes, because ping does not run.
+#[test]
+fn stream_has_the_timeout_before_an_answer_that_was_received_too_late() {
+    let responder = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    responder.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    let target = responder.local_addr().expect("an address").to_string();
+    let ping = Running::start(&["ping", &target, "-c", "1", "-W", "1s", "--json-stream"]);
+    let mut probe = [0; 100];
+    let (length, from) = responder.recv_from(&mut probe).expect("a probe");
+    ping.signal("STOP");
+    thread::sleep(Duration::from_millis(1100));
+    responder.send_to(&probe[..length], from).expect("sent");
+    ping.signal("CONT");
+    let (_, lines) = ping.end();
+    let objects: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&objects[0]["outcome"], &objects[1]["outcome"], objects.len()), (&"timeout".into(), &"late".into(), 3));
+    assert_eq!((count(&objects[2], "late"), count(&objects[2], "lost")), (1, 0), "{lines:#?}");
+}
+
+/// It waits for duplicates for twice the round trip, which is not part of the run.
+#[test]
+fn duration_ends_with_the_last_probe() {
+    needs!("python3");
+    let peer = Responder::python("def answer(n, data, to):\n    time.sleep(0.5)\n    server.sendto(data, to)");
+    let start = Instant::now();
+    let report = report(&output(&["ping", &peer.target(), "-c", "1", "-W", "10s", "--json"]));
+    assert!(start.elapsed() >= Duration::from_millis(1500), "it did not wait");
+    assert!((0.5..1.5).contains(&number(&report, "duration_s")), "{report}");
+}
+
+#[test]
+fn refused_sends_are_counted_one_by_one() {
+    run_in_namespace!("nft");
+    let _server = Server::start(&["echo@127.0.0.1:7000", "-q"]);
+    shell(
+        "nft add table ip t; nft add chain ip t o '{ type filter hook output priority 0; }'; \
+           nft add rule ip t o udp dport 7000 drop",
+    );
+    for arguments in [
+        &["ping", "-c", "8", "-i", "1ms"][..],
+        &["bench", "-n", "8", "--segments", "4"],
+        &["bench", "-n", "8", "--segments", "4", "--rate", "1k"],
+        &["bench", "-n", "8", "--in-flight", "8"],
+    ] {
+        let output = output(&[arguments, &["127.0.0.1:7000", "-W", "10s", "--json"]].concat());
+        let report = report(&output);
+        assert_eq!((count(&report, "sent"), count(&report, "refused")), (8, 8), "{arguments:?}: {report}");
+        assert_eq!((output.status.code(), number(&report, "loss_percent")), (Some(1), 100.0));
+    }
+    let text = String::from_utf8(output(&["ping", "127.0.0.1:7000", "-c", "1"]).stdout).expect("UTF-8");
+    assert!(text.contains("seq=1 refused: Operation not permitted"), "{text}");
+}
+
+/// A router that refuses one datagram does not make a target dead, though it is the last one.
+#[test]
+fn last_datagram_that_is_refused_is_no_dead_target() {
+    run_in_namespace!("nft");
+    let _server = Server::start(&["echo@127.0.0.1:7000", "-q"]);
+    shell(
+        "nft add table ip t; nft add chain ip t o '{ type filter hook output priority 0; }'; \
+           nft add rule ip t o udp dport 7000 limit rate over 1/hour burst 99 packets reject with icmp type host-unreachable",
+    );
+    let output = output(&["bench", "127.0.0.1:7000", "-n", "100", "-W", "10s", "--json"]);
+    let report = report(&output);
+    assert_eq!((count(&report, "answered"), count(&report, "refused")), (99, 1), "{report}");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
 #[test]
 fn status_of_a_dead_target_is_all_lost() {
     let server = Server::start(&["discard@127.0.0.1:0", "-q"]);
@@ -317,6 +386,7 @@ fn first_ctrl_c_announces_a_wait_and_the_second_ends_it_with_the_report() {
         (&["ping", &target, "-i", "10s", "-W", "50s"][..], "1 probe;"),
         (&["bench", &target, "-t", "60s", "-W", "50s"], "1 datagram;"),
         (&["ping", &target, "-i", "10s", "-W", "50s", "--json"], "1 probe;"),
+        (&["bench", &target, "-t", "60s", "-W", "50s", "--json"], "1 datagram;"),
     ]
     .into_iter()
     .enumerate()
@@ -333,7 +403,13 @@ fn first_ctrl_c_announces_a_wait_and_the_second_ends_it_with_the_report() {
         assert!(start.elapsed() < TIMEOUT / 2, "it waited");
         assert_eq!(code, Some(130), "{arguments:?}");
         let text = lines.join("\n");
-        assert!(text.contains("0 sent, 0 answered") || text.contains("\"sent\":0,"), "{text}");
+        // What is in flight is not counted, but shown.
+        if arguments.contains(&"--json") {
+            let report: Value = serde_json::from_str(&text).expect("JSON");
+            assert_eq!((count(&report, "sent"), count(&report, "in_flight")), (0, 1), "{report}");
+        } else {
+            assert!(text.contains("0 sent, 0 answered") && text.contains("; 1 in flight, not counted"), "{text}");
+        }
     }
 }
 
@@ -380,6 +456,21 @@ fn ctrl_backslash_shows_the_report_of_a_bench_that_goes_on() {
     assert_eq!(bench.end().1.len(), 1, "only JSON on stdout");
 }
 
+#[test]
+fn ctrl_backslash_keeps_a_report_in_text_from_the_json_of_a_ping() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    for format in ["--json", "--json-stream"] {
+        let ping = Running::start(&["ping", &server.address().to_string(), "-i", "20ms", "-W", "10s", format]);
+        thread::sleep(Duration::from_millis(500));
+        ping.signal("QUIT");
+        Running::wait_for(&ping.errors, "udp ping statistics");
+        ping.signal("INT");
+        let (code, lines) = ping.end();
+        assert_eq!(code, Some(0));
+        assert!(lines.iter().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{lines:#?}");
+    }
+}
+
 /// A command that sees a file with this text in place of another one.
 fn with_file(path: &str, text: &str, arguments: &[&str]) -> (Command, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -403,7 +494,14 @@ fn the_next_address_of_a_name_is_tried() {
     let target = format!("both.example:{}", server.address().port());
     let hosts = "::1 both.example\n127.0.0.1 both.example\n";
     let notice = format!("(port unreachable); trying {}", server.address());
-    let output = with_hosts(hosts, &["ping", &target, "-c", "3", "-i", "10ms", "-W", "10s", "--json-stream"]);
+    let log = tempfile::NamedTempFile::new().expect("a temporary file");
+    let log = log.path().display().to_string();
+    let ping = ["ping", &target, "-c", "3", "-i", "10ms", "-W", "10s", "--json-stream", "--hdr", &log];
+    let output = with_hosts(hosts, &ping);
+    let tag = format!("Tag={},", server.address());
+    assert!(
+        std::fs::read_to_string(&log).is_ok_and(|log| log.lines().last().is_some_and(|line| line.starts_with(&tag)))
+    );
     let report = report(&output);
     assert_eq!((count(&report, "sent"), count(&report, "answered")), (3, 3), "{report}");
     assert_eq!((objects(&output).len(), report["target"].as_str()), (4, Some(&*server.address().to_string())));
@@ -412,6 +510,10 @@ fn the_next_address_of_a_name_is_tried() {
         let output = with_hosts(hosts, arguments);
         assert!(stderr(&output).contains(&notice), "{}", stderr(&output));
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+    }
+    for (family, expected) in [("-4", Some(0)), ("-6", Some(1))] {
+        let output = with_hosts(hosts, &["ping", &target, family, "-c", "1", "-W", "10s"]);
+        assert_eq!((output.status.code(), stderr(&output).contains("trying")), (expected, false), "{output:?}");
     }
     // Where no address answers, it is the last one that refuses.
     drop(server);

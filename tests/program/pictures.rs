@@ -64,39 +64,63 @@ fn few_answers_have_no_histogram() {
     assert!(rows("20") > 0);
 }
 
+/// Returns what the program writes to a terminal of a width.
+fn in_terminal(columns: u16, locale: &str, arguments: &[&str]) -> String {
+    let program = "
+import fcntl, os, pty, struct, sys, termios
+process, terminal = pty.fork()
+if process == 0:
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 24, int(sys.argv[1]), 0, 0))
+    os.environ.update(LC_ALL=sys.argv[2], TERM='xterm')
+    os.execv(sys.argv[3], sys.argv[3:])
+while True:
+    try:
+        sys.stdout.buffer.write(os.read(terminal, 1000))
+    except OSError:
+        break
+os.waitpid(process, 0)
+";
+    let columns = columns.to_string();
+    text(&python(program, &[&[&*columns, locale, env!("CARGO_BIN_EXE_udpong")], arguments].concat()))
+}
+
+/// Carriage return, and erase to the end of the line.
+const CLEAR: &str = "\r\x1b[K";
+
 #[test]
 fn status_line_is_on_a_terminal_only() {
     needs!("python3");
     let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
     let target = server.address().to_string();
-    let program = "
-import os, pty, re, sys
-def run(arguments):
-    process, terminal = pty.fork()
-    if process == 0:
-        os.environ['LC_ALL'] = 'C'
-        os.environ['TERM'] = 'xterm'
-        os.execv(sys.argv[1], sys.argv[1:3] + arguments + [sys.argv[3]])
-    output = b''
-    while True:
-        try:
-            chunk = os.read(terminal, 1000)
-        except OSError:
-            chunk = b''
-        if not chunk:
-            break
-        output += chunk
-    os.waitpid(process, 0)
-    return output
-shown = run(['-c', '8', '-i', '200ms'])
-lines = re.findall(rb'(?:^|\\n)(\\d+ sent, 0 lost, p50 [0-9.]+ ms  [_.:=*#+-]+)\\r\\x1b\\[K', shown)
-summary = shown.split(b'---')[0]
-print(len(lines) > 1, summary.endswith(b'\\r\\x1b[K\\r\\n'), b'\\x1b' in run(['-q', '-c', '4', '-i', '300ms']))
-";
-    let arguments = [env!("CARGO_BIN_EXE_udpong"), "ping", &target];
-    assert_eq!(text(&python(program, &arguments)), "True True False\n");
+    let shown = in_terminal(80, "C", &["ping", &target, "-c", "8", "-i", "200ms"]);
+    let lines: Vec<_> = shown.split(CLEAR).filter_map(|text| text.rsplit("\r\n").next()).collect();
+    let is_status = |line: &&&str| line.contains(" sent, 0 lost, p50 ") && line.contains(" ms  ");
+    assert!(lines.iter().filter(is_status).count() > 1, "{shown:?}");
+    let (run, _) = shown.split_once("---").expect("a summary");
+    assert!(run.ends_with(&format!("{CLEAR}\r\n")), "{shown:?}");
+    assert!(!in_terminal(80, "C", &["ping", &target, "-q", "-c", "4", "-i", "300ms"]).contains('\x1b'));
     let piped = output("C.UTF-8", "80", &["ping", &target, "-c", "3", "-i", "300ms"]);
     assert_eq!(text(&piped.stderr), "");
+}
+
+#[test]
+fn no_line_is_wider_than_a_narrow_terminal() {
+    needs!("python3");
+    let server = Server::start_many(2, &["echo@127.0.0.1:0", "hello@127.0.0.1:0", "-q"]);
+    let [one, other] = server.addresses() else { panic!("two addresses") };
+    let (one, other) = (one.to_string(), other.to_string());
+    for arguments in [
+        &["ping", &one, "-c", "30", "-i", "40ms", "-s", "9"][..],
+        &["ping", &one, &other, "-c", "3", "-i", "10ms", "-q"],
+        &["bench", &one, "-t", "600ms", "-W", "10s"],
+    ] {
+        let shown = in_terminal(50, "C.UTF-8", arguments);
+        assert!(shown.contains("0.0%"), "{shown}");
+        let visible = shown.replace("\x1b[K", "").replace("\x1b[2K", "");
+        for line in visible.split(['\r', '\n']) {
+            assert!(line.chars().count() <= 50, "{line:?} in {shown}");
+        }
+    }
 }
 
 #[test]
@@ -130,6 +154,27 @@ fn file_that_cannot_be_written_costs_no_measurement() {
             assert!(output.stdout.is_empty(), "{output:?}");
         }
     }
+    for command in [&["ping", "-c", "1"][..], &["bench", "-n", "1"]] {
+        let output = run(&mut udpong(&[command, &[&target, "--plot", "/dev/full", "-q"]].concat()), b"");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(text(&output.stdout).contains("1 sent, 1 answered"), "{output:?}");
+        assert!(text(&output.stderr).contains("cannot write /dev/full"), "{output:?}");
+    }
+}
+
+#[test]
+fn picture_is_replaced_only_by_another() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let folder = TempDir::new().expect("a folder");
+    let picture = folder.path().join("picture.svg");
+    let earlier = "earlier ".repeat(100_000);
+    fs::write(&picture, &earlier).expect("written");
+    let path = picture.display().to_string();
+    let ping = |target: &str| run(&mut udpong(&["ping", target, "-c", "1", "-q", "--plot", &path]), b"");
+    assert_eq!(ping("127.0.0.1:1:1").status.code(), Some(2));
+    assert!(fs::read_to_string(&picture).expect("a picture") == earlier);
+    assert_eq!(ping(&server.address().to_string()).status.code(), Some(0));
+    assert!(fs::read_to_string(&picture).expect("a picture").trim_end().ends_with("</svg>"));
 }
 
 #[test]
@@ -173,14 +218,55 @@ fn logs_and_reports_of_several_runs_are_merged() {
     assert!(table.stderr.is_empty(), "{table:?}");
 }
 
+/// The reader of PyPI rounds ranks, so it is asked for percentiles that are whole ranks: those of nearest rank.
+#[test]
+fn another_reader_of_the_logs_agrees_on_every_percentile() {
+    needs!("python3", "hdrhistogram");
+    let server = Server::start_many(2, &["echo@127.0.0.1:0", "hello@127.0.0.1:0", "-q"]);
+    let folder = TempDir::new().expect("a folder");
+    let log = folder.path().join("log.hdr").display().to_string();
+    let targets: Vec<_> = server.addresses().iter().map(ToString::to_string).collect();
+    let ping = ["ping", &targets[0], &targets[1], "-c", "1100", "-i", "1ms", "-W", "10s", "-q", "--hdr", &log];
+    assert_eq!(run(&mut udpong(&ping), b"").status.code(), Some(0));
+    let report = json(&["report", "--json", &log]);
+    let program = "
+import json, math, sys
+from hdrh.histogram import HdrHistogram
+from hdrh.log import HistogramLogReader
+whole = {}
+reader = HistogramLogReader(sys.argv[1], HdrHistogram(1, 1 << 42, 3))
+while (interval := reader.get_next_interval_histogram()) is not None:
+    whole.setdefault(interval.get_tag(), HdrHistogram(1, 1 << 42, 3)).add(interval)
+for tag, histogram in whole.items():
+    count = histogram.get_total_count()
+    values = [histogram.get_value_at_percentile(100 * math.ceil(percentile * count / 100) / count)
+        for percentile in (50, 90, 99, 99.9)]
+    print(json.dumps([tag, count, values]))
+";
+    let read = text(&python(program, &[&log]));
+    assert_eq!(read.lines().count(), 2, "{read}");
+    for line in read.lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        let target = report["targets"].as_array().and_then(|all| all.iter().find(|one| one["target"] == line[0]));
+        let target = target.unwrap_or_else(|| panic!("no {line} in {report}"));
+        assert_eq!(target["count"], line[1]);
+        for (index, name) in ["p50", "p90", "p99", "p99_9"].iter().enumerate() {
+            let (ours, theirs) = (target["rtt_ms"][name].as_f64(), line[2][index].as_f64().map(|nanos| nanos / 1e6));
+            let (ours, theirs) = ours.zip(theirs).expect("a percentile");
+            assert!((ours - theirs).abs() <= theirs / 1000.0, "{name}: {ours} and {theirs} in {line}");
+        }
+    }
+}
+
 #[test]
 fn report_says_which_file_is_wrong() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("notes.txt").display().to_string();
     fs::write(&file, "# notes\nnothing\n").expect("written");
-    for (name, why) in
-        [(&*file, "line 2 is neither JSON nor part of an HdrHistogram log"), ("/nowhere", "cannot read it")]
-    {
+    for (name, why) in [
+        (&*file, "line 2 is neither JSON of ping or bench nor part of an HdrHistogram log"),
+        ("/nowhere", "cannot read it"),
+    ] {
         let output = run(&mut udpong(&["report", name]), b"");
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).starts_with(&format!("udpong: {name}: {why}")), "{output:?}");

@@ -155,7 +155,7 @@ def answer(n, data, to):
     );
     let output = ping(&responder.target(), &["-c", "5", "-i", "100ms", "-W", "10s"]);
     let stdout = text(&output.stdout);
-    let notice = "the answers do not repeat the probes: they are matched by source port\n";
+    let notice = "the answers carry no probe numbers: they are matched by source port\n";
     assert_eq!(stdout.matches(notice).count(), 2, "{stdout}");
     assert!(stdout.contains("5 sent, 5 answered, 0 lost (0.0%), "), "{stdout}");
 }
@@ -245,6 +245,7 @@ fn usage_errors_and_failed_lookups_exit_with_2() {
         (&["ping", "::1"], "brackets"),
         (&["ping", "name.invalid"], "cannot look up"),
         (&["ping", "127.0.0.1", "-6"], "has no IPv6 address"),
+        (&["ping", "[::1]", "-4"], "has no IPv4 address"),
         (&["ping", ":5000", "-s", "65508"], "65507"),
         (&["ping", ":5000", "--max-loss", "101%"], "0% to 100%"),
     ] {

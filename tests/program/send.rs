@@ -104,6 +104,8 @@ fn each_failure_has_its_message() {
     assert!(failure(&["name.invalid", "hi"], b"").contains("cannot look up \"name.invalid\""));
     let too_long = "x".repeat(65_508);
     assert!(failure(&[&closed, &too_long], b"").contains("too long: 65508 bytes"));
+    let too_long = "x".repeat(70_000);
+    assert!(failure(&[&closed, &too_long], b"").contains("too long: 70000 bytes"));
     assert_eq!(send(&[":0", "hi"], b"").status.code(), Some(2));
 }
 
@@ -111,9 +113,10 @@ fn each_failure_has_its_message() {
 fn unanswered_message_is_retried_then_reported() {
     let server = Server::start(&["discard@127.0.0.1:0", "-q", "--json"]);
     let target = server.address().to_string();
+    assert!(failure(&[&target, "hi", "-W", "50ms", "--retries", "1"], b"").contains("(sent twice)"));
     let stderr = failure(&[&target, "hi", "-W", "50ms", "--retries", "3"], b"");
     assert!(stderr.contains("no answer from") && stderr.contains("within 50ms (sent 4 times)"), "{stderr}");
-    assert_eq!(server.stop().endpoint().get("received"), 4);
+    assert_eq!(server.stop().endpoint().get("received"), 2 + 4);
 }
 
 #[test]
@@ -122,6 +125,26 @@ fn failed_message_does_not_end_the_others() {
     let stderr = failure(&[&closed], b"one\ntwo\n");
     assert_eq!(stderr.matches("nobody listens on").count(), 2, "{stderr}");
     assert!(stderr.contains("2 of 2 messages were not answered"), "{stderr}");
+    assert!(failure(&[&closed], b"one\n").ends_with("udpong: 1 of 1 message was not answered\n"));
+}
+
+/// Of a line that is longer than what is read at a time, too, and the line behind it is a message again.
+#[test]
+fn true_length_of_a_line_that_is_too_long_is_named() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    for length in [65_508, 65_509, 65_510, 70_000, 131_018, 1_000_000] {
+        for end in [&b"\nnext\n"[..], b""] {
+            let output = send(&[&target, "-W", "10s"], &[&vec![b'x'; length], end].concat());
+            let messages = if end.is_empty() { "1 message" } else { "2 messages" };
+            let expected = format!(
+                "udpong: the message is too long: {length} bytes, and a datagram carries 65507\n\
+                 udpong: 1 of {messages} was not answered\n"
+            );
+            assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
+            assert_eq!(output.stdout, if end.is_empty() { &b""[..] } else { b"next\n" });
+        }
+    }
 }
 
 #[test]

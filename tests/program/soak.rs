@@ -108,7 +108,7 @@ fn loops_between_servers_end() {
     let has_ended = |server: &Server| server.log().join("").contains("as in a loop");
     let start = Instant::now();
     while !has_ended(&one) && !has_ended(&other) {
-        assert!(start.elapsed() < TIME, "the loop on loopback goes on");
+        assert!(start.elapsed() < TIME, "the loop on loopback does not end");
         std::thread::sleep(Duration::from_millis(100));
     }
 

@@ -22,10 +22,15 @@ fn one_line(what: &str, output: &Output, code: i32) -> String {
 
 #[test]
 fn wrong_service_is_exit_2_and_says_what_to_write() {
-    let wrong: [(&[&str], &str); 23] = [
+    let wrong: [(&[&str], &str); 28] = [
         (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard, stamp or reply=TEXT)"),
         (&[""], "there is no service \"\" (choose"),
         (&["Hello"], "there is no service \"Hello\" (choose"),
+        (&["5000"], "there is no service \"5000\": to listen there, write hello@:5000"),
+        (&[":5000"], "there is no service \":5000\": to listen there, write hello@:5000"),
+        (&["echo:7000"], "there is no service \"echo:7000\": to listen there, write echo@:7000"),
+        (&["[::1]:7000"], "there is no service \"[::1]:7000\": to listen there, write hello@[::1]:7000"),
+        (&["hello:you"], "there is no service \"hello:you\" (choose"),
         (&["hello", "no\x1b[31m\nsuch"], "there is no service \"no\\u{1b}[31m\\nsuch\" (choose"),
         (&["reply={}{}@:7000"], "the message, {}, can appear in a reply only once"),
         (&["reply=a {} b {} c@127.0.0.1:0"], "the message, {}, can appear in a reply only once"),
@@ -60,7 +65,7 @@ fn wrong_service_is_exit_2_and_says_what_to_write() {
 #[test]
 fn wrong_option_is_exit_2_and_says_what_to_write() {
     let wrong: [(&[&str], &str); 9] = [
-        (&["--for", "5"], "write a number and a unit, such as 300ms, 5s or 1m30s"),
+        (&["--for", "5x"], "write a number and a unit, such as 300ms, 5s or 1m30s"),
         (&["--grace=-1s"], "write a number and a unit, such as 300ms, 5s or 1m30s"),
         (&["--stats", "0s"], "write a duration longer than 0, such as 300ms"),
         (&["--count", "0"], "write a whole number of at least 1, such as 1000, 10k or 2M"),

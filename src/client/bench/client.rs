@@ -17,6 +17,10 @@ use crate::reactor::{Readiness, Wants};
 /// At most this many datagrams per turn leave before answers are received again.
 const BURST: usize = 256;
 
+/// How long a refused datagram keeps its place in the window of a closed loop, if the timeout is not shorter. Without this a
+/// closed port would be flooded, as each refusal would let the next datagram leave.
+const HOLD: Duration = Duration::from_millis(100);
+
 /// At most this many receives per turn: duplicates may precede the answer that lets the next datagram leave.
 const RECEIVES: usize = 32;
 
@@ -73,8 +77,7 @@ pub struct Client {
     blocked: bool,
     /// An event has just made it writable, which the schedule of an open loop may be waiting for.
     writable_again: bool,
-    /// In a closed loop: how many datagrams were refused and keep their place in the window, and until when. Without this a
-    /// closed port would be flooded, as each refusal would let the next datagram leave.
+    /// In a closed loop: how many datagrams were refused and [keep their place](HOLD) in the window, and until when.
     held: usize,
     held_until: Option<Instant>,
 }
@@ -351,7 +354,7 @@ impl Client {
         results.record_loss(self.tracker.sent_at(sequence));
         if self.setup.window > 0 {
             self.held += 1;
-            self.held_until = now.checked_add(self.setup.timeout);
+            self.held_until = now.checked_add(HOLD.min(self.setup.timeout));
         }
     }
 

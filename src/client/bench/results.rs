@@ -11,6 +11,9 @@ use crate::client::report::{HdrLog, Silence};
 /// The length of a slice in the picture of a short run.
 pub const SHORTEST_SLICE: Duration = Duration::from_millis(1);
 
+/// The shortest silence of a target that refuses datagrams after which it counts as dead.
+const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
+
 /// The results of all clients together.
 #[derive(Debug)]
 pub struct Results {
@@ -126,12 +129,12 @@ impl Results {
 
     /// Returns for how long there was no answer at the end of a window.
     ///
-    /// A target is dead if a datagram that was sent after its last answer was refused, or if it was silent for longer than
-    /// the timeout although it was sent datagrams.
+    /// A target is dead if it was silent for longer than the timeout although it was sent datagrams. Refusals prove that sooner,
+    /// but not a single one or one at the very end: a router may have had a bad moment.
     pub fn silence(&self, start: Instant, window: Duration, timeout: Duration) -> Silence {
         let answered = self.last_answer.map_or(Duration::ZERO, |last| last.saturating_duration_since(start));
         let time = if self.sent_since > 0 { window.saturating_sub(answered) } else { Duration::ZERO };
-        let is_dead = !time.is_zero() && (self.refused_since > 0 || time > timeout);
+        let is_dead = time > timeout || (self.refused_since > 1 && time >= SHORTEST_SILENCE);
         Silence { time, is_dead }
     }
 }
@@ -139,6 +142,26 @@ impl Results {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn next_run_starts_with_nothing_but_whether_the_target_answers() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(1);
+        let mut results = Results::new();
+        results.record_sent(Some(start), later);
+        results.record_answer(100, later, true);
+        results.record_latency(Duration::from_secs(1), later).expect("no log");
+        results.record_sent(Some(start), later);
+        results.record_error(&io::ErrorKind::ConnectionRefused.into());
+        results.answered_in_window = 1;
+        results.start_over(later);
+        assert!(results.latencies.histogram().is_empty() && results.lateness.histogram().is_empty());
+        assert_eq!((results.answered_in_window, results.received_bytes, results.last_answer()), (0, 0, None));
+        assert_eq!(results.silence(later, Duration::from_secs(9), Duration::from_secs(1)), Silence::default());
+        assert!(!results.nobody_listens());
+        results.record_error(&io::ErrorKind::ConnectionRefused.into());
+        assert!(!results.nobody_listens(), "it was heard in the run before");
+    }
 
     #[test]
     fn silence_counts_only_if_datagrams_were_sent_into_it() {
@@ -155,7 +178,13 @@ mod tests {
         // A slow target may answer yet, unless it refuses.
         assert!(!results.silence(start, window, Duration::from_secs(2)).is_dead);
         results.record_error(&io::ErrorKind::ConnectionRefused.into());
+        assert!(!results.silence(start, window, Duration::from_secs(2)).is_dead, "a single refusal");
+        results.record_error(&io::ErrorKind::ConnectionRefused.into());
         assert!(results.silence(start, window, Duration::from_secs(2)).is_dead);
+        assert!(
+            !results.silence(start, Duration::from_millis(1050), Duration::from_secs(2)).is_dead,
+            "at the very end"
+        );
         results.record_answer(1, at(3001), false);
         results.record_sent(None, at(3002));
         assert_eq!(results.silence(start, window, timeout), Silence::default());

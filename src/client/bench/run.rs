@@ -68,6 +68,7 @@ impl State {
             time,
             clients: shape.clients,
             counts,
+            in_flight: clients.iter().map(Client::in_flight).sum(),
             // The least certain one of any client.
             attribution: clients.iter().filter_map(|client| client.tracker().attribution()).max(),
             sent_bytes: counts.sent * shape.size as u64,

@@ -1,5 +1,6 @@
 //! `ping`: sends one probe after the other on a schedule, and prints a line for each.
 
+mod metrics;
 mod output;
 mod record;
 mod run;
@@ -9,11 +10,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Error;
 use super::report::{PingReport, Terminal};
 use super::stamp::StampOptions;
 use super::target::{self, Family};
+use super::{Error, notify};
 use crate::client::probe::limits::Limits;
+use crate::metrics as monitor;
 use crate::net::{self, Egress};
 use crate::reactor::shutdown::Shutdown;
 use output::Output;
@@ -55,6 +57,8 @@ pub struct Options {
     pub live: Option<Terminal>,
     /// The file of a log of the round trips.
     pub hdr: Option<PathBuf>,
+    /// What watches the run.
+    pub monitor: monitor::Options,
 }
 
 impl Default for Options {
@@ -77,6 +81,7 @@ impl Default for Options {
             timestamps: false,
             live: None,
             hdr: None,
+            monitor: monitor::Options::default(),
         }
     }
 }
@@ -115,36 +120,52 @@ pub fn ping(
     errors: &mut dyn Write,
 ) -> Result<PingReport, Error> {
     let targets = [target.to_owned()];
-    let reports = ping_all(&targets, options, shutdown, out, errors)?;
-    reports.into_iter().next().ok_or_else(|| Error::Usage("there is no target".to_owned()))
+    let results = ping_all(&targets, options, shutdown, out, errors)?;
+    results.into_iter().next().unwrap_or_else(|| Err(Error::Usage("there is no target".to_owned())))
 }
 
 /// Does the same for several targets at once; returns the summary of each, in the same order.
 ///
-/// Probes are sent to each target at the interval, and the targets are spread over it.
+/// Probes are sent to each target at the interval, and the targets are spread over it. A target that cannot be looked up or
+/// reached has an error instead of a summary, and the others are pinged.
 ///
 /// # Errors
 ///
-/// As [`ping`].
+/// As [`ping`], for what concerns more than one of several targets.
 pub fn ping_all(
     targets: &[String],
     options: &Options,
     shutdown: &Shutdown,
     out: &mut dyn Write,
     errors: &mut dyn Write,
-) -> Result<Vec<PingReport>, Error> {
+) -> Result<Vec<Result<PingReport, Error>>, Error> {
     check_stamp(options)?;
     net::expect_sockets(targets.len().saturating_mul(options.flows.unwrap_or(2)));
     let port = if options.stamp.is_some() { crate::stamp::PORT } else { target::DEFAULT_PORT };
-    let resolve = |target| {
-        let Options { family, egress, .. } = options;
-        Ok((target, target::resolve_with_port(target, port, *family, egress, shutdown)?.into()))
-    };
-    let resolved = targets.iter().map(|target| resolve(&**target)).collect::<Result<_, Error>>()?;
-    let run = Run::new(resolved, options, shutdown, move |addresses: &[SocketAddr], start| {
+    let mut reachable = Vec::new();
+    let mut failures = Vec::new();
+    for target in targets {
+        let resolved = target::resolve_with_port(target, port, options.family, &options.egress, shutdown);
+        failures.push(match resolved {
+            Ok(addresses) => {
+                reachable.push((&**target, addresses.into()));
+                None
+            }
+            Err(Error::Failed(why)) if targets.len() > 1 => {
+                notify(errors, &why);
+                Some(Error::Failed(why))
+            }
+            Err(error) => return Err(error),
+        });
+    }
+    let run = Run::new(reachable, options, shutdown, move |addresses: &[SocketAddr], start| {
         Output::new(options, addresses.iter().copied(), start, out, errors)
     })?;
-    run.run()
+    let mut reports = run.run()?.into_iter();
+    Ok(failures
+        .into_iter()
+        .filter_map(|failure| failure.map_or_else(|| reports.next().map(Ok), |why| Some(Err(why))))
+        .collect())
 }
 
 /// Checks that the other options go with those of STAMP.

@@ -33,6 +33,11 @@ impl<'a> Output<'a> {
         Ok(Self { options, out, errors, status_line, log: log.transpose()? })
     }
 
+    /// Replaces the address of a target, by its index, to which there was no round trip yet.
+    pub(super) fn replace_target(&mut self, target: usize, address: SocketAddr) {
+        self.log.iter_mut().for_each(|log| log.rename(target, address.to_string()));
+    }
+
     /// Prints text that is not about a single probe: to stdout, or to stderr if stdout is for JSON only.
     pub(super) fn text(&mut self, text: &str) -> Result<(), Error> {
         self.clear_status_line();
@@ -48,12 +53,12 @@ impl<'a> Output<'a> {
         if self.options.format != Format::Text {
             return Ok(());
         }
-        self.clear_status_line();
-        if self.options.timestamps {
+        let time = self.options.timestamps.then(|| {
             let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            write!(self.out, "[{}.{:06}] ", time.as_secs(), time.subsec_micros()).map_err(cannot_write)?;
-        }
-        writeln!(self.out, "{line}").and_then(|()| self.out.flush()).map_err(cannot_write)?;
+            format!("[{}.{:06}] ", time.as_secs(), time.subsec_micros())
+        });
+        let line = format!("{}{line}", time.unwrap_or_default());
+        self.text(&self.options.terminal.wrap(&line))?;
         self.draw_status_line(Instant::now());
         Ok(())
     }

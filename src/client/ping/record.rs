@@ -5,11 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::metrics::ProbeMetrics;
 use super::output::Output;
 use super::{Format, Options};
 use crate::client::flow::{Refusal, check_socket};
 use crate::client::probe::flows::{Flows, MOST_FLOWS};
 use crate::client::probe::latency::{Latencies, Median};
+use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
 use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
@@ -30,6 +32,8 @@ pub(super) struct Record<'a> {
     pub(super) tracker: Tracker,
     options: &'a Options,
     start: Instant,
+    /// When the last probe had ended.
+    ended: Option<Instant>,
     latencies: Latencies,
     timeline: Timeline,
     /// The port and the round trips of each flow, if they are to be reported.
@@ -40,6 +44,7 @@ pub(super) struct Record<'a> {
     heard: bool,
     closed_port: ClosedPort,
     clock: Clock,
+    pub(super) metrics: ProbeMetrics,
 }
 
 /// What a closed port means.
@@ -77,6 +82,7 @@ impl<'a> Record<'a> {
             tracker: Tracker::new(options.timeout, flows, MOST_REMEMBERED),
             options,
             start,
+            ended: None,
             latencies: Latencies::new(),
             timeline: Timeline::new(start, options.interval, MOST_SLICES * 16 / targets),
             flows: Vec::new(),
@@ -84,22 +90,28 @@ impl<'a> Record<'a> {
             heard: false,
             closed_port: ClosedPort::Counts,
             clock: Clock::User,
+            metrics: ProbeMetrics::new(options.flows),
         }
     }
 
     /// Prints the first line. `written` is the target as the user wrote it.
     pub(super) fn begin(&self, written: &str, output: &mut Output<'_>) -> Result<(), Error> {
+        let interval = humantime::format_duration(self.options.interval);
         if matches!(self.options.format, Format::Json | Format::JsonStream) {
+            // 200m is easily written for 200ms, and would only be seen at the end.
+            if self.options.interval >= Duration::from_secs(60) && self.index == 0 {
+                output.notify(&format_args!("sending a probe every {interval}"));
+            }
             return Ok(());
         }
         let (target, size) = (self.target, self.payload.size());
-        let interval = humantime::format_duration(self.options.interval);
         let note = match (&self.stamp, self.payload.is_tagged() || self.options.payload.is_some()) {
             (Some(_), _) => ", STAMP",
             (None, true) => "",
             (None, false) => ", too short to be recognised in an answer",
         };
-        output.text(&format!("UDP PING {written} ({target}): {size} bytes every {interval}{note}\n"))
+        let line = format!("UDP PING {written} ({target}): {size} bytes every {interval}{note}");
+        output.text(&self.options.terminal.wrap(&line))
     }
 
     /// Makes a closed port end the attempt, as long as nothing was heard, instead of counting, if there is another address.
@@ -140,6 +152,11 @@ impl<'a> Record<'a> {
         output.sent();
     }
 
+    /// Counts the outcome of a probe for the metrics.
+    fn count(&mut self, sequence: u64, outcome: Outcome) {
+        self.tracker.flow_of(sequence).into_iter().for_each(|flow| self.metrics.count(flow, outcome));
+    }
+
     /// Records that a probe got no answer in time.
     fn lost(&mut self, sequence: u64, now: Instant, output: &mut Output<'_>) {
         let sent = self.tracker.sent_at(sequence).unwrap_or(now);
@@ -163,6 +180,9 @@ impl<'a> Record<'a> {
         self.heard = true;
         let &Datagram { payload: bytes, hop_limit, .. } = datagram;
         let (answer, trip) = self.match_answer(flow, datagram, now);
+        if let Answer::First { sequence, overdue: true, .. } = answer {
+            self.timed_out(sequence, now, output)?;
+        }
         let length = bytes.len();
         output.line(&AnswerLine { target: self.target, answer, bytes: length, hop_limit, trip })?;
         let attribution = self.tracker.attribution();
@@ -173,8 +193,10 @@ impl<'a> Record<'a> {
             note.map_or(Ok(()), |note| output.line(&format_args!("{prefix}{note}")))?;
         }
         match answer {
-            Answer::First { sequence, outcome, round_trip, reordered } => {
+            Answer::First { sequence, outcome, round_trip, reordered, .. } => {
                 self.latencies.record(round_trip);
+                self.count(sequence, outcome);
+                self.metrics.record(round_trip);
                 let sent = now.checked_sub(round_trip).unwrap_or(now);
                 self.timeline.record(sent, round_trip);
                 output.answered(self.index, sent, round_trip, now)?;
@@ -270,6 +292,7 @@ impl<'a> Record<'a> {
         let Some(sequence) = sequence else {
             return Ok(());
         };
+        self.count(sequence, Outcome::Refused);
         self.lost(sequence, now, output);
         self.stamp.iter_mut().for_each(|session| session.refused(sequence));
         let (seq, target) = (sequence + 1, self.target);
@@ -287,20 +310,30 @@ impl<'a> Record<'a> {
     /// Ends the probes of a flow that are past their timeout; everything that had arrived on it by `now` was received.
     pub(super) fn time_out(&mut self, flow: usize, now: Instant, output: &mut Output<'_>) -> Result<(), Error> {
         while let Some(sequence) = self.tracker.time_out(flow, now) {
-            self.lost(sequence, now, output);
-            self.stamp.iter_mut().for_each(|session| session.lost(sequence));
-            let timeout = humantime::format_duration(self.options.timeout);
-            output.line(&format_args!("{}seq={} no answer within {timeout}", self.prefix(), sequence + 1))?;
-            output.object(|| self.object(Some(sequence), StreamOutcome::Timeout))?;
+            self.timed_out(sequence, now, output)?;
         }
         self.tracker.forget(now);
         output.advance_log(now)
+    }
+
+    fn timed_out(&mut self, sequence: u64, now: Instant, output: &mut Output<'_>) -> Result<(), Error> {
+        self.count(sequence, Outcome::Lost);
+        self.lost(sequence, now, output);
+        self.stamp.iter_mut().for_each(|session| session.lost(sequence));
+        let timeout = humantime::format_duration(self.options.timeout);
+        output.line(&format_args!("{}seq={} no answer within {timeout}", self.prefix(), sequence + 1))?;
+        output.object(|| self.object(Some(sequence), StreamOutcome::Timeout))
     }
 
     /// Returns how long the probes in flight may still be answered in time.
     pub(super) fn wait(&self) -> Duration {
         let until = self.tracker.last_sent().and_then(|sent| sent.checked_add(self.options.timeout));
         until.map_or(self.options.timeout, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Records that every probe has ended at `now`, and none is to be sent.
+    pub(super) fn end(&mut self, now: Instant) {
+        self.ended = Some(now);
     }
 
     /// Returns how long to wait for duplicates once every probe has ended.
@@ -328,8 +361,8 @@ impl<'a> Record<'a> {
         let flows = self.options.flows.map(|_| self.flows.iter().enumerate().map(flow).collect());
         let counts = self.tracker.counts();
         let stamp = self.stamp.as_ref().map(|session| session.report(counts.ended(), counts.lost));
-        PingReport::new(self.target, self.options, self.start.elapsed(), &self.tracker, times, self.clock, flows)
-            .with_stamp(stamp)
+        let duration = self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.start);
+        PingReport::new(self.target, self.options, duration, &self.tracker, times, self.clock, flows).with_stamp(stamp)
     }
 
     /// Returns what stands before a line that does not name the target by itself.

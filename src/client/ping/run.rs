@@ -10,6 +10,7 @@ use mio::Interest;
 use mio::event::Source;
 
 use super::Options;
+use super::metrics::metrics;
 use super::output::Output;
 use super::record::Record;
 use crate::client::flow::{Flow, arrival};
@@ -18,6 +19,7 @@ use crate::client::probe::schedule::IntervalSchedule;
 use crate::client::report::{Clock, PingReport, table};
 use crate::client::status_signal::StatusSignal;
 use crate::client::{Error, target, wait_notice};
+use crate::metrics::{self as monitor, Exposition, Monitor, Observed};
 use crate::net::{self, IoBackend, Outgoing, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
@@ -35,6 +37,8 @@ pub(super) enum Task {
     Schedule(usize),
     /// Prints the report so far, and draws the status line.
     Status,
+    /// A task of the monitor.
+    Monitor(monitor::Task),
 }
 
 /// A ping to all targets.
@@ -53,6 +57,7 @@ pub(super) struct Run<'a> {
     /// How good the system's clock is, for STAMP, and when that is looked up again.
     quality: ClockQuality,
     quality_until: Instant,
+    monitor: Option<Monitor>,
 }
 
 /// The part of one target.
@@ -117,6 +122,7 @@ impl<'a> Run<'a> {
         };
         let targets = targets.into_iter().enumerate().map(create).collect::<Result<Vec<_>, Error>>()?;
         let addresses: Vec<_> = targets.iter().map(|target| target.record.target).collect();
+        let monitor = Monitor::open(&options.monitor, None, shutdown).map_err(Error::Failed)?;
         Ok(Self {
             running: count,
             targets,
@@ -129,6 +135,7 @@ impl<'a> Run<'a> {
             status_pending: false,
             quality: ClockQuality::default(),
             quality_until: start,
+            monitor,
         })
     }
 
@@ -142,10 +149,24 @@ impl<'a> Run<'a> {
             self.targets[index].schedule_key = Some(reactor.insert(Task::Schedule(index), &mut self)?);
         }
         reactor.insert(Task::Status, &mut self)?;
+        self.begin_monitor(&mut reactor)?;
         let result = reactor.run(&mut self);
+        if let Some(monitor) = &mut self.monitor
+            && let Err(error) = monitor.finish(&Observation(&self.targets).metrics())
+        {
+            self.output.notify(&error);
+        }
         let finished = self.output.finish();
         result.and(finished)?;
         Ok(self.targets.into_iter().map(|target| target.record.into_report()).collect())
+    }
+
+    /// Lets the monitor watch, if there is one.
+    fn begin_monitor(&mut self, reactor: &mut Reactor<Task>) -> Result<(), Error> {
+        let Some(monitor) = &mut self.monitor else { return Ok(()) };
+        monitor.notice().iter().for_each(|notice| self.output.notify(notice));
+        monitor.begin(&Observation(&self.targets), Instant::now()).map_err(Error::Failed)?;
+        Ok(monitor::insert(self, reactor, Task::Monitor, |run| run.monitor.as_mut())?)
     }
 
     /// Opens the flows that are asked for, so that it fails before the first probe; otherwise one.
@@ -249,6 +270,7 @@ impl<'a> Run<'a> {
         let Some(next) = target.others.pop_front() else { return Ok(()) };
         let closed = target.record.target;
         self.output.notify(&format_args!("nobody listens on {closed} (port unreachable); trying {next}"));
+        self.output.replace_target(index, next);
         for flow in &mut target.flows {
             flow.key.into_iter().for_each(|key| reactor.remove(key, Some(&mut flow.socket)));
         }
@@ -275,6 +297,7 @@ impl<'a> Run<'a> {
         }
         match target.end {
             End::NotYet => {
+                target.record.end(now);
                 target.end = End::At(now.checked_add(target.record.linger()));
                 target.schedule_key.iter().for_each(|key| reactor.touch(*key));
             }
@@ -298,6 +321,7 @@ impl<'a> Run<'a> {
     /// Stops sending at a shutdown.
     fn stop(&mut self, reactor: &mut Reactor<Task>) {
         self.stopped = true;
+        self.monitor.iter().for_each(Monitor::stopping);
         let in_flight: usize = self.targets.iter().map(|target| target.record.tracker.in_flight()).sum();
         let waits = self.targets.iter().filter(|target| target.record.tracker.in_flight() > 0);
         let left = waits.map(|target| target.record.wait()).max().unwrap_or(Duration::ZERO);
@@ -313,9 +337,24 @@ impl<'a> Run<'a> {
         let reports: Vec<_> = self.targets.iter().map(|target| target.record.report()).collect();
         let text = match &*reports {
             [only] => only.text(self.options.terminal),
-            several => table(several),
+            several => table(several, self.options.terminal),
         };
         self.output.text(&text)
+    }
+}
+
+/// What the monitor shows.
+struct Observation<'a>(&'a [Target<'a>]);
+
+impl Observed for Observation<'_> {
+    fn metrics(&self) -> Exposition {
+        metrics(self.0.iter().map(|target| (target.written, &target.record.metrics)))
+    }
+
+    fn status(&self) -> String {
+        let counts = self.0.iter().map(|target| target.record.tracker.counts());
+        let (answered, ended) = counts.fold((0, 0), |(a, e), counts| (a + counts.answered, e + counts.ended()));
+        format!("{} targets: {answered} of {ended} probes answered", self.0.len())
     }
 }
 
@@ -363,6 +402,7 @@ impl Handler for Run<'_> {
             Task::Flow(target, flow) => self.targets[target].flows[flow].note(readiness, now),
             Task::Schedule(_) => {}
             Task::Status => self.status_pending = true,
+            Task::Monitor(task) => self.monitor.iter_mut().for_each(|monitor| monitor.note(task, readiness)),
         }
     }
 
@@ -395,6 +435,7 @@ impl Handler for Run<'_> {
                 interest: Some(Interest::READABLE),
                 deadline: self.output.next_status_line(),
             },
+            Task::Monitor(task) => self.monitor.as_ref().map(|monitor| monitor.wants(task)).unwrap_or_default(),
         }
     }
 
@@ -418,6 +459,11 @@ impl Handler for Run<'_> {
                 self.status.clear();
                 self.print_status()
             }
+            Task::Monitor(task) => {
+                let observation = Observation(&self.targets);
+                self.monitor.iter_mut().for_each(|monitor| monitor.take_turn(task, now, reactor, &observation));
+                Ok(())
+            }
         }
     }
 
@@ -426,6 +472,7 @@ impl Handler for Run<'_> {
             Task::Flow(target, flow) => Some(&mut self.targets[target].flows[flow].socket),
             Task::Schedule(_) => None,
             Task::Status => self.status.source(),
+            Task::Monitor(task) => self.monitor.as_mut()?.source(task),
         }
     }
 

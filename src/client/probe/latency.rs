@@ -98,7 +98,7 @@ impl Latencies {
     fn record_times(&mut self, nanos: u64, times: u64) {
         // Fails only if it would take more memory than there are addresses.
         let _ = self.histogram.record_n(nanos.clamp(1, HIGHEST_TRACKABLE), times);
-        self.count += times;
+        self.count = self.count.saturating_add(times);
         self.min = self.min.min(nanos);
         self.max = self.max.max(nanos);
         let difference = nanos as f64 - self.mean;
@@ -249,6 +249,16 @@ mod tests {
         assert_eq!((summary.min, summary.mean, summary.max), (Some(1.0), Some(3.0), Some(6.0)));
         assert_eq!(summary.stddev, Some(1.870829));
         assert_eq!(latencies.jitter(), Some(2.333333));
+    }
+
+    #[test]
+    fn shortest_and_longest_are_exact() {
+        let mut latencies = Latencies::from_micros(&[2000, 70_001, 1000, 3000]);
+        assert_eq!((latencies.min(), latencies.max()), (Duration::from_millis(1), Duration::from_micros(70_001)));
+        latencies.clear();
+        assert_eq!(latencies.max(), Duration::ZERO);
+        latencies.record(Duration::from_millis(5));
+        assert_eq!((latencies.min(), latencies.max()), (Duration::from_millis(5), Duration::from_millis(5)));
     }
 
     #[test]

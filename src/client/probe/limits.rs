@@ -40,7 +40,7 @@ impl Limits {
             ("p90", self.p90, summary.p90),
             ("p99", self.p99, summary.p99),
             ("p99.9", self.p99_9, summary.p99_9),
-            ("the longest", self.max, summary.max),
+            ("the longest time (--max-rtt)", self.max, summary.max),
         ] {
             if let (Some(limit), Some(millis)) = (limit, millis)
                 && millis > limit.as_secs_f64() * 1e3
@@ -68,7 +68,11 @@ mod tests {
         };
         assert_eq!(
             limits.exceeded(1.5, &summary),
-            ["loss 1.500% is over 1%", "p99, 7.000 ms, is over 5ms", "the longest, 9.500 ms, is over 9ms"]
+            [
+                "loss 1.500% is over 1%",
+                "p99, 7.000 ms, is over 5ms",
+                "the longest time (--max-rtt), 9.500 ms, is over 9ms"
+            ]
         );
         assert!(limits.exceeded(1.0, &Summary::default()).is_empty());
         assert!(Limits::default().exceeded(100.0, &summary).is_empty());

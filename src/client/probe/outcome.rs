@@ -5,6 +5,7 @@ use serde::Serialize;
 /// How a probe ended. Each ends in exactly one way, which its first answer decides if there is one.
 ///
 /// A probe is lost at its timeout; a first answer after that still changes the outcome to late, truncated or altered.
+/// Nothing changes a refusal: an answer that comes in spite of it is a duplicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -24,8 +25,8 @@ pub enum Outcome {
 
 /// How many probes ended in which way.
 ///
-/// `sent` = `answered` + `late` + `lost` + `refused` + `truncated` + `altered` + those in flight, of which a finished ping
-/// or bench has none. `duplicate`, `reordered` and `unmatched` count answers and are not part of the sum. The proptests of
+/// `sent` = `answered` + `late` + `lost` + `refused` + `truncated` + `altered` + those in flight. A report leaves the latter
+/// out of `sent` and shows them apart; it has some only if it was asked for during the run, or the end was forced. `duplicate`, `reordered` and `unmatched` count answers and are not part of the sum. The proptests of
 /// [`Tracker`](super::tracker::Tracker) defend this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OutcomeCounts {

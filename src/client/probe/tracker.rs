@@ -112,6 +112,9 @@ pub enum Answer {
         round_trip: Duration,
         /// Whether a later probe of the same flow was answered before; flows may well overtake each other.
         reordered: bool,
+        /// Whether it was in flight until then although its timeout had passed: [`Tracker::time_out`] has not returned it, and
+        /// will not.
+        overdue: bool,
     },
     /// There was an answer before. The sequence number of the probe, if it is known.
     Duplicate(Option<u64>),
@@ -246,6 +249,11 @@ impl Tracker {
         self.probe(sequence).map(|probe| probe.sent)
     }
 
+    /// Returns the flow on which a probe was sent that is still remembered.
+    pub fn flow_of(&self, sequence: u64) -> Option<usize> {
+        self.probe(sequence).map(|probe| probe.flow)
+    }
+
     /// Forgets the probes that are too old at `now` for a late answer, and the oldest of too many. A probe in flight is
     /// never forgotten.
     pub fn forget(&mut self, now: Instant) {
@@ -332,17 +340,17 @@ impl Tracker {
         if !matches!(probe.outcome, None | Some(Outcome::Lost)) {
             return Answer::Duplicate(Some(sequence));
         }
+        let is_overdue = now.saturating_duration_since(probe.sent) >= self.timeout;
         let outcome = match found.map(|found| found.integrity) {
             Some(Integrity::Truncated) => Outcome::Truncated,
             Some(Integrity::Altered) => Outcome::Altered,
-            Some(Integrity::Intact) | None if now.saturating_duration_since(probe.sent) >= self.timeout => {
-                Outcome::Late
-            }
+            Some(Integrity::Intact) | None if is_overdue || probe.outcome.is_some() => Outcome::Late,
             Some(Integrity::Intact) | None => Outcome::Answered,
         };
         let round_trip = now.saturating_duration_since(probe.due);
         let reordered = self.queues[flow].latest_answered.is_some_and(|latest| sequence < latest);
-        Answer::First { sequence, outcome, round_trip, reordered }
+        let overdue = is_overdue && probe.outcome.is_none();
+        Answer::First { sequence, outcome, round_trip, reordered, overdue }
     }
 
     fn index(&self, sequence: u64) -> Option<usize> {

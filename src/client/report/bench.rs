@@ -10,7 +10,7 @@ use super::format::{counts, millis, percentiles, range};
 use super::histogram::BarChart;
 use super::plot::{Plot, Series};
 use super::terminal::Terminal;
-use super::{SCHEMA, attribution_note, check, loss_percent};
+use super::{SCHEMA, attribution_note, check, in_flight_note, loss_percent};
 use crate::client::Error;
 use crate::client::probe::latency::{Latencies, Summary};
 use crate::client::probe::limits::Limits;
@@ -27,6 +27,8 @@ pub struct Measurement {
     pub clients: usize,
     /// How the datagrams ended, those that ended after the window included.
     pub counts: OutcomeCounts,
+    /// How many datagrams were in flight at a forced end, or are while it runs. They are not in `counts`.
+    pub in_flight: usize,
     /// How answers were matched; `None` if there was none.
     pub attribution: Option<Attribution>,
     /// Payload bytes sent.
@@ -75,7 +77,9 @@ pub struct BenchReport {
     truncated: u64,
     altered: u64,
     duplicate: u64,
+    reordered: u64,
     unmatched: u64,
+    in_flight: usize,
     loss_percent: f64,
     silent_s: f64,
     answers_per_second: f64,
@@ -114,7 +118,9 @@ impl BenchReport {
             truncated: counts.truncated,
             altered: counts.altered,
             duplicate: counts.duplicate,
+            reordered: counts.reordered,
             unmatched: counts.unmatched,
+            in_flight: measurement.in_flight,
             loss_percent: loss_percent(&counts),
             silent_s: seconds(silence.time),
             answers_per_second: per_second(measurement.answered_in_window as f64).round(),
@@ -209,17 +215,21 @@ impl BenchReport {
         // Writing into a string does not fail.
         let mut text = String::new();
         let _ = self.write(&mut text, terminal);
-        text
+        terminal.wrap(&text)
     }
 
     fn write(&self, f: &mut impl Write, terminal: Terminal) -> fmt::Result {
         let clients = if self.clients == 1 { "1 client".to_owned() } else { format!("{} clients", self.clients) };
-        writeln!(f, "--- {} udp bench: {:.3} s, {clients} ---", self.target, self.seconds)?;
-        writeln!(f, "{}", counts(self.counts()))?;
+        let counts = counts(self.counts()) + &in_flight_note(self.in_flight);
+        if self.nobody_listens() {
+            // Nothing was measured, least of all for how long.
+            return writeln!(f, "--- {} udp bench: {clients} ---\n{counts}", self.target);
+        }
+        writeln!(f, "--- {} udp bench: {:.3} s, {clients} ---\n{counts}", self.target, self.seconds)?;
         if let Some(note) = self.measurement.attribution.and_then(attribution_note) {
             writeln!(f, "{note}")?;
         }
-        if self.measurement.silence.is_dead {
+        if self.measurement.silence.is_dead && self.answered > 0 {
             writeln!(f, "no answer for the last {:.1} s", self.silent_s)?;
         }
         let Throughput { sent, answered } = self.mbit_per_second;
@@ -261,6 +271,7 @@ mod tests {
                 duplicate: 2,
                 ..OutcomeCounts::default()
             },
+            in_flight: 0,
             attribution: Some(Attribution::Content),
             sent_bytes: 1_000_000,
             answered_in_window: 980,
@@ -293,8 +304,8 @@ mod tests {
             serde_json::to_value(&report).expect("JSON"),
             json!({
                 "schema": 2, "target": "127.0.0.1:5000", "seconds": 2.0, "clients": 4, "sent": 1000, "answered": 988,
-                "late": 1, "lost": 9, "refused": 1, "truncated": 0, "altered": 1, "duplicate": 2, "unmatched": 0,
-                "loss_percent": 1.1, "silent_s": 0.0, "answers_per_second": 490.0,
+                "late": 1, "lost": 9, "refused": 1, "truncated": 0, "altered": 1, "duplicate": 2, "reordered": 0, "unmatched": 0,
+                "in_flight": 0, "loss_percent": 1.1, "silent_s": 0.0, "answers_per_second": 490.0,
                 "mbit_per_second": {"sent": 4.0, "answered": 2.0},
                 "latency_ms": {
                     "min": 0.1, "mean": 0.1, "max": 0.1, "stddev": 0.0, "p50": 0.1, "p90": 0.1, "p99": 0.1, "p99_9": 0.1
@@ -316,6 +327,21 @@ mod tests {
             report.check(&limits),
             Err(Error::Unmet("no answer from 127.0.0.1:5000 for the last 2.0 s; loss 1.100% is over 1%".to_owned()))
         );
+    }
+
+    #[test]
+    fn closed_port_has_no_figures() {
+        let counts = OutcomeCounts { sent: 1, refused: 1, ..OutcomeCounts::default() };
+        let silence = Silence { time: Duration::from_millis(1), is_dead: true };
+        let closed = Measurement { counts, silence, nobody_listens: true, ..measurement(Latencies::new()) };
+        assert_eq!(
+            BenchReport::new(target(), closed.clone()).text(Terminal::default()),
+            "--- 127.0.0.1:5000 udp bench: 4 clients ---\n\
+             1 sent, 0 answered, 1 lost (100.0%; 1 refused), 0 duplicate, 0 reordered\n"
+        );
+        let silent = Measurement { nobody_listens: false, in_flight: 3, ..closed };
+        let text = BenchReport::new(target(), silent).text(Terminal::default());
+        assert!(!text.contains("for the last") && text.contains("0 reordered; 3 in flight, not counted\n"), "{text}");
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl<W: Write> HdrLog<W> {
         Ok(log)
     }
 
+    /// Changes the name of a target, by its index, to which there was no round trip yet.
+    pub fn rename(&mut self, target: usize, name: String) {
+        self.targets.get_mut(target).into_iter().for_each(|(old, _)| *old = name.clone());
+    }
+
     /// Records a round trip to a target, by its index, that ended at `now`.
     pub fn record(&mut self, target: usize, round_trip: Duration, now: Instant) -> Result<(), Error> {
         self.advance(now)?;

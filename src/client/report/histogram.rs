@@ -24,7 +24,7 @@ const BLOCKS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█
 pub struct BarChart<'a> {
     /// The times.
     pub latencies: &'a Latencies,
-    /// No row is wider than this, as far as its numbers fit.
+    /// No row is wider than this, if its numbers are not.
     pub terminal: Terminal,
 }
 
@@ -46,7 +46,7 @@ impl Display for BarChart<'_> {
         let count_width = widest(&mut counts.iter().map(|count| count.to_string().len())).max(COUNT.len());
         let sum_width = widest(&mut sums.iter().map(String::len)).max(SUM.len());
         writeln!(f, "\n{:>1$}  {COUNT:>count_width$}  {SUM:>sum_width$}", "ms", 2 * width + 3)?;
-        let bar_width = self.terminal.width.saturating_sub(2 * width + 3 + 2 + count_width + 2 + sum_width + 2).max(1);
+        let bar_width = self.terminal.width.saturating_sub(2 * width + 3 + 2 + count_width + 2 + sum_width + 2);
         let highest = counts.iter().copied().max().unwrap_or_default();
         for ((bounds, count), sum) in bounds.windows(2).zip(counts).zip(sums) {
             let row =
@@ -108,7 +108,7 @@ mod tests {
 
     fn chart(micros: &[u64], width: usize, unicode: bool) -> String {
         let latencies = Latencies::from_micros(micros);
-        BarChart { latencies: &latencies, terminal: Terminal { width, unicode } }.to_string()
+        BarChart { latencies: &latencies, terminal: Terminal { width, unicode, ..Terminal::default() } }.to_string()
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::table::{Row, Table};
 use super::terminal::Terminal;
 use crate::client::Error;
 use crate::client::probe::latency::{Latencies, Summary};
+use crate::logging::escape::Escaped;
 
 /// The version of the merged report.
 const SCHEMA: u32 = 1;
@@ -45,9 +46,9 @@ struct Target {
 #[derive(Debug, Default)]
 struct Reports {
     sent: u64,
-    /// Those without any answer, and those without one in time.
+    /// Those without any answer, and those without one in time: late and refused ones, too.
     lost: u64,
-    late_or_refused: u64,
+    without_timely_answer: u64,
     /// Probes with an answer, whose round trips `times` describes.
     answers: u64,
     times: Summary,
@@ -106,21 +107,27 @@ impl Merge {
     }
 
     fn add_log(&mut self, name: &str, content: &[u8]) -> Result<(), String> {
-        let line = |offset: usize| content[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
-        let mut deserializer = Deserializer::new();
-        for entry in IntervalLogIterator::new(content) {
+        for (number, line) in (1..).zip(content.split(|byte| *byte == b'\n')) {
+            let line = [line.strip_suffix(b"\r").unwrap_or(line), b"\n"].concat();
+            self.add_line(name, &line).map_err(|why| format!("line {number} {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn add_line(&mut self, name: &str, line: &[u8]) -> Result<(), String> {
+        for entry in IntervalLogIterator::new(line) {
             let interval = match entry {
                 Ok(LogEntry::Interval(interval)) => interval,
                 Ok(LogEntry::StartTime(_) | LogEntry::BaseTime(_)) => continue,
-                Err(LogIteratorError::ParseError { offset }) => {
-                    return Err(format!("line {} is neither JSON nor part of an HdrHistogram log", line(offset)));
+                Err(LogIteratorError::ParseError { .. }) if line == b"\n" => continue,
+                Err(LogIteratorError::ParseError { .. }) => {
+                    return Err("is neither JSON of ping or bench nor part of an HdrHistogram log".to_owned());
                 }
             };
-            let encoded = interval.encoded_histogram();
-            let offset = encoded.as_ptr().addr() - content.as_ptr().addr();
-            let wrong = |error: &dyn Display| format!("line {} has no valid histogram: {error}", line(offset));
-            let bytes = STANDARD.decode(encoded).map_err(|error| wrong(&error))?;
-            let histogram: Histogram<u64> = deserializer.deserialize(&mut &*bytes).map_err(|error| wrong(&error))?;
+            let invalid = |error: &dyn Display| format!("has no valid histogram: {error}");
+            let bytes = STANDARD.decode(interval.encoded_histogram()).map_err(|error| invalid(&error))?;
+            let histogram: Result<Histogram<u64>, _> = Deserializer::new().deserialize(&mut &*bytes);
+            let histogram = histogram.map_err(|error| invalid(&error))?;
             let target = interval.tag().map_or(name, |tag| tag.as_str());
             self.target(target).latencies.get_or_insert_with(Latencies::new).add(&histogram);
         }
@@ -151,28 +158,31 @@ impl Merge {
         Ok(())
     }
 
+    /// Returns what is known of a target. Its name comes from a file, and is printed.
     fn target(&mut self, name: &str) -> &mut Target {
-        self.targets.entry(name.to_owned()).or_default()
+        self.targets.entry(Escaped::line([name.as_bytes(), b"", b""]).to_string()).or_default()
     }
 }
 
 impl Reports {
     fn add(&mut self, object: &Object) {
-        self.sent += object.sent;
-        self.lost += object.lost;
-        self.late_or_refused += object.late + object.refused;
-        let answers = object.answered + object.late + object.truncated + object.altered;
+        // No file has such counts unless somebody made it up.
+        let sum = |counts: &[u64]| counts.iter().copied().fold(0, u64::saturating_add);
+        self.sent = sum(&[self.sent, object.sent]);
+        self.lost = sum(&[self.lost, object.lost]);
+        self.without_timely_answer = sum(&[self.without_timely_answer, object.lost, object.late, object.refused]);
+        let answers = sum(&[object.answered, object.late, object.truncated, object.altered]);
         if let (Some(Times::Many(times)), 1..) = (&object.rtt_ms, answers) {
             self.times = if self.answers == 0 { *times } else { join(self.times, self.answers, *times, answers) };
-            self.answers += answers;
+            self.answers = sum(&[self.answers, answers]);
         }
     }
 }
 
 /// Returns what can be known of the times of both. Percentiles cannot.
 fn join(one: Summary, one_count: u64, other: Summary, other_count: u64) -> Summary {
-    let (count, other_count) = ((one_count + other_count) as f64, other_count as f64);
-    let one_count = one_count as f64;
+    let (one_count, other_count) = (one_count as f64, other_count as f64);
+    let count = one_count + other_count;
     let both = |one: Option<f64>, other: Option<f64>| Some((one?, other?));
     let mean = both(one.mean, other.mean).map(|(one, other)| (one * one_count + other * other_count) / count);
     let stddev = both(one.stddev, other.stddev).zip(both(one.mean, other.mean)).map(|(stddevs, means)| {
@@ -216,7 +226,7 @@ impl Target {
             sent: reports.as_ref().map(|reports| reports.sent),
             lost: reports.as_ref().map(|reports| reports.lost),
             rtt_ms: rtt_ms.unwrap_or_default(),
-            without_timely_answer: reports.as_ref().map(|reports| reports.lost + reports.late_or_refused),
+            without_timely_answer: reports.as_ref().map(|reports| reports.without_timely_answer),
             reported: answers,
             latencies,
         }
@@ -267,9 +277,9 @@ impl MergedReport {
             let MergedTarget { target: name, sent, rtt_ms, without_timely_answer, .. } = target;
             Row { target: name.clone(), sent: *sent, lost: without_timely_answer.map(loss), times: *rtt_ms }
         };
-        let mut text = Table(self.targets.iter().map(row).collect()).to_string();
+        let mut text = Table { rows: self.targets.iter().map(row).collect(), terminal }.to_string();
         if self.targets.iter().any(|target| target.count > Some(0) && target.rtt_ms.p50.is_none()) {
-            text += "percentiles of several runs need their logs, written with --hdr\n";
+            text += &terminal.wrap("percentiles of several runs need their logs, written with --hdr");
         }
         let mut all = Latencies::new();
         self.targets.iter().filter_map(|target| target.latencies.as_ref()).for_each(|times| all.add(times.histogram()));
@@ -388,10 +398,36 @@ mod tests {
     }
 
     #[test]
+    fn log_may_end_without_line_break_but_not_within_a_histogram() {
+        let log = log("a:1", &[5]);
+        let windows = String::from_utf8_lossy(&log).replace('\n', "\r\n");
+        for whole in [&log[..log.len() - 1], windows.as_bytes()] {
+            assert_eq!(json_of(&[whole])["targets"][0]["count"], 1);
+        }
+        let last = log.trim_ascii_end().iter().rposition(|byte| *byte == b'\n').expect("lines") + 1;
+        for cut in (last + 1..log.len() - 1).step_by(7) {
+            assert!(Merge::default().add("file", &log[..cut]).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn made_up_counts_and_names_do_no_harm() {
+        let many = r#"{"schema":2,"target":"a\u001b[2J\n","sent":18446744073709551615,"answered":18446744073709551615,
+            "late":1,"lost":18446744073709551615,"rtt_ms":{"min":1.0,"mean":2.0,"max":9.0,"stddev":1.0}}"#;
+        let report = merged(&[many.as_bytes(), many.as_bytes()]);
+        assert_eq!(serde_json::to_value(&report).expect("JSON")["targets"][0]["lost"], u64::MAX);
+        let text = report.text(Terminal::default());
+        assert!(text.contains(r"a\u{1b}[2J\n") && !text.contains('\x1b'), "{text}");
+    }
+
+    #[test]
     fn error_says_what_is_wrong_with_a_file() {
         let error = |content: &[u8]| Merge::default().add("file", content).expect_err("no result");
         assert!(error(b" \n").contains("empty"));
-        assert!(error(b"#comment\nhello\n").contains("line 2 is neither JSON nor part of an HdrHistogram log"));
+        assert!(
+            error(b"#comment\nhello\n")
+                .contains("line 2 is neither JSON of ping or bench nor part of an HdrHistogram log")
+        );
         assert!(error(b"#comment\n1.000,1.000,5.000,AAAA\n").contains("line 2 has no valid histogram"));
         assert!(error(b"{\"schema\":1,\"target\":\"a:1\"}").contains("version 1 of the report"));
         assert!(error(b"{\"schema\":1,\"targets\":[]}").contains("without a target"));
@@ -412,6 +448,21 @@ mod tests {
             let _ = Merge::default().add("file", &content);
             let _ = Merge::default().add("file", text.as_bytes());
             let _ = Merge::default().add("file", format!("1.0,1.0,1.0,HISTFAAA{text}\n").as_bytes());
+        }
+
+        #[test]
+        fn no_histogram_panics(digits in 0..5_u32, low in 0..4_u64, high: u64, counts in proptest::collection::vec(any::<u8>(), 0..40)) {
+            const COOKIE: u32 = 0x1c84_9313;
+            let mut bytes = COOKIE.to_be_bytes().to_vec();
+            [counts.len() as u32, 0, digits].iter().for_each(|field| bytes.extend(field.to_be_bytes()));
+            [low, high, 1.0_f64.to_bits()].iter().for_each(|field| bytes.extend(field.to_be_bytes()));
+            bytes.extend(counts);
+            let line = format!("1.0,1.0,1.0,{}\n", STANDARD.encode(&bytes));
+            let mut merge = Merge::default();
+            if merge.add("file", line.as_bytes()).is_ok() && merge.add("file", line.as_bytes()).is_ok() {
+                let report = merge.report();
+                prop_assert!(report.svg().is_ok() && !report.text(Terminal::default()).is_empty());
+            }
         }
     }
 }

@@ -51,11 +51,16 @@ pub enum Clock {
 pub fn attribution_note(attribution: Attribution) -> Option<&'static str> {
     match attribution {
         Attribution::Content => None,
-        Attribution::Port => Some("the answers do not repeat the probes: they are matched by source port"),
+        Attribution::Port => Some("the answers carry no probe numbers: they are matched by source port"),
         Attribution::Order => {
-            Some("the answers do not repeat the probes: some are matched in order, so round trips are upper bounds")
+            Some("the answers carry no probe numbers: some are matched in order, so round trips are upper bounds")
         }
     }
+}
+
+/// Returns what stands behind the counts about probes in flight, which are not among them.
+fn in_flight_note(in_flight: usize) -> String {
+    if in_flight == 0 { String::new() } else { format!("; {in_flight} in flight, not counted") }
 }
 
 /// Returns the percentage for JSON: to six significant digits, and never rounded to 100.

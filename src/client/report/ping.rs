@@ -12,7 +12,7 @@ use super::plot::{MOST_SERIES, Plot, Series};
 use super::strip::Strip;
 use super::table::{Row, Table};
 use super::terminal::Terminal;
-use super::{Clock, SCHEMA, attribution_note, check, loss_percent};
+use super::{Clock, SCHEMA, attribution_note, check, in_flight_note, loss_percent};
 use crate::client::Error;
 use crate::client::ping::Options;
 use crate::client::probe::latency::{Latencies, Summary};
@@ -41,7 +41,7 @@ impl Display for AnswerLine {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes from {}: ", self.bytes, self.target)?;
         match self.answer {
-            Answer::First { sequence, outcome, round_trip, reordered } => {
+            Answer::First { sequence, outcome, round_trip, reordered, .. } => {
                 write!(f, "seq={} time={:.3} ms", sequence + 1, round_trip.as_secs_f64() * 1e3)?;
                 f.write_str(match outcome {
                     Outcome::Late => " (late)",
@@ -171,6 +171,8 @@ pub struct PingReport {
     duration_s: f64,
     #[serde(flatten)]
     counts: OutcomeCounts,
+    /// How many probes were in flight at a forced end, or are while it runs. They are counted nowhere else.
+    in_flight: usize,
     loss_percent: f64,
     clock: Clock,
     /// How answers were matched to probes; `None` if there was none.
@@ -181,9 +183,6 @@ pub struct PingReport {
     flows: Option<Vec<FlowReport>>,
     #[serde(flatten)]
     stamp: Option<StampReport>,
-    /// How many probes were in flight and are not counted.
-    #[serde(skip)]
-    in_flight: usize,
     #[serde(skip)]
     latencies: Latencies,
     #[serde(skip)]
@@ -246,13 +245,13 @@ impl PingReport {
             size: options.payload.as_ref().map_or(options.size, Vec::len),
             duration_s: duration.as_millis() as f64 / 1e3,
             counts,
+            in_flight: tracker.in_flight(),
             loss_percent: loss_percent(&counts),
             clock,
             attribution: tracker.attribution(),
             rtt_ms: RoundTrips { summary: latencies.summary(), jitter: latencies.jitter() },
             flows,
             stamp: None,
-            in_flight: tracker.in_flight(),
             latencies,
             timeline,
         }
@@ -306,16 +305,12 @@ impl PingReport {
         // Writing into a string does not fail.
         let mut text = String::new();
         let _ = self.write(&mut text, terminal);
-        text
+        terminal.wrap(&text)
     }
 
     fn write(&self, f: &mut impl Write, terminal: Terminal) -> fmt::Result {
         writeln!(f, "--- {} udp ping statistics ---", self.target)?;
-        f.write_str(&counts(&self.counts))?;
-        match self.in_flight {
-            0 => writeln!(f)?,
-            in_flight => writeln!(f, "; {in_flight} in flight, not counted")?,
-        }
+        writeln!(f, "{}{}", counts(&self.counts), in_flight_note(self.in_flight))?;
         if let Some(note) = self.attribution.and_then(attribution_note) {
             writeln!(f, "{note}")?;
         }
@@ -323,7 +318,8 @@ impl PingReport {
             flows.iter().try_for_each(|flow| writeln!(f, "{flow}"))?;
             let bad: Vec<_> = flows.iter().filter(|flow| flow.is_bad()).map(|flow| flow.port.to_string()).collect();
             if !bad.is_empty() {
-                writeln!(f, "over half of the probes lost on source port {}", bad.join(", "))?;
+                let ports = if bad.len() == 1 { "port" } else { "ports" };
+                writeln!(f, "over half of the probes lost on source {ports} {}", bad.join(", "))?;
             }
         }
         if let Some(stamp) = &self.stamp {
@@ -370,14 +366,14 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
 }
 
 /// Returns a table of several targets, a line each.
-pub fn table(reports: &[PingReport]) -> String {
+pub fn table(reports: &[PingReport], terminal: Terminal) -> String {
     let row = |report: &PingReport| Row {
         target: report.target.to_string(),
         sent: Some(report.counts.sent),
         lost: Some((report.counts.without_timely_answer(), report.counts.loss_percent())),
         times: report.rtt_ms.summary,
     };
-    Table(reports.iter().map(row).collect()).to_string()
+    Table { rows: reports.iter().map(row).collect(), terminal }.to_string()
 }
 
 #[cfg(test)]
@@ -442,7 +438,7 @@ mod tests {
                      port 40002: 2 sent, 2 lost, p50 - ms\n\
                      port 40003: 3 sent, 2 lost, p50 0.250 ms   bad\n\
                      port 40004: 9 sent, 9 lost, p50 - ms   bad\n\
-                     over half of the probes lost on source port 40003, 40004\n";
+                     over half of the probes lost on source ports 40003, 40004\n";
         assert!(text.contains(lines), "{text}");
         let json = serde_json::to_value(&report).expect("JSON");
         assert_eq!(json["flows"][0], json!({"port": 40001, "sent": 4, "lost": 2, "p50_ms": 0.5}));
@@ -462,7 +458,7 @@ mod tests {
             json!({
                 "schema": 2, "target": "127.0.0.1:5000", "interval_ms": 1000.0, "size": 56, "duration_s": 2.5, "sent": 3,
                 "answered": 0, "late": 0, "lost": 3, "refused": 0, "truncated": 0, "altered": 0, "duplicate": 0,
-                "reordered": 0, "unmatched": 0, "loss_percent": 100.0, "clock": "user", "attribution": null,
+                "reordered": 0, "unmatched": 0, "in_flight": 0, "loss_percent": 100.0, "clock": "user", "attribution": null,
                 "rtt_ms": {
                     "min": null, "mean": null, "max": null, "stddev": null, "jitter": null, "p50": null, "p90": null,
                     "p99": null, "p99_9": null

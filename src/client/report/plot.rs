@@ -26,9 +26,14 @@ const WIDTH: u32 = 1000;
 const HEAD_HEIGHT: u32 = 64;
 const PANEL_HEIGHT: u32 = 380;
 
-/// The width of the axis on the left, with its labels.
-const LEFT: u32 = 84;
-const RIGHT: u32 = 28;
+/// The width of the axis on the left, with its labels, beside the margin.
+const LEFT: u32 = 78;
+const MARGIN_LEFT: u32 = 10;
+const MARGIN_RIGHT: u32 = 28;
+
+/// The names of several targets stand in columns below the head.
+const NAMES_PER_ROW: usize = 2;
+const NAME_HEIGHT: u32 = 22;
 
 /// More are not distinguishable.
 pub const MOST_SERIES: usize = 8;
@@ -102,12 +107,14 @@ impl Plot<'_> {
 
     fn draw(&self) -> Result<String, Box<dyn error::Error>> {
         let over_time = if self.timelines().next().is_some() { PANEL_HEIGHT } else { 0 };
+        let names = if self.series.len() > 1 { self.series.len().div_ceil(NAMES_PER_ROW) as u32 } else { 0 };
+        let head = HEAD_HEIGHT + names * NAME_HEIGHT;
         let mut svg = String::new();
         {
-            let size = (WIDTH, HEAD_HEIGHT + over_time + PANEL_HEIGHT);
+            let size = (WIDTH, head + over_time + PANEL_HEIGHT);
             let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
             root.fill(&SURFACE)?;
-            let (head, panels) = root.split_vertically(HEAD_HEIGHT);
+            let (head, panels) = root.split_vertically(head);
             self.draw_head(&head)?;
             let (upper, lower) = panels.split_vertically(over_time);
             let times = Axis::of_times(self.series.iter().map(|series| series.histogram));
@@ -126,12 +133,23 @@ impl Plot<'_> {
     }
 
     fn draw_head(&self, area: &Area<'_>) -> Drawn {
-        area.draw(&Text::new(self.title.clone(), (LEFT as i32, 14), text(24, &INK)))?;
-        area.draw(&Text::new(self.summary.clone(), (LEFT as i32, 42), text(17, &FAINT_INK)))?;
+        let left = (MARGIN_LEFT + LEFT) as i32;
+        area.draw(&Text::new(self.title.clone(), (left, 14), text(24, &INK)))?;
+        area.draw(&Text::new(self.summary.clone(), (left, 42), text(17, &FAINT_INK)))?;
+        if self.series.len() > 1 {
+            let column_width = (WIDTH - MARGIN_LEFT - LEFT - MARGIN_RIGHT) as i32 / NAMES_PER_ROW as i32;
+            for (index, (series, colour)) in self.series.iter().zip(&SERIES).enumerate() {
+                let x = left + (index % NAMES_PER_ROW) as i32 * column_width;
+                let y = (HEAD_HEIGHT + (index / NAMES_PER_ROW) as u32 * NAME_HEIGHT) as i32;
+                area.draw(&Circle::new((x + 5, y + 8), 5, colour.filled()))?;
+                area.draw(&Text::new(series.name.clone(), (x + 18, y), text(16, colour)))?;
+            }
+        }
         Ok(())
     }
 
-    /// Draws the range and the median of each slice of time, and a cross above for each slice with losses.
+    /// Draws the range and the median of each slice of time, and above, in a lane of each target, a cross for each slice with
+    /// losses.
     fn draw_over_time(&self, area: &Area<'_>, mut times: Axis) -> Drawn {
         let longest = self.timelines().map(|(_, timeline)| timeline.duration()).max().unwrap_or_default();
         let (unit, seconds) = match longest.as_secs() {
@@ -139,9 +157,10 @@ impl Plot<'_> {
             300..18_000 => ("min", 60.0),
             _ => ("h", 3600.0),
         };
-        let all_slices = || self.timelines().flat_map(|(_, timeline)| timeline.slices());
-        let lane = all_slices().any(|slice| slice.lost > 0).then(|| times.add_lane("lost"));
-        let has_ranges = all_slices().filter_map(Slice::range).any(|(min, max)| min < max);
+        let has_losses = |timeline: &Timeline| timeline.slices().iter().any(|slice| slice.lost > 0);
+        let mut lanes = times.add_lanes("lost", self.timelines().filter(|(_, timeline)| has_losses(timeline)).count());
+        let all_slices = self.timelines().flat_map(|(_, timeline)| timeline.slices());
+        let has_ranges = all_slices.filter_map(Slice::range).any(|(min, max)| min < max);
         let legend = if has_ranges { "; dots: median, lines: range of a slice of time" } else { "" };
         let axes = (Axis::linear(longest.as_secs_f64() / seconds), times);
         let mut chart = self.chart(area, axes, &format!("time since the start ({unit}){legend}"))?;
@@ -161,8 +180,10 @@ impl Plot<'_> {
             let medians = slices.clone().filter_map(|(x, slice)| Some((x, height(slice.median()?))));
             let radius = if timeline.slices().len() < 200 { 3 } else { 2 };
             chart.draw_series(medians.map(|at| Circle::new(at, radius, colour.filled())))?;
-            let losses = slices.filter(|(_, slice)| slice.lost > 0).filter_map(|(x, _)| Some((x, lane?)));
-            chart.draw_series(losses.map(|at| Cross::new(at, 4, mark.stroke_width(2))))?;
+            if let Some(lane) = has_losses(timeline).then(|| lanes.next()).flatten() {
+                let losses = slices.filter(|(_, slice)| slice.lost > 0);
+                chart.draw_series(losses.map(|(x, _)| Cross::new((x, lane), 4, mark.stroke_width(2))))?;
+            }
         }
         Ok(())
     }
@@ -173,25 +194,20 @@ impl Plot<'_> {
         let shares = Axis::of_shares(most);
         let (ticks, end) = (shares.ticks.clone(), shares.range.end);
         let mut chart = self.chart(area, (shares, times), "percentile of the answers (%)")?;
-        for ((series, colour), row) in self.series.iter().zip(SERIES).zip(0..) {
+        for (series, colour) in self.series.iter().zip(SERIES) {
             chart.draw_series(LineSeries::new(steps(series.histogram, end), colour.stroke_width(2)))?;
-            if self.series.len() > 1 {
-                area.draw(&Text::new(series.name.clone(), (LEFT as i32 + 12, 14 + 20 * row), text(16, &colour)))?;
-                continue;
-            }
-            let percentile = |tick: &f64| {
-                let nanos = series.histogram.value_at_quantile(1.0 - 0.1_f64.powf(*tick));
-                let nanos = series.histogram.median_equivalent(nanos) as f64;
-                (!series.histogram.is_empty()).then_some((*tick, nanos))
-            };
-            for (tick, nanos) in ticks.iter().skip(1).filter_map(|(tick, _)| percentile(tick)) {
-                let point = (tick, position(nanos));
-                let label = text(15, &INK).pos(Pos::new(HPos::Right, VPos::Bottom));
-                chart.draw_series([Circle::new(point, 3, colour.filled())])?;
-                let (x, y) = chart.backend_coord(&point);
-                let base = area.get_base_pixel();
-                area.draw(&Text::new(format!("{:.3}", nanos / 1e6), (x - base.0 - 5, y - base.1 - 4), label))?;
-            }
+        }
+        let [Series { histogram, .. }] = &*self.series else { return Ok(()) };
+        // There is room for the values of one target.
+        for (tick, _) in ticks.iter().skip(1).filter(|_| !histogram.is_empty()) {
+            let nanos = histogram.value_at_quantile(1.0 - 0.1_f64.powf(*tick));
+            let nanos = histogram.median_equivalent(nanos) as f64;
+            let point = (*tick, position(nanos));
+            chart.draw_series([Circle::new(point, 3, SERIES[0].filled())])?;
+            let (x, y) = chart.backend_coord(&point);
+            let base = area.get_base_pixel();
+            let label = text(15, &INK).pos(Pos::new(HPos::Right, VPos::Bottom));
+            area.draw(&Text::new(format!("{:.3}", nanos / 1e6), (x - base.0 - 5, y - base.1 - 4), label))?;
         }
         Ok(())
     }
@@ -204,7 +220,8 @@ impl Plot<'_> {
         description: &str,
     ) -> Result<Chart<'a>, Box<dyn error::Error>> {
         let mut chart = ChartBuilder::on(area)
-            .margin_right(RIGHT)
+            .margin_left(MARGIN_LEFT)
+            .margin_right(MARGIN_RIGHT)
             .margin_top(8)
             .x_label_area_size(46)
             .y_label_area_size(LEFT)
@@ -305,13 +322,16 @@ impl Axis {
         Self { ticks: ticks.take_while(|(tick, _)| *tick < end).collect(), range: 0.0..end }
     }
 
-    /// Adds a tick above all others and returns it.
-    fn add_lane(&mut self, label: &str) -> f64 {
-        let height = (self.range.end - self.range.start) / 16.0;
-        let lane = self.range.end + height;
-        self.range.end += 2.0 * height;
-        self.ticks.push((lane, label.to_owned()));
-        lane
+    /// Adds a tick above all others if `count` is not 0, and returns that many places around it.
+    fn add_lanes(&mut self, label: &str, count: usize) -> impl Iterator<Item = f64> + use<> {
+        let lane = (self.range.end - self.range.start) / 32.0;
+        let first = self.range.end + 2.0 * lane;
+        if count > 0 {
+            let last = first + lane * (count - 1) as f64;
+            self.ticks.push(((first + last) / 2.0, label.to_owned()));
+            self.range.end = last + 2.0 * lane;
+        }
+        (0..count).map(move |index| first + lane * index as f64)
     }
 }
 

@@ -85,6 +85,7 @@ impl StatusLine {
             let _ = terminal.write_all(self.line.as_bytes()).and_then(|()| terminal.flush());
         }
     }
+
     /// Returns the line, which leaves the last column free: some terminals would wrap.
     fn text(&self) -> String {
         let Self { terminal, sent, lost, latencies, timeline, .. } = self;
@@ -104,7 +105,7 @@ mod tests {
     fn line_fits_and_is_cleared_once() {
         let start = Instant::now();
         let interval = Duration::from_millis(10);
-        let mut line = StatusLine::new(Terminal { width: 50, unicode: false }, start, interval);
+        let mut line = StatusLine::new(Terminal { width: 50, ..Terminal::default() }, start, interval);
         (0..100).for_each(|probe| line.record(start + probe * interval, Duration::from_micros(250)));
         (0..101).for_each(|_| line.record_sent());
         line.lose(start);

@@ -114,7 +114,7 @@ mod tests {
                 millis => timeline.record(sent, Duration::from_millis(*millis)),
             }
         }
-        let strip = Strip::new(&timeline, Terminal { width, unicode });
+        let strip = Strip::new(&timeline, Terminal { width, unicode, ..Terminal::default() });
         (strip.legend().unwrap_or_default(), strip.to_string())
     }
 

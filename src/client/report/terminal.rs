@@ -8,6 +8,12 @@ use console::Term;
 /// The width if nothing is known about the reader.
 const DEFAULT_WIDTH: usize = 80;
 
+/// What the continuation of a wrapped line begins with.
+const INDENT: &str = "    ";
+
+/// Where lines are broken: preferably between columns, then after a punctuation mark, then at any space.
+const BREAKS: [&[&str]; 3] = [&["   "], &[", ", "; ", ": ", "= "], &[" "]];
+
 /// What the text of a report is fitted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terminal {
@@ -15,12 +21,14 @@ pub struct Terminal {
     pub width: usize,
     /// Whether more than ASCII is shown.
     pub unicode: bool,
+    /// Whether longer lines are [wrapped](Self::wrap). Not those of a pipe: a program may read them.
+    pub wraps: bool,
 }
 
 impl Default for Terminal {
     /// 80 columns of ASCII, which everything can show.
     fn default() -> Self {
-        Self { width: DEFAULT_WIDTH, unicode: false }
+        Self { width: DEFAULT_WIDTH, unicode: false, wraps: false }
     }
 }
 
@@ -47,11 +55,43 @@ impl Terminal {
     fn new(columns: Option<usize>, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let text = |name| variable(name).and_then(|value| value.into_string().ok()).filter(|text| !text.is_empty());
         let columns = columns.filter(|columns| *columns > 0);
+        let wraps = columns.is_some();
         let columns = columns.or_else(|| text("COLUMNS")?.parse().ok().filter(|columns| *columns > 0));
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(text).unwrap_or_default().to_ascii_lowercase();
         let unicode = locale.contains("utf-8") || locale.contains("utf8");
-        Self { width: columns.unwrap_or(DEFAULT_WIDTH), unicode }
+        Self { width: columns.unwrap_or(DEFAULT_WIDTH), unicode, wraps }
     }
+
+    /// Breaks the lines of a text that are wider than the terminal, if there is one. Each line ends with a line break.
+    pub fn wrap(&self, text: &str) -> String {
+        let mut wrapped = String::new();
+        for mut line in text.lines() {
+            let mut width = if self.wraps { self.width } else { usize::MAX };
+            while let Some(at) = break_in(line, width) {
+                wrapped += line[..at].trim_end();
+                wrapped += "\n";
+                wrapped += INDENT;
+                line = line[at..].trim_start();
+                width = self.width.saturating_sub(INDENT.len());
+            }
+            wrapped += line;
+            wrapped += "\n";
+        }
+        wrapped
+    }
+}
+
+/// Returns where to break a line so that the part before fits into `width` characters; `None` if all of it does, or it has no
+/// space there.
+fn break_in(line: &str, width: usize) -> Option<usize> {
+    if line.chars().count() <= width {
+        return None;
+    }
+    let fits = |at: &usize| !line[..*at].trim().is_empty() && line[..*at].chars().count() <= width;
+    BREAKS.iter().find_map(|separators| {
+        let places = separators.iter().flat_map(|separator| line.match_indices(separator));
+        places.map(|(at, separator)| at + separator.trim_end().len()).filter(fits).max()
+    })
 }
 
 #[cfg(test)]
@@ -71,6 +111,22 @@ mod tests {
         assert_eq!(width(None, &[("COLUMNS", "200")]), 200);
         assert_eq!(width(Some(0), &[("COLUMNS", "0")]), 80);
         assert_eq!(width(None, &[("COLUMNS", "wide")]), 80);
+    }
+
+    #[test]
+    fn wide_lines_are_wrapped_on_a_terminal_only() {
+        let text = "20 sent, 16 answered, 4 lost (20.0%), 0 duplicate, 0 reordered\n\n\
+                    rtt min/avg/max/stddev = 0.126/0.199/0.260/0.035 ms   jitter 0.035 ms\n";
+        let at = |columns| terminal(Some(columns), &[]).wrap(text);
+        assert_eq!(at(80), text);
+        assert_eq!(terminal(None, &[("COLUMNS", "40")]).wrap(text), text);
+        assert_eq!(
+            at(50),
+            "20 sent, 16 answered, 4 lost (20.0%), 0 duplicate,\n    0 reordered\n\n\
+             rtt min/avg/max/stddev =\n    0.126/0.199/0.260/0.035 ms   jitter 0.035 ms\n"
+        );
+        assert_eq!(at(60).lines().last(), Some("    jitter 0.035 ms"));
+        assert_eq!(terminal(Some(1), &[]).wrap("  unbreakable\n"), "  unbreakable\n");
     }
 
     #[test]

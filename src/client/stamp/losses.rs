@@ -118,9 +118,11 @@ impl Losses {
         self.packets.push_back(Packet { sent, end: End::InFlight });
     }
 
-    /// Records that a packet had no answer in time, by its index from 0.
+    /// Records that a packet had no answer in time, by its index from 0. An answer that came late counts nevertheless.
     pub fn lost(&mut self, packet: u64) {
-        self.end(packet, End::Lost);
+        if self.index(packet).is_some_and(|index| self.packets[index].end == End::InFlight) {
+            self.end(packet, End::Lost);
+        }
     }
 
     /// Records that a packet was reported not to reach the reflector.

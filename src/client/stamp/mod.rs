@@ -275,7 +275,7 @@ mod tests {
 
     fn first(sequence: u64, round_trip: i64) -> Answer {
         let round_trip = Duration::from_nanos(round_trip as u64);
-        Answer::First { sequence, outcome: Outcome::Answered, round_trip, reordered: false }
+        Answer::First { sequence, outcome: Outcome::Answered, round_trip, reordered: false, overdue: false }
     }
 
     /// A session and the reflector at the other end, whose clock is `offset` ahead.

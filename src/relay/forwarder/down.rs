@@ -85,14 +85,14 @@ impl State {
             Received::More => {}
             Received::Drained => session.readable = false,
             Received::Failed(error) => {
-                session.receive_errors += 1;
-                // A closed port is not a broken socket: the target may be started again.
+                // Any number of ICMP errors can come, and each is returned once.
+                session.receive_errors += u32::from(!is_icmp(&error));
                 let is_broken = net::is_broken(&error) || session.receive_errors >= ERRORS_IN_A_ROW;
                 // There will be no answer.
                 session.awaits_answer = false;
                 self.note_error_down(&error, now);
                 if is_broken {
-                    self.end(index, &error, reactor);
+                    self.end(index, &error, now, reactor);
                 }
             }
         }
@@ -101,7 +101,7 @@ impl State {
     pub(super) fn note_error_down(&mut self, error: &io::Error, now: Instant) {
         let name = net::error_name(error);
         self.down.statistics.receive_errors.increment(name);
-        if let Some(times) = self.throttle.note(name, now) {
+        if let Some(times) = self.down.throttle.note(name, now) {
             warn!("The target {} does not receive: {error}{}", self.sessions.target(), Times(times));
         }
     }
@@ -109,7 +109,7 @@ impl State {
     /// Sends datagrams to clients; returns how many have left or failed. The rest has to wait for the listener.
     fn send_down(&mut self, datagrams: &[Outgoing<'_>], now: Instant) -> usize {
         let target = self.sessions.target();
-        let progress = self.down.send(&mut self.listener.socket, datagrams, target, &mut self.throttle, now);
+        let progress = self.down.send(&mut self.listener.socket, datagrams, target, now);
         if progress.is_blocked || progress.broken.is_some() {
             self.listener.is_writable = false;
         }
@@ -179,6 +179,12 @@ impl State {
             self.down.key.into_iter().for_each(|key| reactor.touch(key));
         }
     }
+}
+
+/// Returns whether a received error is an ICMP message: the port is closed, or a firewall rejects the datagram.
+fn is_icmp(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
 }
 
 fn to_client(payload: &[u8], client: Client) -> Outgoing<'_> {

@@ -4,6 +4,7 @@
 //! together, on its socket. If that would block, the rest waits in the session, and the listener is not read until it has
 //! left.
 
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -11,11 +12,13 @@ use std::time::Instant;
 use log::{debug, warn};
 
 use super::{ERRORS_IN_A_ROW, LINK_TURN, State, Task};
+use crate::guard;
 use crate::impair::{Link, header_length};
 use crate::logging::throttle::Times;
 use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport};
 use crate::reactor::Reactor;
 use crate::relay::direction::Progress;
+use crate::relay::is_own;
 use crate::relay::session::SessionId;
 
 impl State {
@@ -23,7 +26,7 @@ impl State {
     pub(super) fn listener_turn(
         &mut self,
         received: &mut ReceiveBatch,
-        spare: &mut Vec<(usize, &'static [u8])>,
+        spare: &mut Vec<(usize, usize, &'static [u8])>,
         now: Instant,
         reactor: &mut Reactor<Task>,
     ) -> Vec<usize> {
@@ -37,7 +40,7 @@ impl State {
         self.listener.backlog = self.listener.backlog.map(|backlog| backlog.saturating_sub(received.charge()));
         // They arrived by now, and perhaps not yet when the turn began: no delay is shorter than asked for.
         let arrived = if self.up.link.is_some() { Instant::now() } else { now };
-        let mut list: Vec<(usize, &[u8])> = std::mem::take(spare);
+        let mut list: Vec<(usize, usize, &[u8])> = std::mem::take(spare);
         for datagram in received.datagrams() {
             self.listener.receive_errors = 0;
             self.up.count(datagram.payload);
@@ -46,21 +49,21 @@ impl State {
                 opened.push(session.index);
             }
             match &mut self.up.link {
-                None => list.push((session.index, datagram.payload)),
+                None => list.push((session.index, list.len(), datagram.payload)),
                 Some(link) => {
                     let headers = header_length(self.sessions.target().ip());
                     let left = link.handle(arrived, session, headers, [datagram.payload, b"", b""]);
-                    list.extend(left.into_iter().flatten().map(|parts| (session.index, parts[0])));
+                    left.iter().flatten().for_each(|parts| list.push((session.index, list.len(), parts[0])));
                 }
             }
         }
-        // Together for each session, which makes the longest runs. In the batch, payloads lie in the order of arrival; a
-        // stable sort would allocate.
-        if !list.is_sorted_by_key(|(index, _)| *index) {
-            list.sort_unstable_by_key(|(index, payload)| (*index, payload.as_ptr()));
+        // Together for each session, which makes the longest runs. The second field keeps the order: a stable sort would
+        // allocate.
+        if !list.is_sorted_by_key(|(index, ..)| *index) {
+            list.sort_unstable_by_key(|(index, number, _)| (*index, *number));
         }
         for of_session in list.chunk_by(|a, b| a.0 == b.0) {
-            self.send_up(of_session[0].0, of_session.iter().map(|(_, payload)| *payload), now, reactor);
+            self.send_up(of_session[0].0, of_session.iter().map(|(.., payload)| *payload), now, reactor);
         }
         list.clear();
         // As SendBatch does: the memory is used again, what it borrowed is not.
@@ -75,41 +78,52 @@ impl State {
 
     /// Returns the session of a client, and whether it is new; `None` if the datagram is refused or failed.
     fn session_of(&mut self, datagram: &Datagram<'_>, now: Instant) -> Option<(SessionId, bool)> {
-        let Datagram { source, local, payload, .. } = *datagram;
-        let answer = Outgoing { to: source, from: local, parts: [payload, b"", b""] };
-        if let Err(refusal) = self.guard.check(datagram, &answer, now) {
-            self.up.statistics.refused.increment(refusal.name());
-            if let Some(times) = self.throttle.note(refusal.name(), now) {
-                warn!("Not forwarding from {source}: {refusal}{}", Times(times));
-            }
-            return None;
+        let client = (datagram.source, datagram.local);
+        if let Some(session) = self.sessions.find_client(&client) {
+            session.last_traffic = now;
+            session.receive_errors = 0;
+            return Some((session.id, false));
         }
-        let why = match self.sessions.find_or_open((source, local), now) {
-            Ok(Some((session, is_new))) => {
-                session.last_traffic = now;
-                session.receive_errors = 0;
-                if is_new {
-                    debug!("Opened a session for {source}");
+        let why = match self.check_source(datagram, now) {
+            Err(why) => why,
+            Ok(()) => match self.sessions.open(client, now) {
+                Ok(Some(session)) => {
+                    debug!("Opened a session for {}", datagram.source);
+                    return Some((session, true));
                 }
-                return Some((session.id, is_new));
-            }
-            Ok(None) => "there are as many sessions as there may be".to_owned(),
-            Err(error) if is_out_of_files(&error) => error.to_string(),
-            Err(error) => {
-                let name = net::error_name(&error);
-                self.up.statistics.failed.increment(name);
-                if let Some(times) = self.throttle.note(name, now) {
-                    warn!("Cannot reach {}: {error}{}", self.sessions.target(), Times(times));
+                Ok(None) => Refusal::TooMany,
+                Err(error) if is_out_of_sockets(&error) => Refusal::NoSocket(error),
+                Err(error) => {
+                    self.note_unreachable(&error, now);
+                    return None;
                 }
-                return None;
-            }
+            },
         };
-        self.up.statistics.refused.increment("sessions");
-        self.sessions.counts.refused += 1;
-        if let Some(times) = self.throttle.note("sessions", now) {
-            warn!("No session for {source}: {why}{}", Times(times));
+        let name = why.name();
+        self.up.statistics.refused.increment(name);
+        self.sessions.counts.refused += u64::from(name == Refusal::SESSIONS);
+        if let Some(times) = self.up.throttle.note(name, now) {
+            warn!("No session for {}: {why}{}", datagram.source, Times(times));
         }
         None
+    }
+
+    /// Checks whether the source of a datagram may have a session.
+    fn check_source(&self, datagram: &Datagram<'_>, now: Instant) -> Result<(), Refusal> {
+        let Datagram { source, local, payload, .. } = *datagram;
+        let answer = Outgoing { to: source, from: local, parts: [payload, b"", b""] };
+        self.guard.check(datagram, &answer, now).map_err(Refusal::Guard)?;
+        let is_loop = source == self.sessions.target() || is_own(source, self.listener.address);
+        if is_loop { Err(Refusal::Loop) } else { Ok(()) }
+    }
+
+    /// Counts a datagram that failed because the target could not be connected to.
+    fn note_unreachable(&mut self, error: &io::Error, now: Instant) {
+        let name = net::error_name(error);
+        self.up.statistics.failed.increment(name);
+        if let Some(times) = self.up.throttle.note(name, now) {
+            warn!("Cannot reach {}: {error}{}", self.sessions.target(), Times(times));
+        }
     }
 
     fn note_received_up(&mut self, received: Received, now: Instant) {
@@ -126,7 +140,7 @@ impl State {
                 listener.receive_errors += 1;
                 if net::is_broken(&error) || listener.receive_errors >= ERRORS_IN_A_ROW {
                     listener.broken = Some(error);
-                } else if let Some(times) = self.throttle.note(name, now) {
+                } else if let Some(times) = self.up.throttle.note(name, now) {
                     warn!("Cannot receive on {}: {error}{}", listener.address, Times(times));
                 }
             }
@@ -155,7 +169,7 @@ impl State {
         }
         let mut datagrams = self.batch.take();
         datagrams.extend(payloads.map(|payload| to_target(payload, target)));
-        let progress = self.up.send(&mut session.socket, &datagrams, session.client.0, &mut self.throttle, now);
+        let progress = self.up.send(&mut session.socket, &datagrams, session.client.0, now);
         datagrams[progress.done..].iter().for_each(|datagram| session.up.push(datagram.parts[0]));
         self.batch.put_back(datagrams);
         if !session.up.is_empty() {
@@ -174,7 +188,7 @@ impl State {
         let waiting = std::mem::take(&mut session.up);
         let mut datagrams = self.batch.take();
         datagrams.extend(waiting.iter().map(|payload| to_target(payload, target)));
-        let progress = self.up.send(&mut session.socket, &datagrams, session.client.0, &mut self.throttle, now);
+        let progress = self.up.send(&mut session.socket, &datagrams, session.client.0, now);
         self.batch.put_back(datagrams);
         session.up = waiting;
         session.up.pop(progress.done);
@@ -194,13 +208,13 @@ impl State {
 
     fn note_progress_up(&mut self, index: usize, progress: Progress, now: Instant, reactor: &mut Reactor<Task>) {
         let Some(session) = self.sessions.get_mut(index) else { return };
-        if progress.is_blocked {
-            session.writable = false;
+        session.writable &= !progress.is_blocked;
+        if !session.up.is_empty() {
             session.key.into_iter().for_each(|key| reactor.touch(key));
         }
-        (0..progress.refusals).for_each(|_| self.note_error_down(&refused(), now));
+        progress.icmp_errors.iter().for_each(|error| self.note_error_down(error, now));
         if let Some(error) = progress.broken {
-            self.end(index, &error, reactor);
+            self.end(index, &error, now, reactor);
         }
     }
 
@@ -229,10 +243,45 @@ fn to_target(payload: &[u8], target: SocketAddr) -> Outgoing<'_> {
     Outgoing { to: target, from: None, parts: [payload, b"", b""] }
 }
 
-fn is_out_of_files(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+/// Why a datagram opens no session. Displayed in words, for the log.
+#[derive(Debug)]
+enum Refusal {
+    /// By a rule that holds for servers, too.
+    Guard(guard::Refusal),
+    /// The source is the target, or the relay itself. One spoofed datagram would go round between them for ever.
+    Loop,
+    /// There are as many sessions as there may be.
+    TooMany,
+    /// The system has no further socket.
+    NoSocket(io::Error),
 }
 
-fn refused() -> io::Error {
-    io::Error::from_raw_os_error(libc::ECONNREFUSED)
+impl Refusal {
+    const SESSIONS: &str = "sessions";
+
+    /// Returns the name under which the statistics count it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Guard(refusal) => refusal.name(),
+            Self::Loop => "loop",
+            Self::TooMany | Self::NoSocket(_) => Self::SESSIONS,
+        }
+    }
+}
+
+impl Display for Refusal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guard(refusal) => refusal.fmt(f),
+            Self::Loop => f.write_str("answers to it would come back as requests"),
+            Self::TooMany => f.write_str("there are as many sessions as there may be"),
+            Self::NoSocket(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Returns whether the system has no socket left: too many open files, no memory, or no free port (`EAGAIN`).
+fn is_out_of_sockets(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(code, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN))
 }

@@ -4,6 +4,8 @@
 
 mod client;
 mod flood;
+mod hang;
+mod http;
 mod lines;
 mod namespace;
 mod process;
@@ -19,6 +21,8 @@ use std::time::Duration;
 
 pub use client::{connect, connect_from, receive, request, request_until_answered};
 pub use flood::{FLOOD_SOURCE, Flood, flood};
+pub use hang::Hang;
+pub use http::{Metrics, sum};
 pub use lines::Lines;
 pub use namespace::{SlowLoopback, in_namespace};
 pub(crate) use namespace::{is_inside_namespace, run_in_namespace};

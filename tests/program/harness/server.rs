@@ -37,11 +37,16 @@ impl Server {
 
     /// Starts a command that becomes `udpong relay …` and waits until it listens.
     pub fn spawn_relay(command: &mut Command) -> Self {
-        Self::spawn_listening(1, command, "Relay is listening on ")
+        Self::spawn_listening(1, command.stdin(Stdio::null()), "Relay is listening on ")
     }
 
     /// Starts a command that ends in `udpong serve …` and waits until it listens on a number of sockets.
     pub fn spawn(sockets: usize, command: &mut Command) -> Self {
+        Self::spawn_with_stdin(sockets, command.stdin(Stdio::null()))
+    }
+
+    /// Does the same with the standard input that the command has.
+    pub fn spawn_with_stdin(sockets: usize, command: &mut Command) -> Self {
         Self::spawn_listening(sockets, command, "Server is listening on ")
     }
 
@@ -61,7 +66,7 @@ impl Server {
     /// Starts a command that becomes `udpong serve …` on 127.0.0.1, with the caller's stderr. Asks the kernel where
     /// the server listens, since its log cannot be read.
     pub fn spawn_without_log(command: &mut Command) -> Self {
-        let mut server = Self::spawn_child(command);
+        let mut server = Self::spawn_child(command.stdin(Stdio::null()));
         let process = server.pid();
         server.addresses.push(wait_until("the server has bound its socket", || bound_address(process)));
         server
@@ -73,11 +78,8 @@ impl Server {
     }
 
     fn spawn_child(command: &mut Command) -> Self {
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let child =
+            command.stdout(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Self { child, log: Lines::read(std::io::empty()), addresses: Vec::new() }
     }
 

@@ -60,13 +60,15 @@ fn missing_for(tool: &str) -> Option<&str> {
     let is_installed = env::split_paths(&path).any(|folder| folder.join(tool).is_file());
     let succeeds =
         |arguments: &[&str]| Command::new(tool).args(arguments).output().is_ok_and(|output| output.status.success());
+    let imports = |module: &str| {
+        let output = Command::new("python3").args(["-c", &format!("import {module}")]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
     match tool {
-        // A module of Python, with the protocol that is used here.
-        "scapy" => (!Command::new("python3")
-            .args(["-c", "import scapy.contrib.stamp"])
-            .output()
-            .is_ok_and(|output| output.status.success()))
-        .then_some(tool),
+        // Modules of Python, from PyPI.
+        "hdrhistogram" if !imports("hdrh.log") => Some("hdrhistogram of PyPI"),
+        "scapy" if !imports("scapy.contrib.stamp") => Some("scapy of PyPI"),
+        "hdrhistogram" | "scapy" => None,
         _ if !is_installed => Some(tool),
         "unshare" if !succeeds(&["-rn", "true"]) => Some("permission to create network namespaces"),
         "strace" if !succeeds(&["-D", "-qq", "-o", "/dev/null", "true"]) => Some("permission to trace processes"),

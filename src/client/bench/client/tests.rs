@@ -103,7 +103,7 @@ fn datagram_is_given_up_once_the_socket_is_empty() {
 }
 
 #[test]
-fn refused_datagram_keeps_its_place_until_its_timeout() {
+fn refused_datagram_keeps_its_place_for_a_while() {
     let mut fixture = Fixture::new(1);
     drop(std::mem::replace(&mut fixture.responder, UdpSocket::bind("127.0.0.1:0").expect("a free port")));
     let now = Instant::now();
@@ -115,8 +115,29 @@ fn refused_datagram_keeps_its_place_until_its_timeout() {
     fixture.take_turn(now, true);
     assert_eq!((fixture.client.tracker().counts().refused, fixture.client.in_flight()), (1, 0));
     assert!(!fixture.client.wants(1, true, 1).turn);
-    fixture.take_turn(now + Duration::from_secs(120), true);
+    fixture.take_turn(now + HOLD - Duration::from_millis(1), true);
+    assert_eq!(fixture.client.in_flight(), 0);
+    fixture.take_turn(now + HOLD, true);
     assert_eq!(fixture.client.in_flight(), 1);
+}
+
+#[test]
+fn next_run_begins_without_what_the_last_one_measured() {
+    let mut fixture = Fixture::new(1);
+    fixture.answer(1, |datagram| datagram);
+    let now = Instant::now();
+    fixture.results.record_sent(Some(now), now + Duration::from_secs(1));
+    fixture.take_turn(now, false);
+    assert_eq!((fixture.results.answered_in_window, fixture.client.tracker().counts().answered), (0, 1));
+    fixture.results.start_over(now);
+    fixture.client.start_over(now);
+    fixture.take_turn(now, true);
+    assert_eq!((fixture.client.in_flight(), fixture.client.tracker().counts().sent), (1, 1));
+    fixture.answer(1, |datagram| datagram);
+    fixture.take_turn(Instant::now(), true);
+    let Results { latencies, lateness, answered_in_window, received_bytes, .. } = &fixture.results;
+    assert_eq!((latencies.histogram().len(), lateness.histogram().len()), (1, 0));
+    assert_eq!((*answered_in_window, *received_bytes), (1, 64));
 }
 
 #[test]

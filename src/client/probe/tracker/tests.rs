@@ -94,7 +94,7 @@ impl Scenario {
 }
 
 fn first(sequence: u64, outcome: Outcome, millis: u64, reordered: bool) -> Answer {
-    Answer::First { sequence, outcome, round_trip: Duration::from_millis(millis), reordered }
+    Answer::First { sequence, outcome, round_trip: Duration::from_millis(millis), reordered, overdue: false }
 }
 
 #[test]
@@ -165,9 +165,34 @@ fn memory_is_bounded_and_probes_in_flight_are_kept() {
 fn answer_is_late_even_if_timeout_was_not_checked() {
     let mut scenario = Scenario::new();
     scenario.send(0);
-    assert_eq!(scenario.answer(0, Intact, 100), first(0, Outcome::Late, 100, false));
+    scenario.send(0);
+    let overdue = |sequence, outcome| {
+        let round_trip = Duration::from_millis(100);
+        Answer::First { sequence, outcome, round_trip, reordered: false, overdue: true }
+    };
+    assert_eq!(scenario.answer(0, Intact, 100), overdue(0, Outcome::Late));
+    assert_eq!(scenario.answer(1, Truncated, 100), overdue(1, Outcome::Truncated));
     assert_eq!(scenario.tracker.in_flight(), 0);
     assert!(scenario.time_out(200).is_empty());
+}
+
+/// Such as that of a clock that was set back.
+#[test]
+fn answer_after_a_reported_timeout_is_late_whatever_its_time() {
+    let mut scenario = Scenario::new();
+    scenario.send(0);
+    assert_eq!(scenario.time_out(100), [0]);
+    assert_eq!(scenario.answer(0, Intact, 99), first(0, Outcome::Late, 99, false));
+}
+
+#[test]
+fn answer_to_a_refused_probe_is_a_duplicate() {
+    let mut scenario = Scenario::new();
+    scenario.send(0);
+    assert_eq!(scenario.tracker.refuse(0, scenario.at(1)), Some(0));
+    assert_eq!(scenario.answer(0, Intact, 2), Answer::Duplicate(Some(0)));
+    let counts = scenario.end();
+    assert_eq!((counts.refused, counts.answered, counts.duplicate), (1, 0, 1));
 }
 
 #[test]
@@ -286,6 +311,23 @@ fn probes_of_an_earlier_run_are_not_counted() {
     assert_eq!(*scenario.tracker.counts(), OutcomeCounts::default());
     scenario.send(4);
     assert_eq!(scenario.answer(3, Intact, 5), first(3, Outcome::Answered, 1, false));
+}
+
+#[test]
+fn next_run_does_not_share_flows_with_the_last_one() {
+    let mut scenario = Scenario::with(Flows::new(3, false));
+    assert_eq!([scenario.send(0), scenario.send(0)], [0, 1]);
+    assert_eq!(scenario.fixed_answer(0, 1), first(0, Outcome::Answered, 1, false));
+    assert_eq!(scenario.time_out(100), [1]);
+    assert_eq!(scenario.send(101), 0);
+    scenario.tracker.start_over(scenario.at(102));
+    scenario.assert_invariants();
+    assert_eq!((scenario.tracker.in_flight(), scenario.tracker.flow_counts(1)), (0, FlowCounts::default()));
+    assert!(scenario.time_out(1000).is_empty());
+    // Both flows are retired, since answers to the last run may still come, and replaced in the order of their silence.
+    assert_eq!([scenario.send(1000), scenario.send(60_103), scenario.send(60_103)], [2, 1, 0]);
+    assert_eq!(scenario.fixed_answer(1, 60_104), first(4, Outcome::Answered, 1, false));
+    assert_eq!(scenario.tracker.attribution(), Some(Attribution::Port));
 }
 
 /// The answers to one probe: the integrity and the delay in milliseconds of each.

@@ -1,0 +1,163 @@
+//! What to write instead of arguments that similar programs take. Pure, but for the arguments of the process.
+
+use clap::error::{ContextKind, ErrorKind};
+
+use super::units;
+
+/// Options that a command does not have, and what to write instead.
+type Hints = &'static [(&'static [&'static str], &'static str)];
+
+const SERVE: Hints = &[(&["-p", "--port"], "the port is part of the service, as in hello@:5000")];
+
+/// Those of ping(8), fping(8) and irtt(1). Where they disagree, the hint has an answer for each.
+const PING: Hints = &[
+    (&["-A", "--adaptive", "--flood"], "\"udpong bench\" sends as fast as answers come"),
+    (&["-f"], "\"udpong bench\" sends as fast as answers come; targets from a file are $(cat FILE)"),
+    (&["-l"], "the size is -s; \"udpong bench --in-flight\" keeps several in flight; ping runs until Ctrl+C"),
+    (&["-t"], "the hop limit is --ttl, the time to wait for an answer -W"),
+    (&["-H", "--hop-limit"], "the hop limit is --ttl"),
+    (&["-M", "--df"], "--dont-fragment forbids fragmentation"),
+    (&["-p", "--period"], "the pattern is --pattern, the time between probes -i"),
+    (&["--fill"], "the pattern is --pattern"),
+    (&["-b", "--length"], "the size is -s"),
+    (&["-C", "--vcount"], "the number of probes is -c"),
+    (&["-d", "--duration"], "the time to send is -w"),
+    (&["--wait", "--timeouts"], "the time to wait for an answer is -W"),
+    (&["-S", "--src", "--local"], "the source address is -I"),
+    (&["-r", "--retry"], "each probe is sent once, and -c is their number"),
+    (&["-x", "--reachable"], "--max-loss sets above which loss ping fails"),
+    (&["-J", "-o", "--output"], "write --json, --json-stream or --hdr FILE"),
+    (&["-a", "--alive", "-u", "--unreach"], "with several targets and -q, a table shows which ones answer"),
+    (&["-g", "--generate"], "write each target, in many shells as in 192.0.2.{1..9}:5000"),
+    (&["-n", "--numeric"], "addresses are always numeric"),
+    (&["-O"], "probes without an answer are always reported; the type of service is -Q"),
+    (&["-e", "--elapsed", "-v", "--verbose"], "every answer is shown with its round trip"),
+];
+
+/// Those of oha, wrk, hey and iperf3(1).
+const BENCH: Hints = &[
+    (&["-z", "-d", "--duration"], "the time to measure is -t"),
+    (&["--requests"], "the number of datagrams is -n"),
+    (&["-p", "-P", "--parallel", "--connections", "--concurrency"], "the number of sockets is -c"),
+    (&["-R", "-b", "-i", "--qps", "--bitrate", "--interval"], "the rate is -r, in datagrams per second"),
+    (&["-D", "--body-file"], "the payload from a file is --file"),
+    (&["-l", "--length"], "the size is -s"),
+    (&["-j", "-J", "-o", "--output", "--output-format"], "write --json or --hdr FILE"),
+    (&["--no-tui"], "-q draws no progress bar"),
+    (&["--latency-correction"], "with --rate, latency always counts from when a datagram was due"),
+    (&["-w"], "answers to what is in flight are always awaited, for -W"),
+    (&["-u", "--udp"], "it always sends UDP"),
+];
+
+/// Those of nc(1) and nping(1).
+const SEND: Hints = &[
+    (&["-u", "--udp"], "it always sends UDP"),
+    (&["-w"], "the time to wait for an answer is -W"),
+    (&["--data"], "exact bytes are --hex"),
+    (&["--data-string"], "write the message after the target"),
+    (&["--data-length"], "the size is -s, with --pattern"),
+];
+
+const COMMANDS: [(&str, Hints); 4] = [("serve", SERVE), ("ping", PING), ("bench", BENCH), ("send", SEND)];
+
+/// Returns a better error for an argument that the command does not have, if another program has it.
+pub fn explain(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    explain_option(error).or_else(|| separate_port(&arguments()))
+}
+
+/// Returns a better error for an unknown option.
+fn explain_option(error: &clap::Error) -> Option<String> {
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let usage = context(ContextKind::Usage);
+    let (command, hints) = COMMANDS.into_iter().find(|(command, _)| usage.contains(&format!("udpong {command}")))?;
+    if command == "bench"
+        && let Some(rate) = rate_after_quiet(&arguments())
+    {
+        return Some(format!("the rate is -r {rate}, and -q draws no progress bar"));
+    }
+    let option = context(ContextKind::InvalidArg);
+    let (_, hint) = hints.iter().find(|(options, _)| options.contains(&&*option))?;
+    Some(format!("there is no option {option}: {hint}"))
+}
+
+/// Returns a better error for `HOST PORT` where only one target is expected.
+fn separate_port(arguments: &[String]) -> Option<String> {
+    let mut words = arguments.windows(3).filter(|words| !words[0].starts_with('-'));
+    words.find_map(|words| joined(&words[1], &words[2])).map(|target| one_word(&target))
+}
+
+/// Returns `HOST:PORT` of a target without a port and a word behind it that is one.
+pub fn joined(host: &str, port: &str) -> Option<String> {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_host = !host.starts_with('-') && !is_number(host) && (host.ends_with(']') || !host.contains([':', ' ']));
+    (is_host && is_number(port) && port.parse::<u16>().is_ok()).then(|| format!("{host}:{port}"))
+}
+
+/// Returns the error for `HOST PORT`.
+pub fn one_word(target: &str) -> String {
+    format!("a host and its port are one word: write {target}")
+}
+
+fn arguments() -> Vec<String> {
+    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
+}
+
+/// Returns the rate that follows `-q`, which is an option with a value in oha and hey.
+fn rate_after_quiet(arguments: &[String]) -> Option<String> {
+    let rate = |(index, argument): (usize, &String)| match argument.strip_prefix("-q")? {
+        "" => arguments.get(index + 1).cloned(),
+        rate => Some(rate.to_owned()),
+    };
+    arguments.iter().enumerate().filter_map(rate).find(|rate| units::rate(rate).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn explained(arguments: &[&str]) -> String {
+        let error = Cli::try_parse_from([&["udpong"], arguments].concat()).expect_err("an unknown option");
+        explain(&error).unwrap_or_default()
+    }
+
+    #[test]
+    fn unknown_option_of_another_program_is_explained() {
+        assert_eq!(explained(&["bench", ":1", "-z", "5s"]), "there is no option -z: the time to measure is -t");
+        assert!(explained(&["ping", ":1", "-M", "do"]).contains("--dont-fragment"));
+        assert!(explained(&["serve", "--port=7"]).contains("part of the service"));
+        assert_eq!(explained(&["ping", ":1", "--unheard-of"]), "");
+        assert_eq!(explained(&["report", "-z"]), "");
+    }
+
+    #[test]
+    fn number_after_quiet_is_the_rate() {
+        let rate = |text: &str| rate_after_quiet(&text.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(rate("bench -q 100 :1"), Some("100".to_owned()));
+        assert_eq!(rate("bench :1 -q10k"), Some("10k".to_owned()));
+        assert_eq!((rate("bench -q :1"), rate("bench :1 -q")), (None, None));
+    }
+
+    #[test]
+    fn hints_are_about_options_that_do_not_exist() {
+        for (name, hints) in COMMANDS {
+            let cli = Cli::command();
+            let command = cli.find_subcommand(name).expect("a command");
+            let mut known: Vec<String> = Vec::new();
+            for argument in command.get_arguments() {
+                known.extend(argument.get_short().map(|short| format!("-{short}")));
+                known.extend(argument.get_long().map(|long| format!("--{long}")));
+            }
+            let options: Vec<_> = hints.iter().flat_map(|(options, _)| *options).collect();
+            for (index, option) in options.iter().enumerate() {
+                assert!(!known.iter().any(|known| known == *option), "{name} {option}");
+                assert!(!options[..index].contains(option), "{name} {option} twice");
+            }
+        }
+    }
+}

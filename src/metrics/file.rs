@@ -1,0 +1,103 @@
+//! A file with the metrics, for node_exporter's textfile collector: replaced as a whole, by a thread of its own.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::{self, JoinHandle};
+
+use log::warn;
+
+/// A file that always holds complete metrics.
+#[derive(Debug)]
+pub struct MetricsFile {
+    path: PathBuf,
+    /// To the thread that writes, since a slow disk must not delay the loop.
+    text: SyncSender<String>,
+    thread: JoinHandle<()>,
+}
+
+impl MetricsFile {
+    /// Writes the file for the first time, and starts the thread that will replace it.
+    ///
+    /// # Errors
+    ///
+    /// One line that names the file.
+    pub fn create(path: &Path, text: &str) -> Result<Self, String> {
+        let failed = |error| cannot_write(path, &error);
+        replace(path, text).map_err(failed)?;
+        let (sender, texts) = mpsc::sync_channel::<String>(1);
+        let file = path.to_owned();
+        let write = move || {
+            // A fault that lasts is logged once.
+            let mut is_faulty = false;
+            for text in texts {
+                let result = replace(&file, &text);
+                if let (Err(error), false) = (&result, is_faulty) {
+                    warn!("{}", cannot_write(&file, error));
+                }
+                is_faulty = result.is_err();
+            }
+        };
+        let thread = thread::Builder::new().name("metrics file".to_owned()).spawn(write).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), text: sender, thread })
+    }
+
+    /// Replaces the content soon, unless the disk is still busy with an earlier one.
+    pub fn update(&self, text: String) {
+        let _ = self.text.try_send(text);
+    }
+
+    /// Replaces the content for the last time.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub fn finish(self, text: &str) -> Result<(), String> {
+        drop(self.text);
+        let _ = self.thread.join();
+        replace(&self.path, text).map_err(|error| cannot_write(&self.path, &error))
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!("cannot write the metrics to {}: {error}", path.display())
+}
+
+/// Writes another file in the same directory and renames it, so that no reader sees a part of it. The collector ignores
+/// names that do not end with `.prom`.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("it is not the name of a file"))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(temporary);
+    let result = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_replaced_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("udpong.prom");
+        let file = MetricsFile::create(&path, "first\n").expect("a file");
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "first\n");
+        file.update("second\n".to_owned());
+        file.finish("last\n").expect("a file");
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "last\n");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    }
+
+    #[test]
+    fn missing_folder_is_an_error_that_names_the_file() {
+        let error = MetricsFile::create(Path::new("/nonexistent/a.prom"), "").expect_err("no folder");
+        assert!(error.starts_with("cannot write the metrics to /nonexistent/a.prom: "), "{error}");
+    }
+}
