@@ -51,7 +51,6 @@ pub enum Refusal {
     /// The payload returns again and again, as in a loop between two servers.
     Loop,
     /// It is not signed with the key of the service.
-    #[cfg_attr(not(feature = "stamp"), allow(dead_code, reason = "only one service has a key"))]
     Hmac,
     /// The service answers no datagram.
     Discard,
@@ -59,7 +58,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Unanswerable,
         Self::GroupCopy,
         Self::OwnPort,
@@ -67,6 +66,7 @@ impl Refusal {
         Self::Amplification,
         Self::RateLimit,
         Self::Loop,
+        Self::Hmac,
         Self::Discard,
     ];
 

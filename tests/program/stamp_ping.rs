@@ -243,3 +243,33 @@ fn sizes_and_options_that_make_no_sense_are_usage_errors() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[test]
+fn metrics_and_pictures_show_the_directions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let server = reflector(&[]);
+    let relay = Server::start_relay(&["127.0.0.1:0", &server.address().to_string(), "-q", "--up-loss=20%", "--seed=7"]);
+    let target = relay.address().to_string();
+    let (plot, metrics) = (file("plot.svg"), file("metrics.prom"));
+    let probes = ["-c", "100", "-i", "1ms", "-W", "300ms", "--json"];
+    let report = report(&ping(&target, &[&probes[..], &["--plot", &plot, "--metrics-file", &metrics]].concat()));
+    let [up, unknown] = ["/up/lost", "/unknown_direction"].map(|path| count(&report, path));
+    let text = fs::read_to_string(&metrics).expect("metrics");
+    for (direction, lost) in [("up", up), ("down", 0), ("unknown", unknown)] {
+        let labels = format!("{{target=\"{target}\",direction=\"{direction}\"}}");
+        assert!(text.contains(&format!("udpong_ping_direction_lost_probes{labels} {lost}\n")), "{text}");
+    }
+    let p99 = report["down"]["delay_variation_ms"]["p99"].as_f64().expect("a time") / 1e3;
+    let labels = format!("{{target=\"{target}\",direction=\"down\",quantile=\"0.99\"}}");
+    assert!(text.contains(&format!("udpong_ping_delay_variation_seconds{labels} {p99}\n")), "{text}");
+    let picture = fs::read_to_string(&plot).expect("a picture");
+    for shown in ["variation of the delay up", "variation of the delay down", &format!("lost up {up}, down 0")] {
+        assert!(picture.contains(shown), "no {shown:?} in the picture");
+    }
+    // Without STAMP there are none of these.
+    let echo = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = echo.address().to_string();
+    assert!(run(&mut udpong(&["ping", &target, "-c", "1", "--metrics-file", &metrics]), b"").status.success());
+    assert!(!fs::read_to_string(&metrics).expect("metrics").contains("direction"));
+}

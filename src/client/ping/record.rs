@@ -16,7 +16,7 @@ use crate::client::probe::payload::Payload;
 use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
 use crate::client::report::{AnswerLine, Clock, FlowReport, PingReport, ProbeObject, StreamOutcome, attribution_note};
-use crate::client::stamp::{Session, Trip};
+use crate::client::stamp::{Session, StampReport, Trip};
 use crate::client::{Error, linger};
 use crate::net::{Datagram, ErrorReport, WallClock};
 use crate::stamp::reflector::ClockQuality;
@@ -354,13 +354,18 @@ impl<'a> Record<'a> {
         self.report_of((latencies, timeline))
     }
 
+    /// Returns what STAMP has measured so far.
+    pub(super) fn stamp_report(&self) -> Option<StampReport> {
+        let counts = self.tracker.counts();
+        self.stamp.as_ref().map(|session| session.report(counts.ended(), counts.lost))
+    }
+
     fn report_of(&self, times: (Latencies, Timeline)) -> PingReport {
         let flow = |(index, (port, median)): (usize, &(u16, Median))| {
             FlowReport::new(*port, self.tracker.flow_counts(index), median.millis())
         };
         let flows = self.options.flows.map(|_| self.flows.iter().enumerate().map(flow).collect());
-        let counts = self.tracker.counts();
-        let stamp = self.stamp.as_ref().map(|session| session.report(counts.ended(), counts.lost));
+        let stamp = self.stamp_report();
         let duration = self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.start);
         PingReport::new(self.target, self.options, duration, &self.tracker, times, self.clock, flows).with_stamp(stamp)
     }

@@ -348,7 +348,7 @@ struct Observation<'a>(&'a [Target<'a>]);
 
 impl Observed for Observation<'_> {
     fn metrics(&self) -> Exposition {
-        metrics(self.0.iter().map(|target| (target.written, &target.record.metrics)))
+        metrics(self.0.iter().map(|Target { written, record, .. }| (*written, &record.metrics, record.stamp_report())))
     }
 
     fn status(&self) -> String {

@@ -354,7 +354,7 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
         timeline: Some(&report.timeline),
         histogram: report.latencies.histogram(),
     });
-    let series: Vec<_> = series.collect();
+    let mut series: Vec<_> = series.collect();
     let mut sum = OutcomeCounts::default();
     reports.iter().for_each(|report| sum.add(&report.counts));
     let title = match &*series {
@@ -362,7 +362,19 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
         shown if shown.len() < reports.len() => format!("udpong ping: {} of {} targets", shown.len(), reports.len()),
         shown => format!("udpong ping: {} targets", shown.len()),
     };
-    Plot { title, summary: counts(&sum), quantity: "round trip", series }.svg()
+    let (mut summary, mut quantity) = (counts(&sum), "round trip");
+    if let [PingReport { stamp: Some(stamp), .. }] = reports {
+        let [(_, up, _), (_, down, _)] = stamp.directions();
+        summary += &format!("; lost up {up}, down {down}, direction unknown {}", stamp.unknown_direction());
+        quantity = "round trip, delay variation";
+        series.iter_mut().for_each(|series| series.name = "round trip".to_owned());
+        series.extend(stamp.variations().map(|(direction, histogram)| Series {
+            name: format!("variation of the delay {direction}"),
+            timeline: None,
+            histogram,
+        }));
+    }
+    Plot { title, summary, quantity, series }.svg()
 }
 
 /// Returns a table of several targets, a line each.

@@ -72,6 +72,20 @@ impl Delays {
         self.summary(0)
     }
 
+    /// Returns the distribution of the variations in nanoseconds, to two significant digits, for a picture with a logarithmic
+    /// scale: what is below a microsecond, as the shortest delay always is, stands for one.
+    #[allow(clippy::expect_used, reason = "constant bounds are valid")]
+    pub fn histogram(&self) -> Histogram<u64> {
+        let mut variations = Histogram::new_with_bounds(1, 1 << 20, 2).expect("constant bounds are valid");
+        variations.auto(true);
+        let room = self.min.abs_diff(self.base);
+        for bucket in self.histogram.iter_recorded() {
+            let value = self.histogram.median_equivalent(bucket.value_iterated_to()).saturating_sub(room);
+            let _ = variations.record_n(value.clamp(1_000, HIGHEST_TRACKABLE), bucket.count_at_value());
+        }
+        variations
+    }
+
     /// Returns what the delays exceed `origin` by.
     fn summary(&self, origin: i64) -> DelaySummary {
         if self.count == 0 {
@@ -133,6 +147,20 @@ mod tests {
             assert_eq!((summary.min, summary.max, summary.mean), (Some(0.0), Some(0.008), Some(0.003_125)));
             assert!((summary.p50.expect("a median") - 0.000_5).abs() < 2e-5, "{summary:?}");
             assert!((summary.p99.expect("a percentile") - 0.008).abs() < 2e-5, "{summary:?}");
+        }
+    }
+
+    #[test]
+    fn histogram_is_that_of_the_variations() {
+        let mut delays = Delays::new();
+        for delay in [-7_000_000, -8_000_000, -4_000_000, -4_000_000] {
+            delays.record(delay);
+        }
+        let histogram = delays.histogram();
+        assert_eq!(histogram.len(), 4);
+        for (variation, quantile) in [(1_000.0, 0.25), (1_000_000.0, 0.5), (4_000_000.0, 1.0)] {
+            let found = histogram.value_at_quantile(quantile) as f64;
+            assert!((found - variation).abs() <= variation * 0.02, "{found} {variation}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::Session;
@@ -34,6 +35,9 @@ struct DirectionReport {
     hops: Option<u8>,
     delay_variation_ms: DelaySummary,
     one_way_ms: Option<OneWay>,
+    /// For pictures.
+    #[serde(skip)]
+    variations: Histogram<u64>,
 }
 
 /// Delays between two synchronized clocks.
@@ -57,6 +61,7 @@ impl StampReport {
                 loss_percent: if sent == 0 { 0.0 } else { 100.0 * lost as f64 / sent as f64 },
                 hops: direction.hops,
                 delay_variation_ms: direction.delays.variations(),
+                variations: direction.delays.histogram(),
                 one_way_ms: error.map(|error| OneWay { delays, error: round_to(error * 1e3, 4) }),
             }
         };
@@ -67,6 +72,22 @@ impl StampReport {
             unknown_direction: losses.unknown,
             processing_ms: session.processing.delays(),
         }
+    }
+
+    /// Returns for each direction its name, how many probes were lost in it, and how its delays vary, in milliseconds.
+    pub fn directions(&self) -> [(&'static str, u64, &DelaySummary); 2] {
+        [("up", &self.up), ("down", &self.down)]
+            .map(|(name, direction)| (name, direction.lost, &direction.delay_variation_ms))
+    }
+
+    /// Returns the distribution of the variations of the delay in nanoseconds, up and down.
+    pub fn variations(&self) -> [(&'static str, &Histogram<u64>); 2] {
+        [("up", &self.up.variations), ("down", &self.down.variations)]
+    }
+
+    /// Returns how many probes were lost in an unknown direction.
+    pub fn unknown_direction(&self) -> u64 {
+        self.unknown_direction
     }
 
     /// Returns a message for each exceeded limit on a direction. Where the direction of losses cannot be known, they exceed
@@ -90,7 +111,7 @@ impl Display for StampReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let is_stateful = self.reflector == Some(ReflectorKind::Stateful);
         for (name, direction) in [("up", &self.up), ("down", &self.down)] {
-            let DirectionReport { lost, loss_percent, hops, delay_variation_ms: variation, one_way_ms } = direction;
+            let DirectionReport { lost, loss_percent, hops, delay_variation_ms: variation, one_way_ms, .. } = direction;
             write!(f, "{name}: ")?;
             match is_stateful {
                 true => write!(f, "{lost} lost ({})", percent(*loss_percent))?,
@@ -149,6 +170,7 @@ mod tests {
             hops: None,
             delay_variation_ms: DelaySummary::default(),
             one_way_ms: None,
+            variations: crate::client::stamp::delays::Delays::new().histogram(),
         };
         let mut report = StampReport {
             reflector: Some(ReflectorKind::Stateful),
