@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use udpong::client::ping::{self, Format, Options};
-use udpong::client::{self, Error, Limits, PingReport, Terminal};
+use udpong::client::{Error, Limits, PingReport, Terminal};
 
 use super::monitor::MonitorArgs;
 use super::{
@@ -219,12 +219,12 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         (Format::Json | Format::JsonStream, reports) => reports.iter().map(json).collect::<Result<String, _>>()?,
         (_, []) => String::new(),
         (_, [only]) if targets == 1 => format!("\n{}", only.text(options.terminal)),
-        (_, several) => format!("\n{}", client::table(several, options.terminal)),
+        (_, several) => format!("\n{}", ping::table(several, options.terminal)),
     };
     // What was measured is printed even if the picture cannot be written, and the other way round.
     let printed = print(&text);
     if let Some(plot) = plot {
-        plot.write(&client::svg(&reports)?)?;
+        plot.write(&ping::svg(&reports)?)?;
     }
     printed?;
     unless_forced(&shutdown, check(&failures, targets))

@@ -39,7 +39,7 @@ pub use crate::net::{Egress, EgressSource, LONGEST_PAYLOAD};
 pub use bench::{Generator, Load, Shape};
 pub use probe::limits::Limits;
 pub use probe::outcome::OutcomeCounts;
-pub use report::{BenchReport, Merge, MergedReport, PingReport, Terminal, svg, table};
+pub use report::{BenchReport, Merge, MergedReport, PingReport, Terminal};
 pub use target::Family;
 
 use std::fmt::{self, Display, Formatter};

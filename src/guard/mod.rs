@@ -8,13 +8,12 @@ mod loops;
 mod rate_limit;
 mod trust;
 
-use std::cell::Cell;
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::loops::LoopDetector;
+use self::loops::{LoopDetector, RecentPayloads};
 use self::rate_limit::RateLimiter;
 pub use self::trust::Network;
 use crate::net::{Datagram, Delivery, Outgoing};
@@ -24,21 +23,17 @@ const MAX_AMPLIFICATION: usize = 3;
 
 /// UDP services that reply to what they receive: echo, discard, daytime, quote, chargen, time, DNS, TFTP, portmapper,
 /// NTP, NetBIOS (137, 138), SNMP, CLDAP, IKE, STAMP (862), SSDP, hello (5000), mDNS, echo (10000), memcached, ack
-/// (12345) and fixed (20001), the default ports of this program included. Sorted, for the binary search.
+/// (12345) and fixed (20001), the default ports of this program included.
 const SERVICE_PORTS: [u16; 23] = [
     7, 9, 13, 17, 19, 37, 53, 69, 111, 123, 137, 138, 161, 389, 500, 862, 1900, 5000, 5353, 10000, 11211, 12345, 20001,
 ];
-
-/// On loopback the loop detector sees one datagram in this many. A prime number, so that no regular order of datagrams
-/// hides a loop.
-const LOOPBACK_SAMPLING: u32 = 503;
 
 /// Why a datagram is not answered. Displayed in words, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// No reply can reach the source, or it would reach many hosts: port 0, an unspecified, multicast or broadcast
     /// address, 240.0.0.0/4. Or the reply would leave by IPv4 although the datagram arrived by IPv6: an IPv4-mapped
-    /// address.
+    /// address, which [`net`](crate::net) returns for no other datagram.
     Unanswerable,
     /// It was sent to a broadcast or multicast address, and another worker answers its copy of it.
     GroupCopy,
@@ -103,44 +98,42 @@ impl Display for Refusal {
 /// rate for all workers.
 ///
 /// Sources on loopback cannot be spoofed from outside, and replies to them reach no other host. They may ask for long
-/// replies at any rate, but they may loop, so:
-///
-/// - The rules about ports hold on loopback too. They end every loop between servers on default ports at once, and a
-///   client that chooses port 53, say, is refused there as it is everywhere.
-/// - The loop detector sees one loopback datagram in 503, which costs nothing measurable. It ends a loop between servers
-///   on other ports after half a million rounds, some seconds; a client that repeats itself loses one reply in half a
-///   million.
+/// replies at any rate, but they may loop, so the rules about ports hold there too, and the loop detector sees every
+/// payload that is not new ([`RecentPayloads`]).
 #[derive(Clone, Debug)]
 pub struct Guard {
     enabled: bool,
     /// Answers datagrams to broadcast and multicast addresses, of which every worker receives a copy.
     answers_groups: bool,
-    /// Sorted, for the binary search.
     own_ports: Vec<u16>,
+    /// A bit for each port, own or of a service.
+    refused_ports: Vec<u64>,
     rate_limiter: Option<Arc<RateLimiter>>,
     /// Sources in them may ask for long replies, at any rate, again and again.
     trusted: Vec<Network>,
     loop_detector: Arc<LoopDetector>,
-    /// How many loopback datagrams are still skipped.
-    skipped: Cell<u32>,
+    /// What came from loopback.
+    recent_payloads: RecentPayloads,
 }
 
 impl Guard {
     /// Creates a guard for a process that has bound `own_ports`. Each source is allowed `rate_limit` replies a second,
     /// or `rate_limit` × 1,500 bytes of reply packets if that comes first, or any number if it is 0.
-    pub fn new(mut own_ports: Vec<u16>, rate_limit: u32, start: Instant) -> Self {
-        own_ports.sort_unstable();
-        let rate_limiter = (rate_limit > 0).then(|| Arc::new(RateLimiter::new(rate_limit, start)));
-        let loop_detector = Arc::new(LoopDetector::new(start));
-        let skipped = Cell::new(0);
+    pub fn new(own_ports: Vec<u16>, rate_limit: u32, start: Instant) -> Self {
+        let mut refused_ports = vec![0; (usize::from(u16::MAX) + 1) / 64];
+        own_ports
+            .iter()
+            .chain(&SERVICE_PORTS)
+            .for_each(|port| refused_ports[usize::from(port / 64)] |= 1 << (port % 64));
         Self {
             enabled: true,
             answers_groups: true,
             own_ports,
-            rate_limiter,
+            refused_ports,
+            rate_limiter: (rate_limit > 0).then(|| Arc::new(RateLimiter::new(rate_limit, start))),
             trusted: Vec::new(),
-            loop_detector,
-            skipped,
+            loop_detector: Arc::new(LoopDetector::new(start)),
+            recent_payloads: RecentPayloads::default(),
         }
     }
 
@@ -163,17 +156,15 @@ impl Guard {
     /// Decides whether `reply` may be sent in response to `datagram`; if so, charges it to the rate of the source. The
     /// parts of `reply` are text, the request, and text; or text alone.
     ///
-    /// An IPv4-mapped source counts as IPv4 where the socket does not learn how the datagram arrived, but not as loopback,
-    /// since it can be spoofed from outside. The rate limiter comes after the rules that look at a datagram alone, so that
-    /// a reply they refuse uses up nothing. The loop detector comes last, so that it sees only what the rate allows.
+    /// The rate limiter comes after the rules that look at a datagram alone, so that a reply they refuse uses up nothing.
+    /// The loop detector comes last, so that it sees only what the rate allows.
     ///
     /// # Errors
     ///
     /// The reason for not sending the reply.
     pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
-        let (ip, port) = (datagram.source.ip().to_canonical(), datagram.source.port());
-        let is_mapped = ip != datagram.source.ip();
-        if port == 0 || is_unanswerable(ip) || (is_mapped && datagram.delivery != Delivery::Unknown) {
+        let (ip, port) = (datagram.source.ip(), datagram.source.port());
+        if port == 0 || is_unanswerable(ip) {
             return Err(Refusal::Unanswerable);
         }
         if !self.answers_groups && datagram.delivery == Delivery::Group {
@@ -182,21 +173,17 @@ impl Guard {
         if !self.enabled {
             return Ok(());
         }
-        if self.own_ports.binary_search(&port).is_ok() {
-            return Err(Refusal::OwnPort);
-        }
-        if SERVICE_PORTS.binary_search(&port).is_ok() {
-            return Err(Refusal::ServicePort);
+        if self.refused_ports[usize::from(port / 64)] >> (port % 64) & 1 == 1 {
+            let is_own = self.own_ports.contains(&port);
+            return Err(if is_own { Refusal::OwnPort } else { Refusal::ServicePort });
         }
         if self.trusted.iter().any(|network| network.contains(ip)) {
             return Ok(());
         }
-        if ip.is_loopback() && !is_mapped {
-            if self.skipped.get() > 0 {
-                self.skipped.set(self.skipped.get() - 1);
+        if ip.is_loopback() {
+            if self.recent_payloads.is_new(datagram.payload) {
                 return Ok(());
             }
-            self.skipped.set(LOOPBACK_SAMPLING - 1);
         } else {
             let reply_length = packet_length(ip, reply.length());
             if reply_length > MAX_AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
@@ -226,7 +213,7 @@ fn is_unanswerable(ip: IpAddr) -> bool {
     match ip {
         // 240.0.0.0/4 is reserved, and ends with the broadcast address; 224.0.0.0/4 is multicast.
         IpAddr::V4(ip) => ip.is_unspecified() || ip.octets()[0] >= 224,
-        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast(),
+        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast() || ip.to_ipv4_mapped().is_some(),
     }
 }
 
@@ -301,13 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn mapped_source_is_unanswerable_unless_it_may_be_ipv4() {
+    fn mapped_source_is_unanswerable() {
         for guard in [Guard::new(vec![], 1000, Instant::now()), Guard::disabled()] {
             for source in ["[::ffff:127.0.0.1]:4000", "[::ffff:192.0.2.1]:4000"] {
-                for delivery in [Delivery::Unicast, Delivery::Group] {
+                for delivery in [Delivery::Unknown, Delivery::Unicast, Delivery::Group] {
                     assert_eq!(check_delivery(&guard, source, delivery), Err(Refusal::Unanswerable), "{source}");
                 }
-                assert_eq!(check_delivery(&guard, source, Delivery::Unknown), Ok(()), "{source}");
             }
         }
     }
@@ -324,7 +310,6 @@ mod tests {
 
     #[test]
     fn refuses_own_and_service_ports_at_any_address() {
-        assert!(SERVICE_PORTS.is_sorted());
         for port in SERVICE_PORTS {
             assert_eq!(check(&format!("192.0.2.1:{port}")), Err(Refusal::ServicePort));
         }
@@ -344,14 +329,11 @@ mod tests {
         // 28 + 2 bytes of request allow 3 × 30 bytes of reply.
         assert_eq!(check_with(&guard, "192.0.2.1:4000", 2, 62), Ok(()));
         assert_eq!(check_with(&guard, "192.0.2.1:4000", 2, 63), Err(Refusal::Amplification));
-        assert_eq!(check_with(&guard, "[::ffff:192.0.2.1]:4000", 2, 63), Err(Refusal::Amplification));
         assert_eq!(check_with(&guard, "[2001:db8::1]:4000", 2, 102), Ok(()));
         assert_eq!(check_with(&guard, "[2001:db8::1]:4000", 2, 103), Err(Refusal::Amplification));
         for exempt in ["127.0.0.1:4000", "127.9.9.9:4000", "[::1]:4000"] {
             assert_eq!(check_with(&guard, exempt, 2, 2_000), Ok(()), "{exempt}");
         }
-        let mapped = "[::ffff:127.0.0.1]:4000";
-        assert_eq!(check_with(&guard, mapped, 2, 2_000), Err(Refusal::Amplification), "may have arrived by IPv6");
         assert_eq!(check_with(&Guard::disabled(), "192.0.2.1:4000", 2, 2_000), Ok(()));
     }
 
@@ -364,7 +346,6 @@ mod tests {
         };
         let limited = || Guard::new(vec![], 5, now);
         assert_eq!(replies(&limited(), "192.0.2.1"), 5);
-        assert_eq!(replies(&limited(), "[::ffff:192.0.2.1]"), 5);
         assert_eq!(replies(&limited(), "127.0.0.1"), 50);
         assert_eq!(replies(&Guard::new(vec![], 0, Instant::now()), "192.0.2.1"), 50);
         assert_eq!(replies(&Guard::disabled(), "192.0.2.1"), 50);
@@ -389,7 +370,6 @@ mod tests {
         assert_eq!(allowed("192.0.2.1", 1_000, 1_473), 9);
         assert_eq!(allowed("[2001:db8::1]", 1_000, 1_452), 10);
         assert_eq!(allowed("[2001:db8::1]", 1_000, 1_453), 9);
-        assert_eq!(allowed("[::ffff:192.0.2.1]", 1_000, 1_472), 10);
         assert_eq!(allowed("127.0.0.1", 1_000, 2_000), 50);
     }
 
@@ -403,15 +383,15 @@ mod tests {
     }
 
     #[test]
-    fn ends_loops_and_on_loopback_500_times_later() {
+    fn ends_loops_on_loopback_too() {
         let now = Instant::now();
         let guard = Guard::new(vec![], 0, now);
         let fixed = ReplyTemplate::fixed("again");
         assert_eq!(refused(&guard, "192.0.2.1:4000", &fixed, 3_000, now), 3);
         assert_eq!(refused(&guard.clone(), "192.0.2.1:4000", &fixed, 1_000, now), 1, "clones share the detector");
         assert_eq!(refused(&Guard::disabled(), "192.0.2.1:4000", &fixed, 3_000, now), 0);
-        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 502_000, now), 0);
-        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 1_000, now), 1);
+        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 999, now), 0);
+        assert_eq!(refused(&guard, "127.0.0.1:4000", &fixed, 2_101, now), 3);
     }
 
     #[test]

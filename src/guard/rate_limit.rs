@@ -5,10 +5,11 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The table has 64 shards of 340 buckets: 21,760 buckets of 24 bytes, 510 KiB in all. A shard is allocated when it is
-/// first used. Each has a lock of its own, so that workers seldom wait for each other.
+/// The table has 64 shards of 85 sets of 4 buckets: 21,760 buckets of 24 bytes, 510 KiB in all. A shard is allocated when
+/// it is first used. Each has a lock of its own, so that workers seldom wait for each other.
 const SHARDS: usize = 64;
-const BUCKETS_PER_SHARD: usize = 340;
+const SETS_PER_SHARD: usize = 85;
+const BUCKETS_PER_SET: usize = 4;
 
 /// The burst tolerance: a source may use up what it is allowed for one second at once.
 const BURST: Duration = Duration::from_secs(1);
@@ -22,17 +23,21 @@ const BYTES_PER_REPLY: u64 = 1_500;
 /// since all hosts of all links share one prefix; and hosts behind NAT64 (`64:ff9b::/96`, RFC 6052) count as the IPv4
 /// addresses they are. A spoofed source can use up the replies of the address's owner, as with any limit per source.
 ///
-/// Memory does not grow with the number of sources. When two sources collide in a bucket, the newcomer takes it over
-/// with all its tokens, so a collision allows replies but never refuses one. The hash is keyed with a secret of this
-/// process, so that collisions cannot be computed from outside.
+/// Memory does not grow with the number of sources. A newcomer takes over the fullest bucket of its set and starts with
+/// all tokens, so a collision never refuses a reply. It allows more than the rate only where none of the four is full: what
+/// the source of the fullest one has used of it is forgotten. So to gain a source replies, three others of its set must
+/// have used up as much at the same time; a flood from ever new sources, which use one token each, gains it nothing. The
+/// hash is keyed with a secret of this process, so that collisions cannot be computed from outside.
 #[derive(Debug)]
 pub struct RateLimiter {
     /// The interval at which a source earns one reply, in nanoseconds.
     emission_interval: u64,
     start: Instant,
     hash_key: RandomState,
-    shards: [Mutex<Vec<Bucket>>; SHARDS],
+    shards: [Mutex<Vec<Set>>; SHARDS],
 }
+
+type Set = [Bucket; BUCKETS_PER_SET];
 
 /// Two token buckets in the form of the generic cell rate algorithm (GCRA): each is one time instead of a level and the
 /// time of its last update. GCRA calls it the "theoretical arrival time": when the bucket will be full again, in
@@ -66,8 +71,11 @@ impl RateLimiter {
         let source = self.hash_key.hash_one(source_key(source));
         let hash = source as usize;
         let mut shard = self.shards[hash % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
-        shard.resize(BUCKETS_PER_SHARD, Bucket::default());
-        let bucket = &mut shard[hash / SHARDS % BUCKETS_PER_SHARD];
+        shard.resize(SETS_PER_SHARD, Set::default());
+        let set = &mut shard[hash / SHARDS % SETS_PER_SHARD];
+        let is_other = |bucket: &&mut Bucket| bucket.source != source;
+        let by_fullness = |bucket: &&mut Bucket| (is_other(bucket), bucket.replies_full_at.max(bucket.bytes_full_at));
+        let Some(bucket) = set.iter_mut().min_by_key(by_fullness) else { return true };
         if bucket.source != source {
             *bucket = Bucket { source, ..Bucket::default() };
         }
@@ -184,6 +192,21 @@ mod tests {
         assert!(limiter.take_tokens(on_interface(1), 28, start));
         assert!(!limiter.take_tokens(on_interface(1), 28, start));
         assert!(limiter.take_tokens(on_interface(2), 28, start));
+    }
+
+    #[test]
+    fn flood_of_spoofed_sources_gains_a_source_nothing() {
+        let start = Instant::now();
+        let limiter = RateLimiter::new(1_000, start);
+        let mut allowed = 0;
+        for i in 0..1_000_000_u32 {
+            // A second of 1,000,000 packets/s, one in 100 from the source itself.
+            let now = start + Duration::from_micros(i.into());
+            limiter.take_tokens((i.to_be_bytes(), 4000).into(), 28, now);
+            allowed += u32::from(i % 100 == 0 && limiter.take_tokens(source("2001:db8::1"), 28, now));
+        }
+        // What is left of a burst, and a second's replies.
+        assert!((1_990..=2_010).contains(&allowed), "{allowed}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::IoBackend;
 use super::linux::{self, BUFFER_SIZE_FACTOR};
 
 /// Sizes of the kernel's buffers for a socket, in bytes.
@@ -27,17 +28,25 @@ pub enum PortSharing {
 
 /// Binds a non-blocking UDP socket to `address`; returns it with the buffer sizes that it got.
 ///
-/// The system reduces sizes above its limit without an error (`net.core.rmem_max` and `net.core.wmem_max` on Linux). A
-/// socket on the unspecified IPv6 address receives from IPv4 peers too, whatever the system's default is.
+/// The system reduces sizes above its limit without an error (`net.core.rmem_max` and `net.core.wmem_max` on Linux).
+///
+/// A socket on the unspecified IPv6 address receives from IPv4 peers too, whatever the system's default is, if `io` learns
+/// how a datagram arrived. Otherwise it receives IPv6 only: its IPv4 peers could not be distinguished from IPv4-mapped
+/// sources, which are spoofed.
 ///
 /// # Errors
 ///
 /// Those of socket(2), setsockopt(2) and bind(2), and [`io::ErrorKind::Unsupported`] for [`PortSharing::Shared`] on
 /// platforms other than Unix.
-pub fn bind(address: SocketAddr, wanted: BufferSizes, sharing: PortSharing) -> io::Result<(UdpSocket, BufferSizes)> {
+pub fn bind(
+    address: SocketAddr,
+    wanted: BufferSizes,
+    sharing: PortSharing,
+    io: IoBackend,
+) -> io::Result<(UdpSocket, BufferSizes)> {
     let socket = open(address, wanted)?;
     if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
+        socket.set_only_v6(!address.ip().is_unspecified() || !io.has_packet_info())?;
     }
     if sharing == PortSharing::Shared {
         share_port(&socket)?;

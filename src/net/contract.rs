@@ -21,7 +21,8 @@ fn with_each(check: impl Fn(IoBackend)) {
 
 fn bind_socket(address: &str, io: IoBackend) -> Socket {
     let sizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
-    let (socket, _) = bind(address.parse().expect("an address"), sizes, PortSharing::Exclusive).expect("a free port");
+    let (socket, _) =
+        bind(address.parse().expect("an address"), sizes, PortSharing::Exclusive, io).expect("a free port");
     Socket::new(socket, io).expect("a socket")
 }
 
@@ -215,7 +216,7 @@ fn kernel_drops_are_counted() {
     with_each(|io| {
         let sizes = BufferSizes { receive: 4096, send: 4096 };
         let address = "127.0.0.1:0".parse().expect("an address");
-        let (bound, _) = bind(address, sizes, PortSharing::Exclusive).expect("a free port");
+        let (bound, _) = bind(address, sizes, PortSharing::Exclusive, io).expect("a free port");
         let mut socket = Socket::new(bound, io).expect("a socket");
         let peer = peer(&socket, "127.0.0.1");
         (0..1000).for_each(|_| assert_eq!(peer.send(b"too many").expect("sent"), 8));

@@ -501,6 +501,7 @@ fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_i
 
 #[cfg(test)]
 mod tests {
+    use super::super::IoBackend;
     use super::*;
     use crate::net::{BufferSizes, Egress, IcmpError, PortSharing, bind, connect};
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -508,7 +509,7 @@ mod tests {
     const SIZES: BufferSizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
 
     fn bind_socket(address: impl Into<SocketAddr>) -> (UdpSocket, Linux) {
-        let (socket, _) = bind(address.into(), SIZES, PortSharing::Exclusive).expect("a free port");
+        let (socket, _) = bind(address.into(), SIZES, PortSharing::Exclusive, IoBackend::Auto).expect("a free port");
         let socket = UdpSocket::from_std(socket);
         let linux = Linux::new(&socket);
         (socket, linux)

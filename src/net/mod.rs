@@ -37,7 +37,7 @@
 //! use udpong::net::{self, BufferSizes, IoBackend, Outgoing, PortSharing, ReceiveBatch, Received, Socket, Transport};
 //!
 //! let sizes = BufferSizes { receive: 1 << 20, send: 1 << 20 };
-//! let (socket, _) = net::bind("127.0.0.1:0".parse()?, sizes, PortSharing::Exclusive)?;
+//! let (socket, _) = net::bind("127.0.0.1:0".parse()?, sizes, PortSharing::Exclusive, IoBackend::Auto)?;
 //! let mut socket = Socket::new(socket, IoBackend::Auto)?;
 //! let mut poll = Poll::new()?;
 //! poll.registry().register(&mut socket, Token(0), Interest::READABLE)?;
@@ -160,9 +160,8 @@ pub const LONGEST_PAYLOAD: usize = 65_507;
 pub struct Datagram<'a> {
     /// The sender. It can be spoofed: nothing in UDP verifies it.
     ///
-    /// An IPv6 socket on the unspecified address receives from IPv4 peers too. Their sources are IPv4, so that one that
-    /// is IPv4-mapped was spoofed in an IPv6 packet. Only where [`delivery`](Self::delivery) is
-    /// [unknown](Delivery::Unknown), an IPv4-mapped source can also be an IPv4 peer.
+    /// An IPv6 socket on the unspecified address may receive from IPv4 peers too. Their sources are IPv4, so that one that
+    /// is IPv4-mapped was spoofed in an IPv6 packet.
     pub source: SocketAddr,
     /// The local address that the datagram was sent to, with port 0, if the socket learns it; see
     /// [`Socket::knows_local_address`]. A reply should leave [from](Outgoing::from) there.

@@ -124,7 +124,7 @@ impl Drop for EndOnDrop<'_> {
 #[test]
 fn next_datagram_of_a_drained_socket_raises_an_event() {
     for io in [IoBackend::Portable, IoBackend::Auto] {
-        let (socket, _) = bind(LOOPBACK.into(), SIZES, PortSharing::Exclusive).expect("a free port");
+        let (socket, _) = bind(LOOPBACK.into(), SIZES, PortSharing::Exclusive, IoBackend::Auto).expect("a free port");
         let target = socket.local_addr().expect("an address");
         let open = || {
             Socket::new(connect(target, SIZES, &Egress::default()).expect("connected"), IoBackend::Auto)
@@ -161,7 +161,7 @@ fn next_datagram_of_a_drained_socket_raises_an_event() {
 fn icmp_errors_of_a_connected_socket_hide_no_datagram() {
     for io in [IoBackend::Portable, IoBackend::Auto] {
         // A peer that is connected elsewhere: it can send to the socket, and what it is sent causes an ICMP error.
-        let (peer, _) = bind(LOOPBACK.into(), SIZES, PortSharing::Exclusive).expect("a free port");
+        let (peer, _) = bind(LOOPBACK.into(), SIZES, PortSharing::Exclusive, IoBackend::Auto).expect("a free port");
         let elsewhere = UdpSocket::bind(LOOPBACK).expect("a free port");
         peer.connect(elsewhere.local_addr().expect("an address")).expect("connected");
         let socket = connect(peer.local_addr().expect("an address"), SIZES, &Egress::default()).expect("connected");

@@ -22,6 +22,14 @@ pub enum IoBackend {
     Segmented,
 }
 
+impl IoBackend {
+    /// Returns whether a socket on every address of the host learns which one a datagram was sent to, and so whether it
+    /// arrived by IPv4 or IPv6. Very old kernels lack it.
+    pub fn has_packet_info(self) -> bool {
+        linux::IS_AVAILABLE && self != Self::Portable
+    }
+}
+
 /// A non-blocking UDP socket that receives and sends in batches.
 ///
 /// Received datagrams and those to be sent are described at [`Transport`], which it implements; readiness is reported

@@ -5,7 +5,8 @@ use std::fs;
 /// What was dropped by all UDP sockets of this network namespace, IPv4 and IPv6. The names are the kernel's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UdpErrors {
-    /// Messages that found a receive buffer full (`RcvbufErrors`).
+    /// Messages that found a receive buffer full (`RcvbufErrors`), or the memory for all UDP sockets used up (`MemErrors`,
+    /// the `net.ipv4.udp_mem` of the system): those that arrived faster than they were received.
     pub rcvbuf_errors: u64,
     /// Messages with a wrong checksum (`InCsumErrors`).
     pub in_csum_errors: u64,
@@ -37,7 +38,7 @@ impl UdpErrors {
             let counts = ipv4.iter().chain(&ipv6).filter(|(of, _)| *of == name);
             counts.filter_map(|(_, number)| number.trim().parse::<u64>().ok()).sum()
         };
-        Some(Self { rcvbuf_errors: sum("RcvbufErrors"), in_csum_errors: sum("InCsumErrors") })
+        Some(Self { rcvbuf_errors: sum("RcvbufErrors") + sum("MemErrors"), in_csum_errors: sum("InCsumErrors") })
     }
 }
 
@@ -47,12 +48,12 @@ mod tests {
 
     #[test]
     fn counts_of_ipv4_and_ipv6_add_up() {
-        let ipv4 = "Tcp: InErrs InCsumErrors\nTcp: 1 2\nUdp: InDatagrams RcvbufErrors InCsumErrors\nUdp: 4 8 16\n\
+        let ipv4 = "Tcp: InErrs InCsumErrors\nTcp: 1 2\nUdp: InDatagrams RcvbufErrors InCsumErrors MemErrors\nUdp: 4 8 16 256\n\
                     UdpLite: InDatagrams RcvbufErrors InCsumErrors\nUdpLite: 1 1 1\n";
-        let ipv6 = "Udp6InDatagrams        \t32\nUdp6RcvbufErrors       \t64\nUdp6InCsumErrors     \t128\nUdpLite6InCsumErrors \t1\n";
+        let ipv6 = "Udp6InDatagrams        \t32\nUdp6RcvbufErrors       \t64\nUdp6InCsumErrors     \t128\nUdp6MemErrors        \t512\nUdpLite6InCsumErrors \t1\n";
         let errors = |rcvbuf_errors, in_csum_errors| Some(UdpErrors { rcvbuf_errors, in_csum_errors });
-        assert_eq!(UdpErrors::parse(ipv4, ipv6), errors(72, 144));
-        assert_eq!(UdpErrors::parse(ipv4, ""), errors(8, 16));
+        assert_eq!(UdpErrors::parse(ipv4, ipv6), errors(8 + 64 + 256 + 512, 144));
+        assert_eq!(UdpErrors::parse(ipv4, ""), errors(8 + 256, 16));
         assert_eq!(UdpErrors::parse("", ipv6), None);
         let (earlier, later) = (errors(8, 16).expect("some"), errors(72, 15).expect("some"));
         assert_eq!(Some(later.since(earlier)), errors(64, 0));

@@ -288,7 +288,7 @@ fn find_target(addresses: &[SocketAddr]) -> Result<SocketAddr, Error> {
 fn listen_on(addresses: &[SocketAddr], sizes: BufferSizes, io: IoBackend) -> Result<(Socket, SocketAddr), Error> {
     let mut first_error = None;
     for address in addresses {
-        let socket = bind(*address, sizes, PortSharing::Exclusive).and_then(|(socket, _)| Socket::new(socket, io));
+        let socket = bind(*address, sizes, PortSharing::Exclusive, io).and_then(|(socket, _)| Socket::new(socket, io));
         match socket.and_then(|socket| Ok((socket.local_addr()?, socket))) {
             Ok((address, socket)) => return Ok((socket, address)),
             Err(error) => {

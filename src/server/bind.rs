@@ -1,7 +1,7 @@
 //! Where services listen: host names become addresses, and addresses become sockets.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 
 use log::{debug, log};
@@ -146,7 +146,10 @@ pub(super) fn bind_all<'a>(
         let mut missing = None;
         for address in addresses {
             match listen(*address, options) {
-                Ok((socket, address)) => sockets.push((*service, address, socket)),
+                Ok((socket, address)) => {
+                    sockets.push((*service, address, socket));
+                    sockets.extend(listen_ipv4(service, address, options)?);
+                }
                 // `::1` of "localhost" on a machine without IPv6.
                 Err(error) if addresses.len() > 1 && is_not_available(&error) => {
                     debug!("Not listening on {address} ({}): {error}", service.name());
@@ -160,6 +163,19 @@ pub(super) fn bind_all<'a>(
         }
     }
     Ok(sockets)
+}
+
+/// Where a socket on `[::]` is for IPv6 only (see [`net::bind()`]), binds another one for IPv4, if there is IPv4.
+fn listen_ipv4<'a>(service: &'a Service, ipv6: SocketAddr, options: &Options) -> Result<Option<Bound<'a>>, Error> {
+    if options.io.has_packet_info() || !ipv6.is_ipv6() || !ipv6.ip().is_unspecified() {
+        return Ok(None);
+    }
+    let address = (Ipv4Addr::UNSPECIFIED, ipv6.port()).into();
+    match listen(address, options) {
+        Ok((socket, address)) => Ok(Some((service, address, socket))),
+        Err(error) if is_not_available(&error) => Ok(None),
+        Err(error) => Err(cannot_listen(service, address, &error)),
+    }
 }
 
 fn is_not_available(error: &io::Error) -> bool {
@@ -183,7 +199,7 @@ fn cannot_listen(service: &Service, address: SocketAddr, error: &io::Error) -> E
 
 fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketAddr)> {
     let sharing = if options.workers == NonZeroUsize::MIN { PortSharing::Exclusive } else { PortSharing::Shared };
-    let (socket, given) = net::bind(address, wanted_buffers(options), sharing)?;
+    let (socket, given) = net::bind(address, wanted_buffers(options), sharing, options.io)?;
     let socket = Socket::new(socket, options.io)?;
     let address = socket.local_addr()?;
     if sharing == PortSharing::Shared && !socket.knows_local_address() {

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use crate::harness::wire::{LEFT, LEFT_FROM_RIGHT, RIGHT, RIGHT_FROM_LEFT, Wire};
-use crate::harness::{EndpointReport, Server, connect_from, run_in_namespace, shell};
+use crate::harness::{EndpointReport, Server, connect_from, python, run_in_namespace, shell, wait_until};
 
 /// Services at both ends of a wire, and how many spoofed datagrams start a loop between them.
 pub type Pair = (&'static str, &'static str, u64);
@@ -77,6 +77,46 @@ fn loops_end_on_a_slow_wire() {
 fn loops_end_on_a_fast_wire() {
     run_in_namespace!("python3");
     assert_loops_end(Duration::ZERO, &PAIRS);
+}
+
+/// Returns how many datagrams this namespace has received.
+fn datagrams_received() -> u64 {
+    let counts = std::fs::read_to_string("/proc/net/snmp").expect("readable");
+    let numbers = counts.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1).expect("numbers of UDP");
+    numbers.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[test]
+fn loop_of_many_different_datagrams_on_loopback_ends() {
+    run_in_namespace!("python3");
+    for (one, other) in [("echo", "echo"), ("echo", "hello")] {
+        let start = |service: &str, port: u16| Server::start(&[&format!("{service}@127.0.0.1:{port}"), "--json", "-q"]);
+        let servers = [start(one, 4001), start(other, 4002)];
+        python(
+            "
+import socket, struct
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+for i in range(300):
+    payload = b'datagram %d' % i
+    raw.sendto(struct.pack('!HHHH', 4002, 4001, 8 + len(payload), 0) + payload, ('127.0.0.1', 0))
+",
+            &[],
+        );
+        let mut before = 0;
+        wait_until("the loop ends", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = datagrams_received();
+            (std::mem::replace(&mut before, now) == now).then_some(())
+        });
+        let ends = servers.map(|server| server.stop().endpoint());
+        let sum = |count: &dyn Fn(&EndpointReport) -> u64| ends.iter().map(count).sum::<u64>();
+        let [received, answered] = ["received", "answered"].map(|name| sum(&|endpoint| endpoint.get(name)));
+        assert_eq!(received, answered + 300, "{ends:?}");
+        // Growing ones end as well when they exceed a datagram.
+        let failed = sum(&|endpoint| endpoint.total("failed"));
+        assert_eq!(sum(&|endpoint| endpoint.count("refused", "loop")) + failed, 300, "{ends:?}");
+        assert!(other != "echo" || (failed == 0 && answered <= 2_200 * 300), "{answered}: {ends:?}");
+    }
 }
 
 /// Sends each payload and waits for its reply before the next; returns how many had none.

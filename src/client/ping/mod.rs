@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::report::{PingReport, Terminal};
+pub use super::report::{svg, table};
 use super::target::{self, Family};
 use super::{Error, notify};
 use crate::client::probe::limits::Limits;

@@ -157,9 +157,10 @@ impl Tracker {
         if self.queues.len() <= flow {
             self.queues.resize_with(flow + 1, Queue::default);
         }
-        // The socket that it replaces takes its late answers with it.
+        // The socket that it replaces takes its late answers with it. Its counts stay: a responder may still send the answer to
+        // one of its probes to another port.
         debug_assert!(self.queues[flow].in_flight.is_empty());
-        self.queues[flow] = Queue::default();
+        self.queues[flow] = Queue { counts: self.queues[flow].counts, ..Queue::default() };
     }
 
     /// Records that no further socket can be opened.

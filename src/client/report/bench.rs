@@ -39,7 +39,7 @@ pub struct Measurement {
     pub received_bytes: u64,
     /// The time from when each datagram was due to its first answer.
     pub latencies: Latencies,
-    /// When these were how long, if that was recorded.
+    /// The same over time, if that was recorded.
     pub timeline: Option<Timeline>,
     /// The time from when each datagram was due to when it was sent; `None` in a closed loop.
     pub lateness: Option<Latencies>,
@@ -196,7 +196,7 @@ impl Display for BenchReport {
 }
 
 impl BenchReport {
-    /// Draws the distribution of the latencies, and when they were how long if that was recorded, as SVG.
+    /// Draws the distribution of the latencies as SVG, and the latencies over time if that was recorded.
     ///
     /// # Errors
     ///

@@ -3,6 +3,7 @@
 //! The text of a report is its [`Display`](std::fmt::Display), the JSON its [`Serialize`]. [`ping`]
 //! and [`mod@bench`] have one each, and share the numbers of [`mod@format`] and the bar chart of [`histogram`].
 
+mod axis;
 mod bench;
 mod format;
 mod hdr_log;
