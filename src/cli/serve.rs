@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,6 +15,7 @@ use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
 use udpong::server::{IoBackend, Network, Options, Server, Service};
 use udpong::service_manager::inherited_sockets;
+use udpong::stamp::ReflectorOptions;
 
 use super::impair::{self, LinkArgs, SeedArgs};
 use super::monitor::MonitorArgs;
@@ -115,6 +117,16 @@ pub struct ServeArgs {
     #[arg(long, hide_short_help = true, help_heading = "Safety")]
     no_guard: bool,
 
+    /// Key of the service stamp: only signed requests are answered
+    ///
+    /// The key is the content of the file, less one final line feed.
+    #[arg(long, value_name = "PATH", hide_short_help = true, help_heading = "STAMP")]
+    stamp_key_file: Option<PathBuf>,
+
+    /// Let the service stamp repeat sequence numbers and remember no session
+    #[arg(long, hide_short_help = true, help_heading = "STAMP")]
+    stamp_stateless: bool,
+
     #[command(flatten)]
     monitor: MonitorArgs,
 
@@ -126,7 +138,7 @@ pub struct ServeArgs {
 }
 
 /// The services that completions offer.
-pub const SERVICE_NAMES: [&str; 6] = ["hello", "echo", "fixed", "ack", "discard", "reply="];
+pub const SERVICE_NAMES: [&str; 7] = ["hello", "echo", "fixed", "ack", "discard", "reply=", "stamp"];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -146,6 +158,7 @@ const SERVICES: &str = "  \
   ack         \"Server acknowledges: \" and the message  127.0.0.1:12345
   discard     no reply                                 discard@HOST:PORT
   reply=TEXT  TEXT, with the message in place of {}    reply=TEXT@HOST:PORT
+  stamp       a STAMP Session-Reflector (RFC 8762)     0.0.0.0:862
 ";
 
 const DETAILS: &str = "\
@@ -178,7 +191,21 @@ most once a minute per reason. The reasons are:
                  not on loopback
   loop           every 1,000th of identical requests in a row from one
                  peer, or requests that grow by the service's own text
+                 of stamp: every 1,000th request in a row from one peer
+                 that may be a reply itself
+  hmac           of stamp, with a key: the request is not signed with it
   discard        the service is discard
+
+STAMP:
+A reply has the length of its request, at least 44 bytes, or 112 with a key. It
+carries the times at which the request arrived (by the kernel's clock where it
+has one) and the reply left, in the format of the request (NTP or PTP), and the
+hop limit of the request (255 if unknown). The times are declared synchronized
+only if the kernel says so (adjtimex). Replies are numbered for each session
+(SSID, addresses and ports; up to 16,384 at a time, forgotten after 15 minutes
+without a request); where there is no room, they repeat the number of the
+request. Of the TLVs of RFC 8972, padding, Direct Measurement and HMAC are
+understood.
 ";
 
 const JSON: &str = "\
@@ -251,6 +278,12 @@ fn details() -> String {
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let services = args.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
     let services = services.map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
+    let is_stamp = |service: &Service| service.name() == "stamp";
+    if (args.stamp_key_file.is_some() || args.stamp_stateless) && !services.iter().any(is_stamp) {
+        let message = "--stamp-key-file and --stamp-stateless are for the service stamp, which is not served";
+        return Err(Failure::new(Failure::USAGE, message));
+    }
+    let options = options(args)?;
     let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
     let log = LogWriter::install(logger(args.log, args.quiet)?).map_err(|error| failed("start the log", error))?;
     let shutdown = shutdown_on_signals(Failure::FAILED)?;
@@ -258,7 +291,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     // Before and after serving, the log may delay the program: there is a line for each of perhaps many services.
     log.set_patience(LOG_PATIENCE);
     let inherited = inherited_sockets().map_err(|message| Failure::new(Failure::FAILED, message))?;
-    let server = Server::bind_or_inherit(&services, inherited, options(args), shutdown).inspect_err(|_| {
+    let server = Server::bind_or_inherit(&services, inherited, options, shutdown).inspect_err(|_| {
         log.flush(Instant::now() + LOG_PATIENCE);
     })?;
     log.set_patience(Duration::ZERO);
@@ -276,8 +309,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 /// How long the log may delay the start, and the exit once nothing is left to answer.
 pub const LOG_PATIENCE: Duration = Duration::from_millis(500);
 
-fn options(args: &ServeArgs) -> Options {
-    Options {
+fn options(args: &ServeArgs) -> Result<Options, Failure> {
+    let key = args.stamp_key_file.as_deref().map(super::stamp_key).transpose()?;
+    Ok(Options {
         receive_buffer: args.recv_buffer,
         send_buffer: args.send_buffer,
         run_for: args.run_for,
@@ -292,8 +326,9 @@ fn options(args: &ServeArgs) -> Options {
         spin: args.spin,
         monitor: (&args.monitor).into(),
         impairments: args.impairments.is_given().then(|| args.impairments.apply(Impairments::default())),
+        stamp: ReflectorOptions { key, stateless: args.stamp_stateless },
         seed: args.seed.seed,
-    }
+    })
 }
 
 /// Returns the logger with a level, and without the lines about single datagrams if it is to be quiet.

@@ -47,13 +47,15 @@ pub enum Refusal {
     RateLimit,
     /// The payload returns again and again, as in a loop between two servers.
     Loop,
+    /// It is not signed with the key of the service.
+    Hmac,
     /// The service answers no datagram.
     Discard,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Unanswerable,
         Self::GroupCopy,
         Self::OwnPort,
@@ -61,6 +63,7 @@ impl Refusal {
         Self::Amplification,
         Self::RateLimit,
         Self::Loop,
+        Self::Hmac,
         Self::Discard,
     ];
 
@@ -74,6 +77,7 @@ impl Refusal {
             Self::Amplification => "amplification",
             Self::RateLimit => "rate_limit",
             Self::Loop => "loop",
+            Self::Hmac => "hmac",
             Self::Discard => "discard",
         }
     }
@@ -89,6 +93,7 @@ impl Display for Refusal {
             Self::Amplification => "the reply is over three times as long as the request",
             Self::RateLimit => "its address has reached the rate limit",
             Self::Loop => "its payload returns again and again, as in a loop between two servers",
+            Self::Hmac => "it is not signed with the key of the service",
             Self::Discard => "the service answers no datagram",
         })
     }
@@ -163,6 +168,44 @@ impl Guard {
     ///
     /// The reason for not sending the reply.
     pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
+        self.check_rules(datagram, reply.length(), now, |detector| {
+            if datagram.source.ip().is_loopback() && self.recent_payloads.is_new(datagram.payload) {
+                return false;
+            }
+            // Text that does not enclose the request cannot nest.
+            let [before, request, after] = reply.parts;
+            let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
+            detector.is_loop(datagram.source, datagram.payload, before, after, now)
+        })
+    }
+
+    /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of a
+    /// loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few exceptions.
+    ///
+    /// # Errors
+    ///
+    /// The reason for not sending the reply.
+    #[cfg(feature = "stamp")]
+    pub fn check_reflection(
+        &self,
+        datagram: &Datagram<'_>,
+        length: usize,
+        may_be_reply: bool,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.check_rules(datagram, length, now, |detector| {
+            may_be_reply && detector.is_loop_of_replies(datagram.source, now)
+        })
+    }
+
+    /// Applies the rules in order; `is_loop` looks at the payload, the last of them.
+    fn check_rules(
+        &self,
+        datagram: &Datagram<'_>,
+        reply: usize,
+        now: Instant,
+        is_loop: impl FnOnce(&LoopDetector) -> bool,
+    ) -> Result<(), Refusal> {
         let (ip, port) = (datagram.source.ip(), datagram.source.port());
         if port == 0 || is_unanswerable(ip) {
             return Err(Refusal::Unanswerable);
@@ -180,12 +223,8 @@ impl Guard {
         if self.trusted.iter().any(|network| network.contains(ip)) {
             return Ok(());
         }
-        if ip.is_loopback() {
-            if self.recent_payloads.is_new(datagram.payload) {
-                return Ok(());
-            }
-        } else {
-            let reply_length = packet_length(ip, reply.length());
+        if !ip.is_loopback() {
+            let reply_length = packet_length(ip, reply);
             if reply_length > MAX_AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
                 return Err(Refusal::Amplification);
             }
@@ -194,13 +233,7 @@ impl Guard {
                 return Err(Refusal::RateLimit);
             }
         }
-        // Text that does not enclose the request cannot nest.
-        let [before, request, after] = reply.parts;
-        let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
-        if self.loop_detector.is_loop(datagram.source, datagram.payload, before, after, now) {
-            return Err(Refusal::Loop);
-        }
-        Ok(())
+        if is_loop(&self.loop_detector) { Err(Refusal::Loop) } else { Ok(()) }
     }
 }
 
@@ -233,7 +266,8 @@ mod tests {
         let bytes = [0; 2_000];
         let source: SocketAddr = source.parse().expect("an address");
         let payload = &bytes[..request];
-        let datagram = Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, payload };
+        let datagram =
+            Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, hop_limit: None, payload };
         let reply = Outgoing { to: source, from: None, parts: [&bytes[..reply], b"", b""] };
         guard.check(&datagram, &reply, now)
     }
@@ -283,7 +317,7 @@ mod tests {
     fn check_delivery(guard: &Guard, source: &str, delivery: Delivery) -> Result<(), Refusal> {
         let source: SocketAddr = source.parse().expect("an address");
         let reply = Outgoing { to: source, from: None, parts: [b"reply", b"", b""] };
-        let datagram = Datagram { source, local: None, delivery, arrival: None, payload: b"request" };
+        let datagram = Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: b"request" };
         guard.check(&datagram, &reply, Instant::now())
     }
 
@@ -377,7 +411,8 @@ mod tests {
     fn refused(guard: &Guard, source: &str, template: &ReplyTemplate, count: usize, now: Instant) -> usize {
         let source = source.parse().expect("an address");
         let payload = &b"again"[..];
-        let datagram = Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, payload };
+        let datagram =
+            Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, hop_limit: None, payload };
         let reply = Outgoing { to: source, from: None, parts: template.reply(payload) };
         (0..count).filter(|_| guard.check(&datagram, &reply, now) == Err(Refusal::Loop)).count()
     }
@@ -404,7 +439,8 @@ mod tests {
                 (100..400).map(|layers| [&[b'<'].repeat(layers)[..], b"you", &[b'>'].repeat(layers)].concat());
             let refusals = requests.filter(|request| {
                 let delivery = Delivery::Unicast;
-                let datagram = Datagram { source, local: None, delivery, arrival: None, payload: request };
+                let datagram =
+                    Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: request };
                 let reply = Outgoing { to: source, from: None, parts: template.reply(request) };
                 guard.check(&datagram, &reply, start + Duration::from_secs(1)) == Err(Refusal::Loop)
             });

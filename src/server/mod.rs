@@ -7,6 +7,8 @@ mod metrics;
 pub(crate) mod reply;
 pub(crate) mod reply_queue;
 mod service;
+#[cfg_attr(not(feature = "stamp"), path = "no_stamp.rs")]
+mod stamp;
 pub(crate) mod statistics;
 mod statistics_log;
 pub(crate) mod worker;
@@ -85,6 +87,9 @@ pub struct Options {
     pub monitor: MonitorOptions,
     /// What happens to replies on purpose. Default: `None`, nothing, at no cost.
     pub impairments: Option<Impairments>,
+    /// How the service `stamp` reflects. Default: the open mode, stateful.
+    #[cfg(feature = "stamp")]
+    pub stamp: crate::stamp::ReflectorOptions,
     /// What all impairments follow from. Default: `None`, another one each time.
     pub seed: Option<Seed>,
 }
@@ -106,6 +111,8 @@ impl Default for Options {
             spin: Duration::ZERO,
             monitor: MonitorOptions::default(),
             impairments: None,
+            #[cfg(feature = "stamp")]
+            stamp: crate::stamp::ReflectorOptions::default(),
             seed: None,
         }
     }
@@ -334,8 +341,16 @@ fn worker(
         let impaired = options.impairments.clone().zip(options.seed);
         impaired.map(|(what, seed)| Link::new(what, Generator::new(seed, number), max_bytes, Instant::now()))
     };
-    let endpoint = |(number, (service, address, socket)): (usize, Bound<'_>)| {
-        let endpoint = Endpoint::new(socket, address, service.name(), service.template().cloned());
+    #[cfg_attr(not(feature = "stamp"), allow(unused_mut, reason = "only one of its services changes a socket"))]
+    let endpoint = |(number, (service, address, mut socket)): (usize, Bound<'_>)| {
+        #[cfg(feature = "stamp")]
+        let stamp = service.is_stamp().then(|| {
+            stamp::StampService::prepare(&mut socket);
+            stamp::StampService::new(options.stamp.clone(), Instant::now())
+        });
+        #[cfg(not(feature = "stamp"))]
+        let stamp = None;
+        let endpoint = Endpoint::new(socket, address, service.name(), service.template().cloned()).with_stamp(stamp);
         let endpoint = endpoint.with_link(link(number));
         if has_several_services { endpoint.named_in_log() } else { endpoint }
     };
