@@ -16,7 +16,7 @@ pub fn metrics(report: &Report, sessions: usize, is_final: bool) -> Exposition {
     both.counter("udpong_relay_received_bytes_total", "Their payloads, in bytes.", |of| of.received_bytes);
     both.counter("udpong_relay_forwarded_datagrams_total", "Datagrams sent.", |of| of.forwarded);
     both.counter("udpong_relay_forwarded_bytes_total", "Their payloads, in bytes.", |of| of.forwarded_bytes);
-    let reasons = [Refusal::Unanswerable.name(), "sessions"];
+    let reasons = [Refusal::Unanswerable.name(), Refusal::Loop.name(), "sessions"];
     both.by_name("udpong_relay_refused_datagrams_total", "Datagrams refused.", "reason", &reasons, |of| &of.refused);
     let failed = "Datagrams that were not sent.";
     both.by_name("udpong_relay_failed_datagrams_total", failed, "error", &ERROR_NAMES, |of| &of.failed);
