@@ -17,7 +17,10 @@ mod send;
 mod serve;
 mod units;
 
+use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
@@ -26,6 +29,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use udpong::reactor::shutdown::Shutdown;
+use udpong::stamp::Key;
 use udpong::{client, server};
 
 use bench::BenchArgs;
@@ -260,6 +264,13 @@ impl From<FamilyArgs> for client::Family {
     }
 }
 
+/// Reads the key of STAMP from a file.
+fn stamp_key(path: &Path) -> Result<Key, Failure> {
+    let failed = |why: &dyn Display| Failure::new(Failure::USAGE, format!("{}: {why}", path.display()));
+    let content = fs::read(path).map_err(|error| failed(&format_args!("cannot read the key: {error}")))?;
+    Key::from_file(&content).ok_or_else(|| failed(&"the key is empty"))
+}
+
 /// The limits above which a measurement counts as a failure.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Limits (exit status 1 if exceeded)")]
@@ -297,6 +308,8 @@ impl From<LimitArgs> for client::Limits {
     fn from(args: LimitArgs) -> Self {
         Self {
             loss: args.max_loss,
+            loss_up: None,
+            loss_down: None,
             mean: args.max_mean,
             p50: args.max_p50,
             p90: args.max_p90,

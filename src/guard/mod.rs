@@ -6,6 +6,7 @@
 
 mod loops;
 mod rate_limit;
+mod trust;
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use self::loops::{LoopDetector, RecentPayloads};
 use self::rate_limit::RateLimiter;
+pub use self::trust::Network;
 use crate::net::{Datagram, Delivery, Outgoing};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
@@ -45,13 +47,15 @@ pub enum Refusal {
     RateLimit,
     /// The payload returns again and again, as in a loop between two servers.
     Loop,
+    /// It is not signed with the key of the service.
+    Hmac,
     /// The service answers no datagram.
     Discard,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Unanswerable,
         Self::GroupCopy,
         Self::OwnPort,
@@ -59,6 +63,7 @@ impl Refusal {
         Self::Amplification,
         Self::RateLimit,
         Self::Loop,
+        Self::Hmac,
         Self::Discard,
     ];
 
@@ -72,6 +77,7 @@ impl Refusal {
             Self::Amplification => "amplification",
             Self::RateLimit => "rate_limit",
             Self::Loop => "loop",
+            Self::Hmac => "hmac",
             Self::Discard => "discard",
         }
     }
@@ -87,6 +93,7 @@ impl Display for Refusal {
             Self::Amplification => "the reply is over three times as long as the request",
             Self::RateLimit => "its address has reached the rate limit",
             Self::Loop => "its payload returns again and again, as in a loop between two servers",
+            Self::Hmac => "it is not signed with the key of the service",
             Self::Discard => "the service answers no datagram",
         })
     }
@@ -107,6 +114,8 @@ pub struct Guard {
     /// A bit for each port, own or of a service.
     refused_ports: Vec<u64>,
     rate_limiter: Option<Arc<RateLimiter>>,
+    /// Sources in them may ask for long replies, at any rate, again and again.
+    trusted: Vec<Network>,
     loop_detector: Arc<LoopDetector>,
     /// What came from loopback.
     recent_payloads: RecentPayloads,
@@ -127,6 +136,7 @@ impl Guard {
             own_ports,
             refused_ports,
             rate_limiter: (rate_limit > 0).then(|| Arc::new(RateLimiter::new(rate_limit, start))),
+            trusted: Vec::new(),
             loop_detector: Arc::new(LoopDetector::new(start)),
             recent_payloads: RecentPayloads::default(),
         }
@@ -135,6 +145,11 @@ impl Guard {
     /// Creates a guard that refuses nothing but [`Refusal::Unanswerable`].
     pub fn disabled() -> Self {
         Self { enabled: false, ..Self::new(Vec::new(), 0, Instant::now()) }
+    }
+
+    /// Exempts address ranges from [`Refusal::Amplification`], [`Refusal::RateLimit`] and [`Refusal::Loop`].
+    pub fn trusting(self, trusted: Vec<Network>) -> Self {
+        Self { trusted, ..self }
     }
 
     /// Returns the guard of the worker with this number. Only the first one, 0, answers broadcast and multicast, so that
@@ -153,6 +168,44 @@ impl Guard {
     ///
     /// The reason for not sending the reply.
     pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
+        self.check_rules(datagram, reply.length(), now, |detector| {
+            if datagram.source.ip().is_loopback() && self.recent_payloads.is_new(datagram.payload) {
+                return false;
+            }
+            // Text that does not enclose the request cannot nest.
+            let [before, request, after] = reply.parts;
+            let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
+            detector.is_loop(datagram.source, datagram.payload, before, after, now)
+        })
+    }
+
+    /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of a
+    /// loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few exceptions.
+    ///
+    /// # Errors
+    ///
+    /// The reason for not sending the reply.
+    #[cfg(feature = "stamp")]
+    pub fn check_reflection(
+        &self,
+        datagram: &Datagram<'_>,
+        length: usize,
+        may_be_reply: bool,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.check_rules(datagram, length, now, |detector| {
+            may_be_reply && detector.is_loop_of_replies(datagram.source, now)
+        })
+    }
+
+    /// Applies the rules in order; `is_loop` looks at the payload, the last of them.
+    fn check_rules(
+        &self,
+        datagram: &Datagram<'_>,
+        reply: usize,
+        now: Instant,
+        is_loop: impl FnOnce(&LoopDetector) -> bool,
+    ) -> Result<(), Refusal> {
         let (ip, port) = (datagram.source.ip(), datagram.source.port());
         if port == 0 || is_unanswerable(ip) {
             return Err(Refusal::Unanswerable);
@@ -167,12 +220,11 @@ impl Guard {
             let is_own = self.own_ports.contains(&port);
             return Err(if is_own { Refusal::OwnPort } else { Refusal::ServicePort });
         }
-        if ip.is_loopback() {
-            if self.recent_payloads.is_new(datagram.payload) {
-                return Ok(());
-            }
-        } else {
-            let reply_length = packet_length(ip, reply.length());
+        if self.trusted.iter().any(|network| network.contains(ip)) {
+            return Ok(());
+        }
+        if !ip.is_loopback() {
+            let reply_length = packet_length(ip, reply);
             if reply_length > MAX_AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
                 return Err(Refusal::Amplification);
             }
@@ -181,13 +233,7 @@ impl Guard {
                 return Err(Refusal::RateLimit);
             }
         }
-        // Text that does not enclose the request cannot nest.
-        let [before, request, after] = reply.parts;
-        let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
-        if self.loop_detector.is_loop(datagram.source, datagram.payload, before, after, now) {
-            return Err(Refusal::Loop);
-        }
-        Ok(())
+        if is_loop(&self.loop_detector) { Err(Refusal::Loop) } else { Ok(()) }
     }
 }
 
@@ -220,7 +266,8 @@ mod tests {
         let bytes = [0; 2_000];
         let source: SocketAddr = source.parse().expect("an address");
         let payload = &bytes[..request];
-        let datagram = Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, payload };
+        let datagram =
+            Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, hop_limit: None, payload };
         let reply = Outgoing { to: source, from: None, parts: [&bytes[..reply], b"", b""] };
         guard.check(&datagram, &reply, now)
     }
@@ -253,10 +300,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn trusted_sources_are_exempt_from_all_but_the_rules_about_ports() {
+        let now = Instant::now();
+        let trusted = vec!["192.0.2.0/24".parse().expect("a network")];
+        let guard = Guard::new(vec![4001], 2, now).trusting(trusted);
+        for _ in 0..3_000 {
+            assert_eq!(check_at(now, &guard, "192.0.2.1:4000", 1, 2_000), Ok(()));
+        }
+        assert_eq!(check_at(now, &guard, "192.0.2.1:4001", 10, 10), Err(Refusal::OwnPort));
+        assert_eq!(check_at(now, &guard, "192.0.2.1:53", 10, 10), Err(Refusal::ServicePort));
+        assert_eq!(check_at(now, &guard, "192.0.2.1:0", 10, 10), Err(Refusal::Unanswerable));
+        assert_eq!(check_at(now, &guard, "192.0.3.1:4000", 1, 2_000), Err(Refusal::Amplification));
+    }
+
     fn check_delivery(guard: &Guard, source: &str, delivery: Delivery) -> Result<(), Refusal> {
         let source: SocketAddr = source.parse().expect("an address");
         let reply = Outgoing { to: source, from: None, parts: [b"reply", b"", b""] };
-        let datagram = Datagram { source, local: None, delivery, arrival: None, payload: b"request" };
+        let datagram = Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: b"request" };
         guard.check(&datagram, &reply, Instant::now())
     }
 
@@ -350,7 +411,8 @@ mod tests {
     fn refused(guard: &Guard, source: &str, template: &ReplyTemplate, count: usize, now: Instant) -> usize {
         let source = source.parse().expect("an address");
         let payload = &b"again"[..];
-        let datagram = Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, payload };
+        let datagram =
+            Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, hop_limit: None, payload };
         let reply = Outgoing { to: source, from: None, parts: template.reply(payload) };
         (0..count).filter(|_| guard.check(&datagram, &reply, now) == Err(Refusal::Loop)).count()
     }
@@ -377,7 +439,8 @@ mod tests {
                 (100..400).map(|layers| [&[b'<'].repeat(layers)[..], b"you", &[b'>'].repeat(layers)].concat());
             let refusals = requests.filter(|request| {
                 let delivery = Delivery::Unicast;
-                let datagram = Datagram { source, local: None, delivery, arrival: None, payload: request };
+                let datagram =
+                    Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: request };
                 let reply = Outgoing { to: source, from: None, parts: template.reply(request) };
                 guard.check(&datagram, &reply, start + Duration::from_secs(1)) == Err(Refusal::Loop)
             });

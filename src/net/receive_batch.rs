@@ -65,24 +65,26 @@ pub struct Envelope {
     pub local: Option<SocketAddr>,
     pub delivery: Delivery,
     pub arrival: Option<Instant>,
+    pub hop_limit: Option<u8>,
 }
 
 impl From<SocketAddr> for Envelope {
     /// Creates an envelope of which only the source is known.
     fn from(source: SocketAddr) -> Self {
-        Self { source, local: None, delivery: Delivery::Unknown, arrival: None }
+        Self { source, local: None, delivery: Delivery::Unknown, arrival: None, hop_limit: None }
     }
 }
 
 impl Message {
     /// Splits the bytes of the message into its datagrams.
     fn datagrams<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = Datagram<'a>> {
-        let &Self { segment, envelope: Envelope { source, local, delivery, arrival }, .. } = self;
+        let &Self { segment, envelope, .. } = self;
+        let Envelope { source, local, delivery, arrival, hop_limit } = envelope;
         // An empty message is one empty datagram, which `chunks` would skip.
         let count = bytes.len().div_ceil(segment).max(1);
         (0..count).map(move |i| {
             let end = bytes.len().min((i + 1) * segment);
-            Datagram { source, local, delivery, arrival, payload: &bytes[i * segment..end] }
+            Datagram { source, local, delivery, arrival, hop_limit, payload: &bytes[i * segment..end] }
         })
     }
 }

@@ -201,6 +201,12 @@ impl Tracker {
         answer
     }
 
+    /// Counts an answer that is known to belong to no probe.
+    pub fn note_unmatched(&mut self) -> Answer {
+        self.counts.unmatched += 1;
+        Answer::Unmatched
+    }
+
     /// Ends a probe as refused and returns its sequence number; `None` if it is not in flight.
     ///
     /// For an ICMP error that repeats the probe.

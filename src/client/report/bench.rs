@@ -155,7 +155,7 @@ impl BenchReport {
         if self.nobody_listens() {
             return Err(Error::Unmet(format!("nobody listens on {target} (port unreachable)")));
         }
-        let result = check(target, self.counts(), &self.latency_ms, limits);
+        let result = check(target, self.counts(), &self.latency_ms, limits, Vec::new());
         if !self.measurement.silence.is_dead || self.answered == 0 {
             return result;
         }
