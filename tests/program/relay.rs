@@ -3,14 +3,13 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::harness::{
     LENGTH, Random, Responder, Server, ServerOutput, TIMEOUT, Traffic, assert_share, closed_address, connect, needs,
-    payload, python, receive, request, run, shell, udpong,
+    payload, python, receive, request, run, shell, udpong, wait_until,
 };
 
 const INTERVAL: Duration = Duration::from_micros(100);
@@ -187,15 +186,14 @@ fn answers_leave_from_the_address_that_the_client_used() {
 #[test]
 fn sessions_expire_without_traffic() {
     let echo = echo();
-    let mut relay = relay(echo.address(), &["--idle=200ms", "--stats=20ms"]);
+    // Longer than an answer takes on a busy machine.
+    let relay = relay(echo.address(), &["--idle=1s", "--stats=20ms"]);
     let (busy, quiet) = (connect(relay.address()), connect(relay.address()));
     assert_eq!(request(&quiet, b"quiet"), b"quiet");
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(700) {
+    wait_until("a session has expired", || {
         assert_eq!(request(&busy, b"busy"), b"busy");
-        thread::sleep(Duration::from_millis(10));
-    }
-    relay.wait_for_line("sessions: opened 2, expired 1, ", 0);
+        relay.log().iter().any(|line| line.contains("sessions: opened 2, expired 1, ")).then_some(())
+    });
     // It may come back.
     assert_eq!(request(&quiet, b"quiet"), b"quiet");
     let output = stop(relay);
@@ -468,8 +466,8 @@ fn dig_reaches_a_resolver_through_a_bad_network() {
         let name = format!("{number}.example.test");
         let arguments = ["@127.0.0.1", "-p", &port, &name, "+short", "+tries=20", "+timeout=1"];
         let output = run(Command::new("dig").args(arguments), b"");
-        // Behind a line for each try without an answer.
-        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().last(), Some("192.0.2.7"), "{output:?}");
+        // Among a line for each try without an answer.
+        assert!(String::from_utf8_lossy(&output.stdout).lines().any(|line| line == "192.0.2.7"), "{output:?}");
     }
     let output = stop(relay);
     assert!(output.direction("up").impaired("lost") > 0 && output.direction("down").impaired("duplicated") > 0);
