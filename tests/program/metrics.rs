@@ -136,6 +136,23 @@ fn other_requests_are_answered_as_http_wants() {
 }
 
 #[test]
+fn client_that_goes_on_sending_gets_its_response() {
+    let mut server = Server::start(&["hello@127.0.0.1:0", "--metrics", ":0"]);
+    let mut stream = Metrics::of(&mut server).connect();
+    stream.write_all(&[b'a'; 8 << 10]).expect("a send");
+    stream.peek(&mut [0]).expect("a response");
+    // A closed connection would be reset, and the response be lost with it.
+    for _ in 0..5 {
+        stream.write_all(&[b'a'; 4 << 10]).expect("a send");
+        thread::sleep(Duration::from_millis(20));
+    }
+    stream.shutdown(std::net::Shutdown::Write).expect("a half-closed connection");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response");
+    assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
+}
+
+#[test]
 fn half_closed_client_gets_its_response() {
     let mut server = Server::start(&["hello@127.0.0.1:0", "--metrics", ":0"]);
     let mut stream = Metrics::of(&mut server).connect();
