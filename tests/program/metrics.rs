@@ -136,7 +136,7 @@ fn other_requests_are_answered_as_http_wants() {
 }
 
 #[test]
-fn client_that_goes_on_sending_gets_its_response() {
+fn client_that_keeps_sending_gets_its_response() {
     let mut server = Server::start(&["hello@127.0.0.1:0", "--metrics", ":0"]);
     let mut stream = Metrics::of(&mut server).connect();
     stream.write_all(&[b'a'; 8 << 10]).expect("a send");
