@@ -85,7 +85,7 @@ mod tests {
         let text = String::from("borrowed");
         let mut list = batch.take();
         for _ in 0..100 {
-            list.push(Outgoing { to: ([127, 0, 0, 1], 1).into(), from: None, parts: [text.as_bytes(), b"", b""] });
+            list.push(Outgoing::new(([127, 0, 0, 1], 1).into(), None, [text.as_bytes(), b"", b""]));
         }
         let memory = list.as_ptr() as usize;
         batch.put_back(list);
@@ -109,11 +109,7 @@ mod tests {
                 ];
                 SocketAddr::new(ips[kind], 4000 + port)
             };
-            let outgoing = |(i, key): (usize, &(usize, u8, u16))| Outgoing {
-                to: peer(*key),
-                from: None,
-                parts: [&payload[..i], b"", b""],
-            };
+            let outgoing = |(i, key): (usize, &(usize, u8, u16))| Outgoing::new(peer(*key), None, [&payload[..i], b"", b""]);
             let before: Vec<_> = peers.iter().enumerate().map(outgoing).collect();
             let mut after = before.clone();
             SendBatch::default().group_by_peer(&mut after);

@@ -365,7 +365,7 @@ impl Target<'_> {
         let Self { record, flows, probe, .. } = self;
         let flow = &mut flows[index];
         record.payload.write_sequence(record.tracker.next_sequence(), probe);
-        let datagram = Outgoing { to: record.target, from: None, parts: [probe, b"", b""] };
+        let datagram = Outgoing::new(record.target, None, [probe, b"", b""]);
         let now = Instant::now();
         match flow.send(&[datagram], now).error {
             None => record.sent(index, now, output),

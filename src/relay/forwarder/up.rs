@@ -111,7 +111,7 @@ impl State {
     /// Checks whether the source of a datagram may have a session.
     fn check_source(&self, datagram: &Datagram<'_>, now: Instant) -> Result<(), Refusal> {
         let Datagram { source, local, payload, .. } = *datagram;
-        let answer = Outgoing { to: source, from: local, parts: [payload, b"", b""] };
+        let answer = Outgoing::new(source, local, [payload, b"", b""]);
         self.guard.check(datagram, &answer, now).map_err(Refusal::Guard)?;
         let is_loop = source == self.sessions.target() || is_own(source, self.listener.address);
         if is_loop { Err(Refusal::Loop) } else { Ok(()) }
@@ -240,7 +240,7 @@ impl State {
 }
 
 fn to_target(payload: &[u8], target: SocketAddr) -> Outgoing<'_> {
-    Outgoing { to: target, from: None, parts: [payload, b"", b""] }
+    Outgoing::new(target, None, [payload, b"", b""])
 }
 
 /// Why a datagram opens no session. Displayed in words, for the log.
