@@ -166,7 +166,7 @@ impl Guard {
         // A run that returns begins with a payload that was the first one of a run before; otherwise it will be the next
         // time. So the first ones are enough to recognise a loop, if not in the first rounds.
         let is_loopback = source.ip().is_loopback();
-        if !self.enabled || (is_loopback && self.recent_payloads.is_new(run.payload(0))) {
+        if !self.enabled || (is_loopback && self.recent_payloads.is_new(source.port(), run.payload(0))) {
             return Verdict { answered: count, refused: 0, reason: None };
         }
         let check = |index| self.check_payload(source, run.payload(index), reply.payload(index), now);
