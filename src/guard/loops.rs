@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn loops_of_many_different_datagrams_on_loopback_end_too() {
         let [echo, hello] = [("", ""), ("Hello ", "")];
-        for (texts, count) in [([echo, echo], 503), ([echo, echo], 1_000), ([echo, hello], 50)] {
+        for (texts, count) in [([echo, echo], 503), ([echo, hello], 50)] {
             let payloads = |count| (0..count).map(|i| format!("{i:-<40}.").into_bytes()).collect();
             let (rounds, _) = life_on_loopback(texts, payloads(20));
             assert!(rounds <= 1_010, "{texts:?}, 20: {rounds}");
