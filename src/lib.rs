@@ -38,7 +38,8 @@
 //! | outcome | How a probe ended: answered, late, lost, refused, truncated or altered. |
 //! | link, impairment | One direction of a simulated network path, and what it does to datagrams. |
 //! | flow | The datagrams within which order counts: those of one peer to one local address. |
-//! | session | A client of a relay, and the socket that is connected to the target for it. |
+//! | session | A client of a relay, and the socket that is connected to the target for it; of STAMP, the packets with one identifier between two ports. |
+//! | reflector, up, down | What returns the packets of STAMP, and the ways to it and back. |
 //! | closed, open loop | A load that waits for answers before it sends, and one that sends on a schedule. |
 //!
 //! # Reading order
@@ -49,9 +50,10 @@
 //! 3. [`net`]: the contract for moving datagrams, first in its [`portable`](net::portable) form, then in that for
 //!    [`linux`](net::linux), with [`gso`](net::gso) for what can leave as one. Why a short batch means drained is explained in `linux`.
 //! 4. Pure parts, each on its own: [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`],
-//!    [`impair`].
+//!    [`impair`], [`stamp`].
 //! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, and [`relay`], what stands in between, on
-//!    the same reactor and [`net`].
+//!    the same reactor and [`net`]. [`metrics`]: an HTTP server as a few more tasks of the loop that it shows;
+//!    [`service_manager`]: systemd.
 //!
 //! # Invariants
 //!
@@ -88,9 +90,10 @@
 //!
 //! | feature | default | adds | dependencies |
 //! |---|---|---|---|
-//! | (none) | | [`reactor`], [`net`], [`server`] | mio, slab, log, libc, socket2; nix on Linux |
+//! | (none) | | [`reactor`], [`net`], [`server`], [`metrics`] | httparse, libc, log, mio, slab, socket2; nix on Linux |
 //! | `serde` | | reports implement `serde::Serialize` | serde |
-//! | `client` | | [`client`]: send, ping, bench, report; implies `serde` | base64, console, hdrhistogram, humantime, indicatif, plotters, serde_json; signal-hook on Unix |
+//! | `client` | | [`client`]: send, ping, bench, report; implies `serde` and `stamp` | base64, console, hdrhistogram, humantime, indicatif, plotters, serde_json; signal-hook on Unix |
+//! | `stamp` | yes | [`stamp`]: the service `stamp`; with `client`, which implies it, also `ping --stamp` | hmac, sha2 |
 //! | `impair` | yes | [`impair`]: bad links, for the replies of a server and in a [`relay`] | rand_distr, rand_xoshiro |
 //! | `cli` | yes | the program, [`logging::writer`], `Shutdown::on_signals`; implies `client` and `impair` | clap, clap_complete, ctrlc, roff, simple_logger |
 //!
@@ -153,3 +156,5 @@ pub mod reactor;
 pub mod relay;
 pub mod server;
 pub mod service_manager;
+#[cfg(feature = "stamp")]
+pub mod stamp;

@@ -101,8 +101,9 @@ pub fn one_word(target: &str) -> String {
     format!("a host and its port are one word: write {target}")
 }
 
+/// Returns the arguments of the process, the command first.
 fn arguments() -> Vec<String> {
-    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
+    std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
 /// Returns the rate that follows `-q`, which is an option with a value in oha and hey.

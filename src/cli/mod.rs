@@ -4,6 +4,8 @@
 //! man pages, see [`manual`].
 
 mod bench;
+mod datagrams;
+mod files;
 mod habits;
 mod impair;
 mod manual;
@@ -16,9 +18,9 @@ mod serve;
 mod units;
 
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
@@ -27,16 +29,18 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use udpong::reactor::shutdown::Shutdown;
+use udpong::stamp::Key;
 use udpong::{client, server};
 
 use bench::BenchArgs;
+use datagrams::{EgressArgs, PayloadArgs};
+use files::{PlotFile, about_file, read};
 use manual::{CompletionsArgs, ManArgs};
 use ping::PingArgs;
 use relay::RelayArgs;
 use report::ReportArgs;
 use send::SendArgs;
 use serve::ServeArgs;
-use units::Hex;
 
 /// The order of a help page: summary, examples, usage, options, details.
 const TEMPLATE: &str = "\
@@ -230,33 +234,6 @@ fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
-/// The file of a picture, opened before there is anything to draw: a wrong name should not cost a measurement. Until then it
-/// keeps its content, which a measurement that fails should not cost either.
-#[derive(Debug)]
-struct PlotFile<'a> {
-    path: &'a Path,
-    file: File,
-}
-
-impl<'a> PlotFile<'a> {
-    fn open(path: &'a Path) -> Result<Self, Failure> {
-        let file = File::options().write(true).create(true).truncate(false).open(path);
-        file.map(|file| Self { path, file }).map_err(|error| Self::cannot_write(path, &error))
-    }
-
-    fn write(mut self, picture: &str) -> Result<(), Failure> {
-        // What is no regular file, such as a pipe, has no length.
-        let is_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
-        let emptied = if is_file { self.file.set_len(0) } else { Ok(()) };
-        let written = emptied.and_then(|()| self.file.write_all(picture.as_bytes()));
-        written.map_err(|error| Self::cannot_write(self.path, &error))
-    }
-
-    fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-        Failure::new(Failure::USAGE, format!("cannot write {}: {error}", path.display()))
-    }
-}
-
 /// Returns the result of a command that has reported: a failure if its shutdown was forced.
 fn unless_forced(shutdown: &Shutdown, result: Result<(), client::Error>) -> Result<(), Failure> {
     if shutdown.is_forced() {
@@ -287,101 +264,11 @@ impl From<FamilyArgs> for client::Family {
     }
 }
 
-/// Where datagrams leave, and what their IP headers say.
-#[derive(Args, Clone, Debug)]
-struct EgressArgs {
-    /// Send from this local address, or through this interface
-    #[arg(short = 'I', long, value_name = "ADDR|IFACE", value_parser = units::egress_source, hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    bind: Option<client::EgressSource>,
-
-    /// Type of service, the whole byte (184 or 0xb8)
-    #[arg(short = 'Q', long, value_name = "BYTE", value_parser = units::byte, hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    tos: Option<u8>,
-
-    /// Differentiated services: 0 to 63, EF, AF41, CS5, ...
-    #[arg(long, value_name = "CLASS", value_parser = units::dscp, conflicts_with = "tos", hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    dscp: Option<u8>,
-
-    /// Time to live (IPv4) or hop limit (IPv6), 1 to 255
-    #[arg(long, value_name = "HOPS", value_parser = clap::value_parser!(u8).range(1..), hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    ttl: Option<u8>,
-
-    /// Never fragment datagrams: those that exceed the path MTU fail
-    #[arg(long, hide_short_help = true)]
-    #[arg(help_heading = "Network")]
-    dont_fragment: bool,
-}
-
-impl From<&EgressArgs> for client::Egress {
-    fn from(args: &EgressArgs) -> Self {
-        Self {
-            source: args.bind.clone(),
-            tos: args.tos.or(args.dscp),
-            hop_limit: args.ttl,
-            dont_fragment: args.dont_fragment,
-        }
-    }
-}
-
-/// The user's own payload.
-#[derive(Args, Clone, Debug)]
-struct PayloadArgs {
-    /// Send exactly these bytes (00ff)
-    ///
-    /// Answers are then matched by source port: there is no room for a number.
-    #[arg(long, value_name = "HEX", value_parser = units::hex, conflicts_with_all = ["size", "file", "pattern"])]
-    #[arg(hide_short_help = true)]
-    #[arg(help_heading = "Payload")]
-    hex: Option<Hex>,
-
-    /// Send exactly the bytes of a file; - is the standard input
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["size", "pattern"], hide_short_help = true)]
-    #[arg(help_heading = "Payload")]
-    file: Option<PathBuf>,
-
-    /// Fill --size with these bytes (ff)
-    #[arg(long, value_name = "HEX", value_parser = units::pattern, hide_short_help = true)]
-    #[arg(help_heading = "Payload")]
-    pattern: Option<Hex>,
-}
-
-impl PayloadArgs {
-    /// Returns the payload, if it is the user's own; one from a pattern has `size` bytes.
-    fn bytes(&self, size: usize) -> Result<Option<Vec<u8>>, Failure> {
-        if let Some(Hex(pattern)) = &self.pattern {
-            return Ok(Some(pattern.iter().copied().cycle().take(size).collect()));
-        }
-        let Some(file) = &self.file else {
-            return Ok(self.hex.clone().map(|Hex(bytes)| bytes));
-        };
-        // One byte more shows that there are too many, of a device that never ends, too.
-        let bytes = read(file, client::LONGEST_PAYLOAD as u64 + 1)?;
-        if bytes.len() > client::LONGEST_PAYLOAD {
-            let most = client::LONGEST_PAYLOAD;
-            return Err(about_file(file, &format_args!("it is too long: a datagram carries at most {most} bytes")));
-        }
-        Ok(Some(bytes))
-    }
-}
-
-/// Reads the first bytes of a file, or of stdin if it is `-`.
-fn read(file: &Path, most: u64) -> Result<Vec<u8>, Failure> {
-    let mut content = Vec::new();
-    let read = if file.as_os_str() == "-" {
-        io::stdin().take(most).read_to_end(&mut content)
-    } else {
-        File::open(file).and_then(|file| file.take(most).read_to_end(&mut content))
-    };
-    read.map(|_| content).map_err(|error| about_file(file, &format_args!("cannot read it: {error}")))
-}
-
-/// Returns the error that something is wrong with a file.
-fn about_file(file: &Path, why: &dyn Display) -> Failure {
-    Failure::new(Failure::USAGE, format!("{}: {why}", file.display()))
+/// Reads the key of STAMP from a file.
+fn stamp_key(path: &Path) -> Result<Key, Failure> {
+    let failed = |why: &dyn Display| Failure::new(Failure::USAGE, format!("{}: {why}", path.display()));
+    let content = fs::read(path).map_err(|error| failed(&format_args!("cannot read the key: {error}")))?;
+    Key::from_file(&content).ok_or_else(|| failed(&"the key is empty"))
 }
 
 /// The limits above which a measurement counts as a failure.
@@ -421,6 +308,8 @@ impl From<LimitArgs> for client::Limits {
     fn from(args: LimitArgs) -> Self {
         Self {
             loss: args.max_loss,
+            loss_up: None,
+            loss_down: None,
             mean: args.max_mean,
             p50: args.max_p50,
             p90: args.max_p90,

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 use udpong::client::ping::{self, Format, Options};
-use udpong::client::{self, Error, Limits, PingReport, Terminal};
+use udpong::client::{Error, Limits, PingReport, StampOptions, Terminal};
 
 use super::monitor::MonitorArgs;
 use super::{
     EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, habits, json,
-    print, shutdown_with_report_on_signals, units, unless_forced,
+    print, shutdown_with_report_on_signals, stamp_key, units, unless_forced,
 };
 
 /// Send a probe every second and report how each one ends.
@@ -26,6 +26,8 @@ use super::{
 #[command(after_long_help = format!("{DETAILS}\n{LIMIT_EXIT_STATUS}\n{SIGNALS}"))]
 pub struct PingArgs {
     /// Where to send: HOST:PORT, HOST (port 5000) or :PORT (127.0.0.1)
+    ///
+    /// With --stamp, the port of HOST is 862.
     #[arg(value_name = "TARGET", required = true)]
     targets: Vec<String>,
 
@@ -34,12 +36,26 @@ pub struct PingArgs {
     #[arg(help_heading = "Probes")]
     interval: Duration,
 
-    /// Payload of a probe, 0 to 65507 bytes
+    /// Payload of a probe, 0 to 65507 bytes [default: 56]
     ///
-    /// Answers to probes under 17 bytes are matched by source port: such a probe has no room for its number.
-    #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size, default_value = "56")]
+    /// Answers to probes under 17 bytes are matched by source port: such a probe has no room for its number. A packet of
+    /// STAMP has 44 bytes, the default then, or 48 and more; with a key 112, or 136 and more.
+    #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size)]
     #[arg(help_heading = "Probes")]
-    size: usize,
+    size: Option<usize>,
+
+    /// Measure each direction, against a STAMP reflector (RFC 8762)
+    ///
+    /// Also against one of TWAMP Light.
+    #[arg(long, conflicts_with_all = ["flows", "hex", "file", "pattern"], hide_short_help = true)]
+    #[arg(help_heading = "STAMP")]
+    stamp: bool,
+
+    /// Sign the packets of STAMP, and accept signed answers only
+    ///
+    /// The key is the content of the file, less one final line feed.
+    #[arg(long, value_name = "PATH", requires = "stamp", hide_short_help = true, help_heading = "STAMP")]
+    stamp_key_file: Option<PathBuf>,
 
     /// Rotate over N source ports, 1 to 1024, and report each
     ///
@@ -105,6 +121,16 @@ pub struct PingArgs {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    /// Maximum share lost on the way to the reflector (1%)
+    #[arg(long, value_name = "PERCENT", value_parser = units::percent, requires = "stamp", hide_short_help = true)]
+    #[arg(help_heading = "STAMP")]
+    max_loss_up: Option<f64>,
+
+    /// Maximum share of what it returned that is lost on the way back
+    #[arg(long, value_name = "PERCENT", value_parser = units::percent, requires = "stamp", hide_short_help = true)]
+    #[arg(help_heading = "STAMP")]
+    max_loss_down: Option<f64>,
 }
 
 const EXAMPLES: &str = "\
@@ -113,6 +139,7 @@ Examples:
   udpong ping HOST:7 -c 100 -i 20ms -q       100 probes, only the summary
   udpong ping HOST:7 -c 60 --max-loss 1% -q  exit status 1 if more is lost
   udpong ping a:5000 b:5000 -c 5 -q          several targets, a table
+  udpong ping --stamp ROUTER                 losses and delays by direction
 ";
 
 const DETAILS: &str = "\
@@ -156,6 +183,19 @@ JSON:
   flows             null without --flows, else for each source port: port,
                     sent, lost (late, lost or refused), p50_ms
 
+With --stamp, in addition:
+
+  reflector         stateful, stateless, or null without an answer
+  up, down          the way to the reflector and back: lost, hops (of the
+                    latest answer, or null), delay_variation_ms (min, mean,
+                    p50, p99 and max of what delays exceed the shortest by)
+                    and one_way_ms (these of the delays themselves, and
+                    error; null unless both clocks are synchronized)
+  unknown_direction
+                    lost probes whose direction is not known; lost is the
+                    sum of up.lost, down.lost and unknown_direction
+  processing_ms     time in the reflector, which is no part of rtt_ms
+
 With --json-stream, for each event:
 
   seq               number of the probe, from 1
@@ -168,6 +208,17 @@ With --json-stream, for each event:
   bytes             length of the answer, or null
   reordered         whether the answer arrived after that to a later probe
                     of the same source port
+  ttl               hop limit of the answer, or null
+  up_variation_ms, down_variation_ms, processing_ms
+                    with --stamp, of an answered probe: what the delays
+                    exceed the shortest so far by; time in the reflector
+
+STAMP:
+A reflector numbers its answers, so a missing number is a loss on the way back,
+and a probe for which none is missing was lost on the way there. A probe that is
+lost after the last answer may be either. A stateless reflector repeats the
+numbers of probes, and directions cannot be told. The variation of delays needs
+no synchronized clocks, unless one drifts noticeably in the course of a run.
 ";
 
 const SIGNALS: &str = "\
@@ -186,14 +237,18 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
     if let Some(target) = args.targets.windows(2).find_map(|words| habits::joined(&words[0], &words[1])) {
         return Err(Failure::new(Failure::USAGE, habits::one_word(&target)));
     }
+    let key = args.stamp_key_file.as_deref().map(stamp_key).transpose()?;
+    let stamp = args.stamp.then_some(StampOptions { key });
+    let size = args.size.unwrap_or_else(|| stamp.as_ref().map_or(56, StampOptions::base_size));
     let options = Options {
         interval: args.interval,
         count: args.count,
-        size: args.size,
+        size,
+        stamp,
         timeout: args.timeout,
         deadline: args.deadline,
         flows: args.flows,
-        payload: args.payload.bytes(args.size)?,
+        payload: args.payload.bytes(size)?,
         family: args.family.into(),
         egress: (&args.egress).into(),
         format: match args {
@@ -202,7 +257,7 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
             PingArgs { quiet: true, .. } => Format::Summary,
             _ => Format::Text,
         },
-        limits: args.limits.into(),
+        limits: Limits { loss_up: args.max_loss_up, loss_down: args.max_loss_down, ..args.limits.into() },
         terminal: Terminal::of_stdout(),
         timestamps: args.timestamps,
         live: Terminal::of_stderr().filter(|_| !args.quiet),
@@ -219,12 +274,12 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         (Format::Json | Format::JsonStream, reports) => reports.iter().map(json).collect::<Result<String, _>>()?,
         (_, []) => String::new(),
         (_, [only]) if targets == 1 => format!("\n{}", only.text(options.terminal)),
-        (_, several) => format!("\n{}", client::table(several, options.terminal)),
+        (_, several) => format!("\n{}", ping::table(several, options.terminal)),
     };
     // What was measured is printed even if the picture cannot be written, and the other way round.
     let printed = print(&text);
     if let Some(plot) = plot {
-        plot.write(&client::svg(&reports)?)?;
+        plot.write(&ping::svg(&reports)?)?;
     }
     printed?;
     unless_forced(&shutdown, check(&failures, targets))

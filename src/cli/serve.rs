@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,8 +13,9 @@ use simple_logger::SimpleLogger;
 use udpong::impair::Impairments;
 use udpong::logging::DATAGRAM_LOG;
 use udpong::logging::writer::LogWriter;
-use udpong::server::{IoBackend, Options, Server, Service};
+use udpong::server::{IoBackend, Network, Options, Server, Service};
 use udpong::service_manager::inherited_sockets;
+use udpong::stamp::ReflectorOptions;
 
 use super::impair::{self, LinkArgs, SeedArgs};
 use super::monitor::MonitorArgs;
@@ -102,11 +104,28 @@ pub struct ServeArgs {
     #[arg(hide_short_help = true, help_heading = "Safety")]
     rate_limit: u32,
 
+    /// Trust the sources in this address range (10.0.0.0/8)
+    ///
+    /// May be repeated. Lifts the refusals "amplification", "rate_limit" and "loop": for a proxy, say, behind which all
+    /// clients have one address.
+    #[arg(long, value_name = "CIDR", hide_short_help = true, help_heading = "Safety")]
+    trust: Vec<Network>,
+
     /// Answer every source that can be answered
     ///
     /// Lifts all refusals except "unanswerable", "group_copy" and "discard".
     #[arg(long, hide_short_help = true, help_heading = "Safety")]
     no_guard: bool,
+
+    /// Key of the service stamp: only signed requests are answered
+    ///
+    /// The key is the content of the file, less one final line feed.
+    #[arg(long, value_name = "PATH", hide_short_help = true, help_heading = "STAMP")]
+    stamp_key_file: Option<PathBuf>,
+
+    /// Let the service stamp repeat sequence numbers and remember no session
+    #[arg(long, hide_short_help = true, help_heading = "STAMP")]
+    stamp_stateless: bool,
 
     #[command(flatten)]
     monitor: MonitorArgs,
@@ -119,7 +138,7 @@ pub struct ServeArgs {
 }
 
 /// The services that completions offer.
-pub const SERVICE_NAMES: [&str; 6] = ["hello", "echo", "fixed", "ack", "discard", "reply="];
+pub const SERVICE_NAMES: [&str; 7] = ["hello", "echo", "fixed", "ack", "discard", "reply=", "stamp"];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -139,6 +158,7 @@ const SERVICES: &str = "  \
   ack         \"Server acknowledges: \" and the message  127.0.0.1:12345
   discard     no reply                                 discard@HOST:PORT
   reply=TEXT  TEXT, with the message in place of {}    reply=TEXT@HOST:PORT
+  stamp       a STAMP Session-Reflector (RFC 8762)     0.0.0.0:862
 ";
 
 const DETAILS: &str = "\
@@ -146,6 +166,10 @@ A service listens on the address shown, or on the one given as NAME@HOST:PORT,
 NAME@:PORT or NAME@HOST. Write IPv6 addresses in brackets: hello@[::]:5000.
 Port 0 selects a free port, which the log and the report show. In TEXT, write
 {{ and }} for braces.
+
+A service may take a socket that the service manager has bound (LISTEN_FDS): one
+without an address takes the socket of its name, and the only one takes sockets
+without a name; NAME@fd:FDNAME takes the one of that name.
 
 Refusals:
 A refused request gets no reply. Refusals are counted by reason and logged at
@@ -167,7 +191,21 @@ most once a minute per reason. The reasons are:
                  not on loopback
   loop           every 1,000th of identical requests in a row from one
                  peer, or requests that grow by the service's own text
+                 of stamp: every 1,000th request in a row from one peer
+                 that may be a reply itself
+  hmac           of stamp, with a key: the request is not signed with it
   discard        the service is discard
+
+STAMP:
+A reply has the length of its request, at least 44 bytes, or 112 with a key. It
+carries the times at which the request arrived (by the kernel's clock where it
+has one) and the reply left, in the format of the request (NTP or PTP), and the
+hop limit of the request (255 if unknown). The times are declared synchronized
+only if the kernel says so (adjtimex). Replies are numbered for each session
+(SSID, addresses and ports; up to 16,384 at a time, forgotten after 15 minutes
+without a request); where there is no room, they repeat the number of the
+request. Of the TLVs of RFC 8972, padding, Direct Measurement and HMAC are
+understood.
 ";
 
 const JSON: &str = "\
@@ -221,6 +259,8 @@ Exit status:
 Environment:
   RUST_LOG  log level if --log is not given
   NO_COLOR  if set, the log is not coloured
+  NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS, LISTEN_FDNAMES
+            set by a service manager such as systemd, see README
 
 Signals:
   SIGINT (Ctrl+C), SIGTERM, SIGHUP
@@ -238,6 +278,12 @@ fn details() -> String {
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let services = args.services.iter().map(|text| text.parse::<Service>()).collect::<Result<Vec<_>, _>>();
     let services = services.map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
+    let is_stamp = |service: &Service| service.name() == "stamp";
+    if (args.stamp_key_file.is_some() || args.stamp_stateless) && !services.iter().any(is_stamp) {
+        let message = "--stamp-key-file and --stamp-stateless are for the service stamp, which is not served";
+        return Err(Failure::new(Failure::USAGE, message));
+    }
+    let options = options(args)?;
     let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
     let log = LogWriter::install(logger(args.log, args.quiet)?).map_err(|error| failed("start the log", error))?;
     let shutdown = shutdown_on_signals(Failure::FAILED)?;
@@ -245,7 +291,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     // Before and after serving, the log may delay the program: there is a line for each of perhaps many services.
     log.set_patience(LOG_PATIENCE);
     let inherited = inherited_sockets().map_err(|message| Failure::new(Failure::FAILED, message))?;
-    let server = Server::bind_or_inherit(&services, inherited, options(args), shutdown).inspect_err(|_| {
+    let server = Server::bind_or_inherit(&services, inherited, options, shutdown).inspect_err(|_| {
         log.flush(Instant::now() + LOG_PATIENCE);
     })?;
     log.set_patience(Duration::ZERO);
@@ -263,8 +309,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 /// How long the log may delay the start, and the exit once nothing is left to answer.
 pub const LOG_PATIENCE: Duration = Duration::from_millis(500);
 
-fn options(args: &ServeArgs) -> Options {
-    Options {
+fn options(args: &ServeArgs) -> Result<Options, Failure> {
+    let key = args.stamp_key_file.as_deref().map(super::stamp_key).transpose()?;
+    Ok(Options {
         receive_buffer: args.recv_buffer,
         send_buffer: args.send_buffer,
         run_for: args.run_for,
@@ -273,13 +320,15 @@ fn options(args: &ServeArgs) -> Options {
         grace: args.grace,
         rate_limit: args.rate_limit,
         no_guard: args.no_guard,
+        trust: args.trust.clone(),
         io: args.io,
         workers: args.workers,
         spin: args.spin,
         monitor: (&args.monitor).into(),
         impairments: args.impairments.is_given().then(|| args.impairments.apply(Impairments::default())),
+        stamp: ReflectorOptions { key, stateless: args.stamp_stateless },
         seed: args.seed.seed,
-    }
+    })
 }
 
 /// Returns the logger with a level, and without the lines about single datagrams if it is to be quiet.

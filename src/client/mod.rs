@@ -31,6 +31,7 @@ pub mod ping;
 mod probe;
 mod report;
 pub mod send;
+mod stamp;
 #[cfg_attr(not(unix), path = "no_status_signal.rs")]
 mod status_signal;
 mod target;
@@ -39,7 +40,8 @@ pub use crate::net::{Egress, EgressSource, LONGEST_PAYLOAD};
 pub use bench::{Generator, Load, Shape};
 pub use probe::limits::Limits;
 pub use probe::outcome::OutcomeCounts;
-pub use report::{BenchReport, Merge, MergedReport, PingReport, Terminal, svg, table};
+pub use report::{BenchReport, Merge, MergedReport, PingReport, Terminal};
+pub use stamp::{ReflectorKind, StampOptions, StampReport};
 pub use target::Family;
 
 use std::fmt::{self, Display, Formatter};

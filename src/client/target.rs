@@ -11,7 +11,7 @@ use crate::reactor::shutdown::Shutdown;
 
 /// The default target: `serve hello` on this machine.
 const DEFAULT_HOST: &str = "127.0.0.1";
-const DEFAULT_PORT: u16 = 5000;
+pub const DEFAULT_PORT: u16 = 5000;
 
 /// The kernel's buffers hold about 5,000 small answers while this process does not run.
 const BUFFER_SIZES: BufferSizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
@@ -55,8 +55,23 @@ impl Family {
 /// [`Error::Usage`] if the text is not an address, or one of a group of hosts. [`Error::Failed`] if the name has no address of that family, or no
 /// route leads to any of them. [`Error::Interrupted`] at a shutdown.
 pub fn resolve(text: &str, family: Family, egress: &Egress, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Error> {
+    resolve_with_port(text, DEFAULT_PORT, family, egress, shutdown)
+}
+
+/// Does the same with another default port.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub fn resolve_with_port(
+    text: &str,
+    default_port: u16,
+    family: Family,
+    egress: &Egress,
+    shutdown: &Shutdown,
+) -> Result<Vec<SocketAddr>, Error> {
     let (host, port) = host_port::split_target(text).map_err(|error| Error::Usage(error.to_string()))?;
-    let (host, port) = (host.unwrap_or(DEFAULT_HOST), port.unwrap_or(DEFAULT_PORT));
+    let (host, port) = (host.unwrap_or(DEFAULT_HOST), port.unwrap_or(default_port));
     let found = lookup(host, port, shutdown).ok_or(Error::Interrupted)?.map_err(|error| {
         Error::Failed(format!("cannot look up {host:?}: {error} (check the name, or try an address)"))
     })?;

@@ -74,12 +74,26 @@ struct Entry {
     length: u16,
 }
 
+impl Entry {
+    /// Counts a payload, of at least `counted` others, and returns whether it is one that is withheld.
+    fn is_withheld(&mut self, counted: u16) -> bool {
+        self.count = self.count.max(counted) + 1;
+        // A row keeps a high count, since the lowest are displaced.
+        if self.count == 2 * WITHHELD_ONE_IN {
+            self.count = WITHHELD_ONE_IN;
+        }
+        self.count == WITHHELD_ONE_IN
+    }
+}
+
 /// Keeps the rows of different kinds apart.
 #[derive(Hash)]
 enum Kind {
     Sample,
     Identical,
     Nested,
+    #[cfg(feature = "stamp")]
+    Replies,
 }
 
 impl LoopDetector {
@@ -91,11 +105,7 @@ impl LoopDetector {
     /// Records a payload and returns whether its reply must be withheld. `before` and `after` are the server's own text
     /// that encloses a request in the reply, empty if the reply does not contain the request.
     pub fn is_loop(&self, peer: SocketAddr, payload: &[u8], before: &[u8], after: &[u8], now: Instant) -> bool {
-        let ip = match peer.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        let peer = (ip.to_bits(), peer.port());
+        let peer = number(peer);
         let core = core(payload, before, after);
         core.is_some_and(|core| self.has_grown(peer, core, payload.len(), now)) || self.is_repeated(peer, payload, now)
     }
@@ -111,14 +121,16 @@ impl LoopDetector {
                 return false;
             }
         }
-        self.update(self.hash_key.hash_one((Kind::Identical, peer, payload)), now, |row| {
-            // A long one is counted from the second on.
-            row.count = row.count.max(is_long.into()) + 1;
-            if row.count == 2 * WITHHELD_ONE_IN {
-                row.count = WITHHELD_ONE_IN;
-            }
-            row.count == WITHHELD_ONE_IN
-        })
+        // A long one is counted from the second on.
+        let counted = u16::from(is_long);
+        self.update(self.hash_key.hash_one((Kind::Identical, peer, payload)), now, |row| row.is_withheld(counted))
+    }
+
+    /// Records that a peer has sent what may be a reply, and returns whether the reply to it must be withheld: as with
+    /// identical payloads, one in 1,000.
+    #[cfg(feature = "stamp")]
+    pub fn is_loop_of_replies(&self, peer: SocketAddr, now: Instant) -> bool {
+        self.update(self.hash_key.hash_one((Kind::Replies, number(peer))), now, |row| row.is_withheld(0))
     }
 
     fn has_grown(&self, peer: (u128, u16), core: &[u8], length: usize, now: Instant) -> bool {
@@ -214,6 +226,15 @@ fn hash_ends(port: u16, payload: &[u8]) -> u64 {
         let product = (word >> 64) * u128::from(word as u64);
         hash ^ (product >> 64) as u64 ^ product as u64
     })
+}
+
+/// Returns the address and the port of a peer.
+fn number(peer: SocketAddr) -> (u128, u16) {
+    let ip = match peer.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    (ip.to_bits(), peer.port())
 }
 
 /// Returns what is left of a nested payload without its layers; `None` if it is not nested.

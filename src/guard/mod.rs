@@ -6,6 +6,7 @@
 
 mod loops;
 mod rate_limit;
+mod trust;
 
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use self::loops::{LoopDetector, RecentPayloads};
 use self::rate_limit::RateLimiter;
+pub use self::trust::Network;
 use crate::net::{Datagram, Delivery, Envelope, Outgoing, Run};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
@@ -45,13 +47,15 @@ pub enum Refusal {
     RateLimit,
     /// The payload returns again and again, as in a loop between two servers.
     Loop,
+    /// It is not signed with the key of the service.
+    Hmac,
     /// The service answers no datagram.
     Discard,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Unanswerable,
         Self::GroupCopy,
         Self::OwnPort,
@@ -59,6 +63,7 @@ impl Refusal {
         Self::Amplification,
         Self::RateLimit,
         Self::Loop,
+        Self::Hmac,
         Self::Discard,
     ];
 
@@ -72,6 +77,7 @@ impl Refusal {
             Self::Amplification => "amplification",
             Self::RateLimit => "rate_limit",
             Self::Loop => "loop",
+            Self::Hmac => "hmac",
             Self::Discard => "discard",
         }
     }
@@ -87,6 +93,7 @@ impl Display for Refusal {
             Self::Amplification => "the reply is over three times as long as the request",
             Self::RateLimit => "its address has reached the rate limit",
             Self::Loop => "its payload returns again and again, as in a loop between two servers",
+            Self::Hmac => "it is not signed with the key of the service",
             Self::Discard => "the service answers no datagram",
         })
     }
@@ -107,6 +114,8 @@ pub struct Guard {
     /// A bit for each port, own or of a service.
     refused_ports: Vec<u64>,
     rate_limiter: Option<Arc<RateLimiter>>,
+    /// Sources in them may ask for long replies, at any rate, again and again.
+    trusted: Vec<Network>,
     loop_detector: Arc<LoopDetector>,
     /// What came from loopback.
     recent_payloads: RecentPayloads,
@@ -127,6 +136,7 @@ impl Guard {
             own_ports,
             refused_ports,
             rate_limiter: (rate_limit > 0).then(|| Arc::new(RateLimiter::new(rate_limit, start))),
+            trusted: Vec::new(),
             loop_detector: Arc::new(LoopDetector::new(start)),
             recent_payloads: RecentPayloads::default(),
         }
@@ -135,6 +145,11 @@ impl Guard {
     /// Creates a guard that refuses nothing but [`Refusal::Unanswerable`].
     pub fn disabled() -> Self {
         Self { enabled: false, ..Self::new(Vec::new(), 0, Instant::now()) }
+    }
+
+    /// Exempts address ranges from [`Refusal::Amplification`], [`Refusal::RateLimit`] and [`Refusal::Loop`].
+    pub fn trusting(self, trusted: Vec<Network>) -> Self {
+        Self { trusted, ..self }
     }
 
     /// Returns the guard of the worker with this number. Only the first one, 0, answers broadcast and multicast, so that
@@ -166,7 +181,8 @@ impl Guard {
         // A run that returns begins with a payload that was the first one of a run before; otherwise it will be the next
         // time. So the first ones are enough to recognise a loop, if not in the first rounds.
         let is_loopback = source.ip().is_loopback();
-        if !self.enabled || (is_loopback && self.recent_payloads.is_new(source.port(), run.payload(0))) {
+        let is_new = || is_loopback && self.recent_payloads.is_new(source.port(), run.payload(0));
+        if self.exempts(source.ip()) || is_new() {
             return Verdict { answered: count, refused: 0, reason: None };
         }
         let check = |index| self.check_payload(source, run.payload(index), reply.payload(index), now);
@@ -174,6 +190,34 @@ impl Guard {
             Some((answered, refusal)) => Verdict { answered, refused: 1, reason: Some(refusal) },
             None => Verdict { answered: count, refused: 0, reason: None },
         }
+    }
+
+    /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of a
+    /// loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few exceptions.
+    ///
+    /// # Errors
+    ///
+    /// The reason for not sending the reply.
+    #[cfg(feature = "stamp")]
+    pub fn check_reflection(
+        &self,
+        datagram: &Datagram<'_>,
+        length: usize,
+        may_be_reply: bool,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.check_source(&Run::from(*datagram).envelope)?;
+        if self.exempts(datagram.source.ip()) {
+            return Ok(());
+        }
+        self.check_lengths(datagram.source, datagram.payload.len(), length, now)?;
+        let is_loop = may_be_reply && self.loop_detector.is_loop_of_replies(datagram.source, now);
+        if is_loop { Err(Refusal::Loop) } else { Ok(()) }
+    }
+
+    /// Returns whether the rules about payloads do not apply to a source.
+    fn exempts(&self, ip: IpAddr) -> bool {
+        !self.enabled || self.trusted.iter().any(|network| network.contains(ip))
     }
 
     /// Applies the rules about addresses and ports.
@@ -200,22 +244,28 @@ impl Guard {
         reply: [&[u8]; 3],
         now: Instant,
     ) -> Result<(), Refusal> {
+        self.check_lengths(source, payload.len(), reply.iter().map(|part| part.len()).sum(), now)?;
+        // Text that does not enclose the request cannot nest.
+        let [before, request, after] = reply;
+        let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
+        if self.loop_detector.is_loop(source, payload, before, after, now) {
+            return Err(Refusal::Loop);
+        }
+        Ok(())
+    }
+
+    /// Applies the rules about lengths and rates.
+    fn check_lengths(&self, source: SocketAddr, request: usize, reply: usize, now: Instant) -> Result<(), Refusal> {
         let ip = source.ip();
         if !ip.is_loopback() {
-            let reply_length = packet_length(ip, reply.iter().map(|part| part.len()).sum());
-            if reply_length > MAX_AMPLIFICATION * packet_length(ip, payload.len()) {
+            let reply_length = packet_length(ip, reply);
+            if reply_length > MAX_AMPLIFICATION * packet_length(ip, request) {
                 return Err(Refusal::Amplification);
             }
             let limiter = self.rate_limiter.as_ref();
             if limiter.is_some_and(|limiter| !limiter.take_tokens(source, reply_length, now)) {
                 return Err(Refusal::RateLimit);
             }
-        }
-        // Text that does not enclose the request cannot nest.
-        let [before, request, after] = reply;
-        let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
-        if self.loop_detector.is_loop(source, payload, before, after, now) {
-            return Err(Refusal::Loop);
         }
         Ok(())
     }
@@ -267,7 +317,8 @@ mod tests {
         let bytes = [0; 2_000];
         let source: SocketAddr = source.parse().expect("an address");
         let payload = &bytes[..request];
-        let datagram = Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, payload };
+        let datagram =
+            Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, hop_limit: None, payload };
         let reply = Outgoing::new(source, None, [&bytes[..reply], b"", b""]);
         guard.check(&datagram, &reply, now)
     }
@@ -300,10 +351,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn trusted_sources_are_exempt_from_all_but_the_rules_about_ports() {
+        let now = Instant::now();
+        let trusted = vec!["192.0.2.0/24".parse().expect("a network")];
+        let guard = Guard::new(vec![4001], 2, now).trusting(trusted);
+        for _ in 0..3_000 {
+            assert_eq!(check_at(now, &guard, "192.0.2.1:4000", 1, 2_000), Ok(()));
+        }
+        assert_eq!(check_at(now, &guard, "192.0.2.1:4001", 10, 10), Err(Refusal::OwnPort));
+        assert_eq!(check_at(now, &guard, "192.0.2.1:53", 10, 10), Err(Refusal::ServicePort));
+        assert_eq!(check_at(now, &guard, "192.0.2.1:0", 10, 10), Err(Refusal::Unanswerable));
+        assert_eq!(check_at(now, &guard, "192.0.3.1:4000", 1, 2_000), Err(Refusal::Amplification));
+    }
+
     fn check_delivery(guard: &Guard, source: &str, delivery: Delivery) -> Result<(), Refusal> {
         let source: SocketAddr = source.parse().expect("an address");
         let reply = Outgoing::new(source, None, [b"reply", b"", b""]);
-        let datagram = Datagram { source, local: None, delivery, arrival: None, payload: b"request" };
+        let datagram = Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: b"request" };
         guard.check(&datagram, &reply, Instant::now())
     }
 
@@ -397,7 +462,8 @@ mod tests {
     fn refused(guard: &Guard, source: &str, template: &ReplyTemplate, count: usize, now: Instant) -> usize {
         let source = source.parse().expect("an address");
         let payload = &b"again"[..];
-        let datagram = Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, payload };
+        let datagram =
+            Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, hop_limit: None, payload };
         let reply = Outgoing::new(source, None, template.reply(payload));
         (0..count).filter(|_| guard.check(&datagram, &reply, now) == Err(Refusal::Loop)).count()
     }
@@ -424,7 +490,8 @@ mod tests {
                 (100..400).map(|layers| [&[b'<'].repeat(layers)[..], b"you", &[b'>'].repeat(layers)].concat());
             let refusals = requests.filter(|request| {
                 let delivery = Delivery::Unicast;
-                let datagram = Datagram { source, local: None, delivery, arrival: None, payload: request };
+                let datagram =
+                    Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: request };
                 let reply = Outgoing::new(source, None, template.reply(request));
                 guard.check(&datagram, &reply, start + Duration::from_secs(1)) == Err(Refusal::Loop)
             });

@@ -8,8 +8,10 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use super::pool::{Pool, Waiting, charge};
+use slab::Slab;
+
 use super::random::{CopyDraws, Draws};
+use super::waiting::{Waiting, charge};
 use super::{Generator, Impaired, Impairments, Loss};
 
 /// One direction of a network path. See the [module's documentation](super).
@@ -54,7 +56,8 @@ pub struct Link<F> {
     arrivals: u64,
     /// When the last transmission ends.
     busy_until: Instant,
-    pool: Pool<F>,
+    /// What waits, inside or ready, by key.
+    waiting: Slab<Waiting<F>>,
     /// When delays end; of datagrams with the same time, the one that came first is first.
     delayed: BinaryHeap<Reverse<(Instant, u64, usize)>>,
     /// Numbers the entries of `delayed`.
@@ -101,7 +104,7 @@ impl<F: Copy + Eq + Hash> Link<F> {
             is_bad: false,
             arrivals: 0,
             busy_until: start,
-            pool: Pool::new(),
+            waiting: Slab::new(),
             delayed: BinaryHeap::new(),
             inserted: 0,
             transmitting: VecDeque::new(),
@@ -173,15 +176,26 @@ impl<F: Copy + Eq + Hash> Link<F> {
 
     /// Returns what has left the link and is to be sent, in order.
     pub fn ready(&self) -> impl Iterator<Item = (F, &[u8])> {
-        self.ready.iter().filter_map(|key| self.pool.get(*key)).map(|datagram| (datagram.flow, &datagram.payload[..]))
+        self.ready
+            .iter()
+            .filter_map(|key| self.waiting.get(*key))
+            .map(|datagram| (datagram.flow, &datagram.payload[..]))
     }
 
     /// Removes the first `count` datagrams of those that are ready.
     pub fn release(&mut self, count: usize) {
         let count = count.min(self.ready.len());
         for key in self.ready.drain(..count) {
-            self.ready_bytes -= self.pool.get(key).map_or(0, Waiting::charge);
-            self.pool.remove(key);
+            self.ready_bytes -= self.waiting.try_remove(key).map_or(0, |datagram| datagram.charge());
+        }
+        // Delays come to an end now and then, and with them the memory that they took. The smallest table that stays can
+        // keep the allocator from returning all that lies below it.
+        if self.waiting.is_empty() {
+            self.waiting = Slab::new();
+            self.delayed = BinaryHeap::new();
+            self.transmitting = VecDeque::new();
+            self.ready = VecDeque::new();
+            self.flows = HashMap::new();
         }
     }
 
@@ -197,11 +211,11 @@ impl<F: Copy + Eq + Hash> Link<F> {
 
     /// Takes back a datagram that has left, could not be sent, and will be the first of what is ready.
     pub fn put_back(&mut self, flow: F, parts: [&[u8]; 3]) {
-        let payload = self.pool.copy(parts, usize::MAX);
+        let payload = parts.concat();
         // It has been counted.
         let datagram = Waiting { flow, arrival: 0, second: true, packet_length: 0, payload };
         self.ready_bytes += datagram.charge();
-        self.ready.push_front(self.pool.insert(datagram));
+        self.ready.push_front(self.waiting.insert(datagram));
     }
 
     /// Returns whether anything is ready.
@@ -281,36 +295,34 @@ impl<F: Copy + Eq + Hash> Link<F> {
         copy: Planned,
         second: bool,
     ) -> Place<'a> {
-        let Planned { flip, length, delay, .. } = copy;
-        let waits = !delay.is_zero() || self.impairments.rate.is_some();
-        if waits && !self.has_room(length) {
-            return Place::Dropped;
-        }
+        let waits = !copy.delay.is_zero() || self.impairments.rate.is_some();
         // Unless it would overtake what is ready.
-        if !waits && flip.is_none() && self.ready.is_empty() {
+        if !waits && copy.flip.is_none() && self.ready.is_empty() {
             self.note_leaving(flow, self.arrivals, second);
-            return Place::Left(cut(parts, length));
+            return Place::Left(cut(parts, copy.length));
         }
-        if !waits && self.ready_bytes + charge(length) > self.max_bytes {
+        let has_room = if waits { self.has_room(copy.length) } else { self.has_room_to_be_ready(copy.length) };
+        if !has_room {
             return Place::Dropped;
         }
-        let mut payload = self.pool.copy(parts, length);
-        if let Some(bit) = flip
-            && let Some(byte) = payload.get_mut(bit / 8)
-        {
-            *byte ^= 1 << (bit % 8);
-        }
-        let datagram = Waiting { flow, arrival: self.arrivals, second, packet_length: length + headers, payload };
-        if !waits {
+        let payload = copy.payload(parts);
+        let datagram = Waiting { flow, arrival: self.arrivals, second, packet_length: copy.length + headers, payload };
+        if waits {
+            self.hold(now, copy.delay, datagram);
+        } else {
             self.note_leaving(flow, self.arrivals, second);
             self.ready_bytes += datagram.charge();
-            self.ready.push_back(self.pool.insert(datagram));
-            return Place::Inside;
+            self.ready.push_back(self.waiting.insert(datagram));
         }
+        Place::Inside
+    }
+
+    /// Delays a datagram, or transmits it.
+    fn hold(&mut self, now: Instant, delay: Duration, datagram: Waiting<F>) {
         self.impaired.delayed += 1;
         self.bytes += datagram.charge();
-        self.flows.entry(flow).or_insert(FlowState { waiting: 0, latest: 0 }).waiting += 1;
-        let key = self.pool.insert(datagram);
+        self.flows.entry(datagram.flow).or_insert(FlowState { waiting: 0, latest: 0 }).waiting += 1;
+        let key = self.waiting.insert(datagram);
         if delay.is_zero() {
             self.transmit(now, key);
         } else {
@@ -319,7 +331,10 @@ impl<F: Copy + Eq + Hash> Link<F> {
             self.delayed.push(Reverse((until, self.inserted, key)));
             self.inserted += 1;
         }
-        Place::Inside
+    }
+
+    fn has_room_to_be_ready(&self, length: usize) -> bool {
+        self.ready_bytes + charge(length) <= self.max_bytes
     }
 
     fn has_room(&self, length: usize) -> bool {
@@ -330,7 +345,7 @@ impl<F: Copy + Eq + Hash> Link<F> {
     /// Transmits a datagram that has waited until `at`.
     fn transmit(&mut self, at: Instant, key: usize) {
         let Some(rate) = self.impairments.rate else { return self.leave(key) };
-        let packet_length = self.pool.get(key).map_or(0, |datagram| datagram.packet_length);
+        let packet_length = self.waiting.get(key).map_or(0, |datagram| datagram.packet_length);
         let begins = self.busy_until.max(at);
         self.busy_until = begins.checked_add(rate.transmission_time(packet_length)).unwrap_or(begins);
         self.transmitting.push_back((self.busy_until, key));
@@ -339,7 +354,7 @@ impl<F: Copy + Eq + Hash> Link<F> {
     /// Makes a datagram ready that has waited.
     fn leave(&mut self, key: usize) {
         self.ready.push_back(key);
-        let Some(datagram) = self.pool.get(key) else { return };
+        let Some(datagram) = self.waiting.get(key) else { return };
         let Waiting { flow, arrival, second, .. } = *datagram;
         self.bytes -= datagram.charge();
         self.ready_bytes += datagram.charge();
@@ -364,9 +379,26 @@ impl<F: Copy + Eq + Hash> Link<F> {
     }
 }
 
+impl Planned {
+    /// Returns the payload, damaged as planned.
+    fn payload(&self, parts: [&[u8]; 3]) -> Vec<u8> {
+        let mut payload = cut(parts, self.length).concat();
+        if let Some(bit) = self.flip
+            && let Some(byte) = payload.get_mut(bit / 8)
+        {
+            *byte ^= 1 << (bit % 8);
+        }
+        payload
+    }
+}
+
+/// Where a copy is after it has entered.
 enum Place<'a> {
+    /// Nowhere: too much waits.
     Dropped,
+    /// Inside, or ready.
     Inside,
+    /// It has left at once, as these parts.
     Left([&'a [u8]; 3]),
 }
 

@@ -37,10 +37,10 @@ mod link;
 #[cfg(feature = "impair")]
 mod options;
 #[cfg(feature = "impair")]
-mod pool;
-#[cfg(feature = "impair")]
 mod random;
 mod seed;
+#[cfg(feature = "impair")]
+mod waiting;
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;

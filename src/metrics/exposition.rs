@@ -83,7 +83,7 @@ pub struct Family<'a> {
 
 impl Family<'_> {
     /// Adds a sample.
-    pub fn sample(&mut self, labels: &[Label<'_>], value: u64) {
+    pub fn sample(&mut self, labels: &[Label<'_>], value: impl Display) {
         sample(self.text, self.name, "", labels, &value);
     }
 }

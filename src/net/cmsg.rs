@@ -15,11 +15,12 @@ use super::{Delivery, IcmpError};
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<i32>();
 
-/// The space that the most control messages of one message need: a segment length, and packet info of IPv6 and of IPv4.
-/// A connected socket has neither of these last two, which is as much as a timestamp and an error need.
-const SPACE: usize = 3 * HEADER + 8 + 24 + 16;
+/// The space that the most control messages of one message need: packet info of IPv6 and of IPv4, a hop limit, and a
+/// timestamp or a segment length, since messages with a timestamp are not coalesced. A connected socket has no packet info,
+/// which is as much as an error needs.
+const SPACE: usize = 4 * HEADER + 24 + 16 + 8 + size_of::<libc::timespec>();
 const _: () =
-    assert!(SPACE >= 2 * HEADER + size_of::<libc::timespec>() + (16 + SockaddrBuf::SPACE).next_multiple_of(8));
+    assert!(SPACE >= 3 * HEADER + size_of::<libc::timespec>() + 8 + (16 + SockaddrBuf::SPACE).next_multiple_of(8));
 
 /// A buffer for the control messages of one message, aligned as the kernel requires.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,8 @@ pub struct Ancillary {
     pub delivery: Delivery,
     /// The message arrived by IPv4 and has packet info.
     pub is_ipv4: bool,
+    /// The time to live or hop limit with which the message arrived.
+    pub hop_limit: Option<u8>,
     /// When the message arrived, as the time since 1970.
     pub timestamp: Option<Duration>,
     /// Why a datagram that was sent came back: this message is of the error queue.
@@ -113,6 +116,9 @@ impl ControlMessages {
                 // IPV6_RECVERR has another value.
                 (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
                     ancillary.error = extended_error(data);
+                }
+                (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                    ancillary.hop_limit = int(data).and_then(|limit| limit.try_into().ok());
                 }
                 (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => ancillary.timestamp = timestamp(data),
                 _ => {}
@@ -266,6 +272,14 @@ mod tests {
             assert_eq!(from_kernel(&messages), expected);
         }
         assert_eq!(from_kernel(&[v6]).local, None);
+    }
+
+    #[test]
+    fn hop_limits_of_both_families_are_read() {
+        let read = |level, kind, limit: i32| from_kernel(&[(level, kind, &limit.to_ne_bytes())]).hop_limit;
+        assert_eq!(read(libc::IPPROTO_IP, libc::IP_TTL, 64), Some(64));
+        assert_eq!(read(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, 255), Some(255));
+        assert_eq!(read(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, 256), None);
     }
 
     #[test]

@@ -148,6 +148,16 @@ impl Linux {
         self.has_timestamps
     }
 
+    /// See [`Socket::enable_hop_limits`](super::Socket::enable_hop_limits).
+    pub fn enable_hop_limits(&mut self, socket: &UdpSocket) -> bool {
+        let fd = socket.as_raw_fd();
+        let enable = |level, name| set_option(fd, level, name, 1).is_ok();
+        // An IPv6 socket receives from IPv4 peers too.
+        let is_ipv6 = socket.local_addr().is_ok_and(|local| local.is_ipv6());
+        let v6 = !is_ipv6 || enable(libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT);
+        enable(libc::IPPROTO_IP, libc::IP_RECVTTL) && v6
+    }
+
     /// See [`Socket::describe`](super::Socket::describe).
     pub fn describe(&self) -> String {
         let features = [
@@ -290,7 +300,8 @@ impl Linux {
                 known => known,
             };
             let arrival = clocks.as_ref().zip(ancillary.timestamp).and_then(|(clocks, at)| clocks.instant(at));
-            let envelope = Envelope { source, local: ancillary.local, delivery, arrival };
+            let (local, hop_limit) = (ancillary.local, ancillary.hop_limit);
+            let envelope = Envelope { source, local, delivery, arrival, hop_limit };
             batch.push(header.msg_len as usize, ancillary.segment.unwrap_or(0), envelope);
         }
         Ok(count)
@@ -463,6 +474,16 @@ pub fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
     (result == 0 && length as usize == size_of_val(&words)).then(|| words[DROPS].into())
 }
 
+/// See [`clock_error`](super::clock_error).
+pub fn clock_error() -> Option<Duration> {
+    // SAFETY: it consists of integers, for all of which zero is valid.
+    let mut state: libc::timex = unsafe { mem::zeroed() };
+    // SAFETY: the kernel reads and writes `state` only, during the call. No mode is set, so nothing is adjusted.
+    let result = unsafe { libc::adjtimex(&raw mut state) };
+    let is_synchronized = result != -1 && result != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0;
+    is_synchronized.then(|| Duration::from_micros(state.maxerror.try_into().unwrap_or(0)))
+}
+
 /// Raises the limit of open files, as far as the system allows without privileges, if that is needed for a number of
 /// sockets.
 pub fn expect_sockets(sockets: usize) {
@@ -614,6 +635,34 @@ mod tests {
         }
         assert_eq!(ago(Duration::from_nanos(1_000_000_001)), None);
         assert_eq!(clocks.instant(clocks.realtime + Duration::from_nanos(1)), None, "the future");
+    }
+
+    #[test]
+    fn hop_limit_is_that_of_the_datagram() {
+        for (target, sources) in [("127.0.0.1:0", &["127.0.0.1:0"][..]), ("[::]:0", &["127.0.0.1:0", "[::1]:0"])] {
+            let (target, mut receiver) = bind_socket(target.parse::<SocketAddr>().expect("an address"));
+            let port = target.local_addr().expect("an address").port();
+            for (source, hops) in sources.iter().flat_map(|source| [(source, 64), (source, 7)]) {
+                let sender = std::net::UdpSocket::bind(source).expect("a free port");
+                let socket = socket2::SockRef::from(&sender);
+                let to = SocketAddr::new(sender.local_addr().expect("an address").ip(), port);
+                let set = if to.is_ipv4() { socket.set_ttl_v4(hops) } else { socket.set_unicast_hops_v6(hops) };
+                set.expect("an option");
+                let arrive = |receiver: &mut Linux| {
+                    sender.send_to(b"hop", to).expect("sent");
+                    let mut batch = ReceiveBatch::new();
+                    while batch.datagrams().next().is_none() {
+                        receiver.receive(&target, &mut batch);
+                    }
+                    batch.datagrams().next().and_then(|datagram| datagram.hop_limit)
+                };
+                assert!(receiver.enable_hop_limits(&target));
+                assert_eq!(arrive(&mut receiver), Some(hops as u8), "{source}");
+                // All that one message can carry fits.
+                assert!(receiver.enable_timestamps(&target));
+                assert_eq!(arrive(&mut receiver), Some(hops as u8), "{source}");
+            }
+        }
     }
 
     #[test]

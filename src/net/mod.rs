@@ -27,6 +27,7 @@
 //! | `cmsg`, `sockaddr` | control messages and addresses as the kernel lays them out |
 //! | `receive_batch`, `send_batch` | reusable buffers |
 //! | `udp_errors` | what the system dropped |
+//! | `clock` | the time of day of an instant, and how good it is |
 //! | `error` | the names of errors, and which of them break a socket |
 //! | `error_report` | what ICMP errors mean |
 //!
@@ -67,6 +68,7 @@
 //! ```
 
 mod bind;
+mod clock;
 mod error;
 mod error_report;
 pub(crate) mod portable;
@@ -138,6 +140,10 @@ mod linux {
     pub fn take_error_report(_: &mio::net::UdpSocket) -> Option<super::ErrorReport> {
         None
     }
+
+    pub fn clock_error() -> Option<std::time::Duration> {
+        None
+    }
 }
 
 use std::io;
@@ -145,6 +151,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, adopt, bind, connect};
+pub use clock::{WallClock, clock_error};
 pub use error::{BrokenSocket, ERROR_NAMES, error_name, is_broken};
 pub use error_report::{ErrorReport, IcmpError};
 pub use linux::expect_sockets;
@@ -176,6 +183,9 @@ pub struct Datagram<'a> {
     /// When the datagram arrived, by the kernel's clock; `None` unless [`Socket::enable_timestamps`] was called, and where
     /// the system's time was set meanwhile. A coalesced message has one time, that of its first datagram.
     pub arrival: Option<Instant>,
+    /// The time to live (IPv4) or hop limit (IPv6) with which it arrived; `None` unless [`Socket::enable_hop_limits`] was
+    /// called.
+    pub hop_limit: Option<u8>,
     /// The payload: 0 to 65,535 arbitrary bytes.
     pub payload: &'a [u8],
 }

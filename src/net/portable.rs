@@ -43,6 +43,11 @@ impl Portable {
         false
     }
 
+    /// See [`Socket::enable_hop_limits`](super::Socket::enable_hop_limits).
+    pub fn enable_hop_limits(&mut self, _: &UdpSocket) -> bool {
+        false
+    }
+
     /// See [`Socket::describe`](super::Socket::describe).
     pub fn describe(&self) -> String {
         "one datagram per system call".to_owned()

@@ -65,12 +65,13 @@ pub struct Envelope {
     pub local: Option<SocketAddr>,
     pub delivery: Delivery,
     pub arrival: Option<Instant>,
+    pub hop_limit: Option<u8>,
 }
 
 impl From<SocketAddr> for Envelope {
     /// Creates an envelope of which only the source is known.
     fn from(source: SocketAddr) -> Self {
-        Self { source, local: None, delivery: Delivery::Unknown, arrival: None }
+        Self { source, local: None, delivery: Delivery::Unknown, arrival: None, hop_limit: None }
     }
 }
 
@@ -105,14 +106,22 @@ impl<'a> Run<'a> {
 
     /// Returns the datagrams in order.
     pub fn datagrams(self) -> impl Iterator<Item = Datagram<'a>> {
-        let Envelope { source, local, delivery, arrival } = self.envelope;
-        (0..self.count()).map(move |i| Datagram { source, local, delivery, arrival, payload: self.payload(i) })
+        let Envelope { source, local, delivery, arrival, hop_limit } = self.envelope;
+        (0..self.count()).map(move |i| Datagram {
+            source,
+            local,
+            delivery,
+            arrival,
+            hop_limit,
+            payload: self.payload(i),
+        })
     }
 }
 
 impl<'a> From<Datagram<'a>> for Run<'a> {
-    fn from(Datagram { source, local, delivery, arrival, payload }: Datagram<'a>) -> Self {
-        Self { envelope: Envelope { source, local, delivery, arrival }, bytes: payload, segment: payload.len().max(1) }
+    fn from(Datagram { source, local, delivery, arrival, hop_limit, payload }: Datagram<'a>) -> Self {
+        let envelope = Envelope { source, local, delivery, arrival, hop_limit };
+        Self { envelope, bytes: payload, segment: payload.len().max(1) }
     }
 }
 

@@ -100,6 +100,15 @@ impl Socket {
         }
     }
 
+    /// Asks the kernel for the hop limit of each datagram ([`Datagram::hop_limit`](super::Datagram::hop_limit)); returns
+    /// whether it reports them, which only [`IoBackend::Segmented`] can.
+    pub fn enable_hop_limits(&mut self) -> bool {
+        match &mut self.implementation {
+            Implementation::Portable(portable) => portable.enable_hop_limits(&self.socket),
+            Implementation::Linux(linux) => linux.enable_hop_limits(&self.socket),
+        }
+    }
+
     /// Asks the kernel to keep ICMP errors for [`take_error_report`](Self::take_error_report); returns whether it does,
     /// which only Linux can.
     ///

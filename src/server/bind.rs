@@ -90,7 +90,7 @@ pub(super) fn places<'a>(
         for address in &addresses {
             if let Some((other, at)) = taken.iter().find(|(_, at)| overlap(*at, *address)) {
                 let (a, b) = (other.name(), service.name());
-                let elsewhere = service.moved_to(next_port(address.port()));
+                let elsewhere = service.moved_to(service.other_port(address.port()));
                 return Err(Error::Conflict(format!(
                     "{a} on {at} and {b} on {address} cannot share the port: try {elsewhere}"
                 )));
@@ -128,10 +128,6 @@ fn look_up(service: &Service, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Er
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let includes = |a: SocketAddr, b: SocketAddr| a == b || (a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
     a.port() != 0 && a.port() == b.port() && (includes(a, b) || includes(b, a))
-}
-
-fn next_port(port: u16) -> u16 {
-    port.checked_add(1).unwrap_or(port - 1)
 }
 
 /// Binds every service to its addresses, or none at all. Of a name's addresses, those that this machine lacks are
@@ -183,7 +179,7 @@ fn is_not_available(error: &io::Error) -> bool {
 }
 
 fn cannot_listen(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
-    let elsewhere = service.moved_to(next_port(address.port().max(1024)));
+    let elsewhere = service.moved_to(service.other_port(address.port()));
     let why = match error.kind() {
         io::ErrorKind::AddrInUse => format!("address already in use (is another server running? try {elsewhere})"),
         io::ErrorKind::PermissionDenied => {

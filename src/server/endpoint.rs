@@ -30,6 +30,7 @@ use mio::Interest;
 
 use super::reply::ReplyTemplate;
 use super::reply_queue::{ReplyQueue, Share};
+use super::stamp::StampService;
 use super::statistics::Statistics;
 use crate::guard::{Guard, Refusal, Verdict};
 use crate::impair::{Link, header_length};
@@ -97,6 +98,8 @@ pub struct Endpoint<S> {
     log_suffix: String,
     /// `None`: nothing is answered.
     template: Option<ReplyTemplate>,
+    /// What makes the replies instead of the template, which then gives back what waited in the queue.
+    stamp: Option<Box<StampService>>,
     /// A receive may be tried.
     readable: bool,
     /// A send may be tried. A new socket is writable, and raises no event for it until a send would have blocked.
@@ -123,6 +126,7 @@ impl<S: Transport> Endpoint<S> {
             service,
             log_suffix: String::new(),
             template,
+            stamp: None,
             readable: false,
             writable: true,
             queue: ReplyQueue::default(),
@@ -138,6 +142,11 @@ impl<S: Transport> Endpoint<S> {
     /// Lets every reply that the guard allows pass through a link, if there is one.
     pub fn with_link(self, link: Option<Link<ReplyFlow>>) -> Self {
         Self { link, ..self }
+    }
+
+    /// Lets a Session-Reflector make the replies, if there is one; the template must be `{}`.
+    pub fn with_stamp(self, stamp: Option<StampService>) -> Self {
+        Self { stamp: stamp.map(Box::new), ..self }
     }
 
     /// Adds the service and the address to the log lines about datagrams.
@@ -175,7 +184,10 @@ impl<S: Transport> Endpoint<S> {
         if self.may_receive() {
             let received = self.socket.receive(&mut resources.received);
             self.backlog = self.backlog.map(|backlog| backlog.saturating_sub(resources.received.charge()));
-            self.answer(now, resources);
+            match self.stamp.take() {
+                None => self.answer(now, resources),
+                Some(stamp) => self.reflect(stamp, now, resources),
+            }
             self.note_received(received, now);
             if self.link.is_some() {
                 // Damaged replies are copies, and ready at once.
@@ -309,6 +321,29 @@ impl<S: Transport> Endpoint<S> {
         }
         self.send_or_queue(replies, link, batch, *share, now);
         self.template = template;
+    }
+
+    /// Answers as [`answer`](Self::answer) does, with the replies of a Session-Reflector.
+    fn reflect(&mut self, mut stamp: Box<StampService>, now: Instant, resources: &mut Resources) {
+        let Resources { received, replies: batch, guard, share } = resources;
+        let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
+        stamp.begin(now);
+        for datagram in received.datagrams() {
+            self.receive_errors = 0;
+            let run = datagram.into();
+            self.count(&run, logged);
+            if let Err(refusal) = stamp.reflect(&datagram, guard, now) {
+                self.refuse(&run, &Verdict::refuse(1, refusal), now);
+            }
+        }
+        let mut link = self.link.take();
+        let mut replies = batch.take();
+        match &mut link {
+            None => replies.extend(stamp.transmit()),
+            Some(link) => replies.extend(stamp.transmit().flat_map(|reply| impair(link, &reply, Instant::now()))),
+        }
+        self.send_or_queue(replies, link, batch, *share, now);
+        self.stamp = Some(stamp);
     }
 
     /// Sends the replies of a turn; queues those that would block or exceed the turn.

@@ -7,6 +7,8 @@ mod metrics;
 pub(crate) mod reply;
 pub(crate) mod reply_queue;
 mod service;
+#[cfg_attr(not(feature = "stamp"), path = "no_stamp.rs")]
+mod stamp;
 pub(crate) mod statistics;
 mod statistics_log;
 pub(crate) mod worker;
@@ -25,6 +27,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 pub use crate::counts::CountsByName;
+pub use crate::guard::Network;
 pub use crate::net::IoBackend;
 pub use crate::parse_error::ParseError;
 pub use reply::ReplyTemplate;
@@ -69,6 +72,9 @@ pub struct Options {
     /// Answer every source that can be answered: those whose port belongs to a service, requests that are much shorter
     /// than their reply or belong to a loop, and any number of them. Default: `false`.
     pub no_guard: bool,
+    /// Exempt these address ranges from the rules about long replies, the rate and loops: a proxy, for instance, behind
+    /// which all clients have one address. Default: none.
+    pub trust: Vec<Network>,
     /// How datagrams move. Default: [`IoBackend::Auto`].
     pub io: IoBackend,
     /// How many workers share the load, each with a thread and sockets of its own. With more than one, the system spreads
@@ -81,6 +87,9 @@ pub struct Options {
     pub monitor: MonitorOptions,
     /// What happens to replies on purpose. Default: `None`, nothing, at no cost.
     pub impairments: Option<Impairments>,
+    /// How the service `stamp` reflects. Default: the open mode, stateful.
+    #[cfg(feature = "stamp")]
+    pub stamp: crate::stamp::ReflectorOptions,
     /// What all impairments follow from. Default: `None`, another one each time.
     pub seed: Option<Seed>,
 }
@@ -96,11 +105,14 @@ impl Default for Options {
             grace: Duration::from_millis(500),
             rate_limit: 1_000,
             no_guard: false,
+            trust: Vec::new(),
             io: IoBackend::Auto,
             workers: NonZeroUsize::MIN,
             spin: Duration::ZERO,
             monitor: MonitorOptions::default(),
             impairments: None,
+            #[cfg(feature = "stamp")]
+            stamp: crate::stamp::ReflectorOptions::default(),
             seed: None,
         }
     }
@@ -209,6 +221,7 @@ impl Server {
             Guard::disabled()
         } else {
             Guard::new(addresses.iter().map(SocketAddr::port).collect(), options.rate_limit, Instant::now())
+                .trusting(options.trust.clone())
         };
         let share = Share::of(sockets.iter().map(Vec::len).sum());
         let worker = |(number, sockets)| {
@@ -328,8 +341,16 @@ fn worker(
         let impaired = options.impairments.clone().zip(options.seed);
         impaired.map(|(what, seed)| Link::new(what, Generator::new(seed, number), max_bytes, Instant::now()))
     };
-    let endpoint = |(number, (service, address, socket)): (usize, Bound<'_>)| {
-        let endpoint = Endpoint::new(socket, address, service.name(), service.template().cloned());
+    #[cfg_attr(not(feature = "stamp"), allow(unused_mut, reason = "only one of its services changes a socket"))]
+    let endpoint = |(number, (service, address, mut socket)): (usize, Bound<'_>)| {
+        #[cfg(feature = "stamp")]
+        let stamp = service.is_stamp().then(|| {
+            stamp::StampService::prepare(&mut socket);
+            stamp::StampService::new(options.stamp.clone(), Instant::now())
+        });
+        #[cfg(not(feature = "stamp"))]
+        let stamp = None;
+        let endpoint = Endpoint::new(socket, address, service.name(), service.template().cloned()).with_stamp(stamp);
         let endpoint = endpoint.with_link(link(number));
         if has_several_services { endpoint.named_in_log() } else { endpoint }
     };

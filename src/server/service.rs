@@ -16,16 +16,23 @@ struct Preset {
     port: Option<u16>,
 }
 
-const PRESETS: [Preset; 5] = [
+const PRESETS: &[Preset] = &[
     Preset { name: "hello", template: Some("Hello {}"), host: Some("0.0.0.0"), port: Some(5000) },
     Preset { name: "echo", template: Some("{}"), host: Some("localhost"), port: Some(10000) },
     Preset { name: "fixed", template: Some("Hello UDP Client"), host: Some("127.0.0.1"), port: Some(20001) },
     Preset { name: "ack", template: Some("Server acknowledges: {}"), host: Some("127.0.0.1"), port: Some(12345) },
     Preset { name: "discard", template: None, host: None, port: None },
+    // Its replies are made by a reflector; the template is that of replies which wait.
+    #[cfg(feature = "stamp")]
+    Preset { name: STAMP, template: Some("{}"), host: Some("0.0.0.0"), port: Some(crate::stamp::PORT) },
 ];
 
 /// The name of a service whose template is given as `reply=TEXT`.
 const REPLY: &str = "reply";
+
+/// The name of the Session-Reflector.
+#[cfg(feature = "stamp")]
+const STAMP: &str = "stamp";
 
 /// What to reply, and the address to listen on.
 ///
@@ -79,6 +86,12 @@ impl Service {
         Self::new("discard", None, address.into())
     }
 
+    /// Creates a STAMP Session-Reflector (RFC 8762).
+    #[cfg(feature = "stamp")]
+    pub fn stamp(address: impl Into<SocketAddr>) -> Self {
+        Self::new(STAMP, Some(ReplyTemplate::around("", "")), address.into())
+    }
+
     fn new(name: &'static str, template: Option<ReplyTemplate>, address: SocketAddr) -> Self {
         let host = match address {
             SocketAddr::V6(address) if address.scope_id() != 0 => format!("{}%{}", address.ip(), address.scope_id()),
@@ -90,6 +103,12 @@ impl Service {
     /// Returns the name of the service, as it appears in the log and the report.
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Returns whether it is a Session-Reflector.
+    #[cfg(feature = "stamp")]
+    pub(super) fn is_stamp(&self) -> bool {
+        self.name == STAMP
     }
 
     /// Returns the template of the replies, or `None` if nothing is answered.
@@ -105,6 +124,18 @@ impl Service {
     /// Returns the port to listen on; 0 stands for any free port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Returns a port to try if `port` cannot be had.
+    pub(super) fn other_port(&self, port: u16) -> u16 {
+        let is_default = PRESETS.iter().any(|preset| preset.name == self.name && preset.port == Some(port));
+        match port {
+            // 862 becomes 8620.
+            ..1024 if is_default => port * 10,
+            ..1024 => 1025,
+            u16::MAX => port - 1,
+            _ => port + 1,
+        }
     }
 
     /// Returns where its socket comes from.
@@ -165,7 +196,7 @@ fn unknown_service(text: &str) -> ParseError {
     let suggestion = address.filter(|address| address.parse::<Service>().is_ok());
     ParseError::new(match suggestion {
         Some(suggestion) => format!("there is no service {text:?}: to listen there, write {suggestion}"),
-        None => format!("there is no service {text:?} (choose hello, echo, fixed, ack, discard or reply=TEXT)"),
+        None => format!("there is no service {text:?} (choose hello, echo, fixed, ack, discard, stamp or reply=TEXT)"),
     })
 }
 

@@ -214,6 +214,23 @@ fn rate_limit_can_be_lifted() {
 }
 
 #[test]
+fn trusted_range_is_exempt_and_its_neighbour_is_not() {
+    run_in_namespace!();
+    add_addresses();
+    let text = "x".repeat(500);
+    let server = Server::start(&[&format!("reply={text}@192.0.2.1:4001"), "--json", "-q", "--trust", "192.0.2.2/31"]);
+    for source in ["192.0.2.2", "192.0.2.3"] {
+        let client = client(source, server.address());
+        (0..1_500).for_each(|_| assert_eq!(request(&client, b"short"), text.as_bytes()));
+    }
+    let stranger = client("192.0.2.4", server.address());
+    (0..5).for_each(|_| assert_eq!(stranger.send(b"short").expect("sent"), 5));
+    assert_eq!(request(&stranger, &[b'y'; 150]), text.as_bytes());
+    let endpoint = server.stop().endpoint();
+    assert_eq!((endpoint.get("answered"), endpoint.count("refused", "amplification")), (3_001, 5), "{endpoint:?}");
+}
+
+#[test]
 fn amplification_is_refused_unless_the_guard_is_off() {
     run_in_namespace!();
     add_addresses();

@@ -54,6 +54,9 @@ fn bursts_of_losses_agree() {
     let bursts: Vec<_> = bursts.map(|lost| lost as f64).collect();
     // Geometric: a mean of 1/p and a variance of (1 - p)/p².
     assert_mean(&bursts, 4.0, 12.0_f64.sqrt());
+    assert_share(bursts.iter().filter(|length| **length == 1.0).count() as u64, bursts.len(), 0.25);
+    let pauses = numbers.chunk_by(|a, b| a + 1 == *b).map(|pause| pause.len() as f64);
+    assert_mean(&pauses.collect::<Vec<_>>(), 100.0, (0.99_f64).sqrt() * 100.0);
     assert_eq!(numbers.len() as u64 + report.impaired("lost"), COUNT as u64);
     assert!(bursts.len() > 150);
 }
@@ -69,14 +72,19 @@ fn damage_agrees_and_is_counted_exactly() {
     let lengths: Vec<_> = truncated.into_iter().map(|length| length as f64).collect();
     assert_mean(&lengths, (LENGTH - 1) as f64 / 2.0, ((LENGTH * LENGTH - 1) as f64 / 12.0).sqrt());
     // In order, so the place is the number. The flipped bit of a truncated datagram may have been cut off.
-    let flipped = traffic.answers.iter().zip(0..).map(|(answer, number)| {
-        answer.payload.iter().zip(payload(number)).map(|(is, was)| (is ^ was).count_ones()).sum::<u32>()
-    });
-    let flipped: Vec<_> = flipped.collect();
-    assert!(flipped.iter().all(|bits| *bits <= 1));
-    let flipped = flipped.into_iter().filter(|bits| *bits == 1).count() as u64;
+    let mut positions = Vec::new();
+    for (answer, number) in traffic.answers.iter().zip(0..) {
+        let bytes = answer.payload.iter().zip(payload(number)).zip(0_u32..);
+        let flipped: Vec<_> = bytes.filter(|((is, was), _)| *is != was).collect();
+        assert!(flipped.len() <= 1 && flipped.iter().all(|((is, was), _)| (*is ^ was).is_power_of_two()));
+        let flipped = flipped.into_iter().map(|((is, was), byte)| f64::from(8 * byte + (is ^ was).trailing_zeros()));
+        positions.extend(flipped.filter(|_| answer.payload.len() == LENGTH));
+    }
     let both = 2 * COUNT as u64 * 3 / 100 * 2 / 100;
-    assert!((report.impaired("corrupted") - both..=report.impaired("corrupted")).contains(&flipped), "{flipped}");
+    let corrupted = report.impaired("corrupted");
+    assert!((corrupted - both..=corrupted).contains(&(positions.len() as u64)), "{}", positions.len());
+    let bits = 8.0 * LENGTH as f64;
+    assert_mean(&positions, (bits - 1.0) / 2.0, ((bits * bits - 1.0) / 12.0).sqrt());
 }
 
 /// Exchanges datagrams with a delay of 500 ms and a jitter of 100 ms, and compares the round trips with a distribution of
@@ -136,26 +144,42 @@ fn pareto_jitter_agrees() {
 
 #[test]
 fn no_reply_leaves_before_its_delay() {
-    let server = serve(&["--delay=20ms", "--reorder=25%", "--seed=1"]);
-    let traffic = Traffic::exchange(server.address(), 2_000, Duration::from_millis(1), SILENCE);
-    let report = report(server, 2_000);
-    let round_trips = traffic.round_trips();
-    let at_once = round_trips.iter().filter(|round_trip| **round_trip < Duration::from_millis(20)).count();
-    assert_eq!(report.impaired("delayed") + at_once as u64, 2_000);
-    assert_share(at_once as u64, 2_000, 0.25);
+    // Longer than a busy machine takes for the others.
+    const DELAY: Duration = Duration::from_millis(300);
+    let (traffic, report) = exchange(&["--delay=300ms", "--reorder=25%", "--limit=20k", "--seed=1"]);
+    let at_once = traffic.round_trips().iter().filter(|round_trip| **round_trip < DELAY).count();
+    assert_eq!(report.impaired("delayed") + at_once as u64, COUNT as u64);
+    assert_share(at_once as u64, COUNT, 0.25);
     assert_eq!(report.impaired("reordered"), traffic.overtaken());
+}
+
+/// Half the round trips are less than 200 µs longer than the delay, in one of several tries at least: a busy machine adds
+/// milliseconds to any of them. A timeout in whole milliseconds would add more to most of them, always.
+#[test]
+fn delays_are_met_within_a_fraction_of_a_millisecond() {
+    const DELAY: Duration = Duration::from_micros(5_300);
+    let server = serve(&["--delay=5300us"]);
+    let medians = (0..20).map(|_| {
+        let traffic = Traffic::exchange(server.address(), 100, Duration::from_millis(2), Duration::from_millis(50));
+        let mut late: Vec<_> = traffic.round_trips().into_iter().map(|round_trip| round_trip - DELAY).collect();
+        late.sort_unstable();
+        println!("late by {:?} (p50), {:?} (p90), {:?} (p99)", late[50], late[90], late[98]);
+        late[50]
+    });
+    let medians: Vec<_> = medians.take_while(|median| *median >= Duration::from_micros(200)).collect();
+    assert!(medians.len() < 20, "{medians:?}");
 }
 
 #[test]
 fn rate_is_kept() {
-    // 128-byte packets at 1.024 Mbit/s: one per millisecond. Each is sent twice as fast.
-    let server = serve(&["--rate=1024kbit", "--limit=2000"]);
-    let traffic = Traffic::exchange(server.address(), 1_000, Duration::from_micros(500), SILENCE);
-    report(server, 1_000);
-    assert!(traffic.numbers().into_iter().eq(0..1_000));
-    let seconds = (traffic.answers[999].at - traffic.answers[0].at).as_secs_f64();
-    assert!((0.99..1.05).contains(&seconds), "{seconds}");
-    assert!(traffic.round_trips()[0] >= Duration::from_millis(1));
+    // 128-byte packets at 10.24 Mbit/s: one per 100 µs. Each is sent twice as fast.
+    let server = serve(&["--rate=10240kbit", "--limit=20k"]);
+    let traffic = Traffic::exchange(server.address(), COUNT, INTERVAL / 2, SILENCE);
+    report(server, COUNT);
+    assert!(traffic.numbers().into_iter().eq(0..COUNT));
+    let seconds = (traffic.answers[COUNT - 1].at - traffic.answers[0].at).as_secs_f64();
+    assert!((1.98..2.1).contains(&seconds), "{seconds}");
+    assert!(traffic.round_trips()[0] >= INTERVAL);
 }
 
 #[test]

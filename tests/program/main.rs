@@ -18,12 +18,15 @@
 //! | `memory` | `serve`: what replies that wait take, in how many endpoints, and giving it back |
 //! | `overload` | `serve`: more datagrams than can be handled; counts, memory and fairness under floods |
 //! | `impair` | `serve`: replies that are lost, delayed, reordered, damaged on purpose |
+//! | `stamp` | `serve stamp`: replies, sessions, authentication; against scapy and tshark |
 //! | `shutdown` | `serve`: signals, `--for`, `--count`, `--grace` |
 //! | `statistics` | `serve`: `--stats` and the report of `--json` |
 //! | `metrics` | `--metrics` and `--metrics-file` of every command |
 //! | `systemd` | `serve`: notifications, watchdog, inherited sockets |
+//! | `many_machines` | what README shows for operators: rules, units, manifests, a static binary, nginx, recipes |
 //! | `log` | `serve`: lines, levels, escaping; a stderr that is slow, stuck or closed |
 //! | `relay` | `relay`: what is forwarded, sessions, impairments of each direction |
+//! | `stamp_ping` | `ping --stamp`: losses and delays by direction, through a relay; foreign reflectors |
 //! | `relay_faults` | `relay`: what it refuses, what refuses it, a slow network, loops |
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
@@ -52,6 +55,7 @@ mod impair;
 mod log;
 mod loops;
 mod manual;
+mod many_machines;
 mod memory;
 mod metrics;
 mod options;
@@ -68,6 +72,8 @@ mod send;
 mod services;
 mod shutdown;
 mod soak;
+mod stamp;
+mod stamp_ping;
 mod statistics;
 mod systemd;
 mod usage;

@@ -10,7 +10,7 @@ use crate::harness::{Server, needs, run, shell, udpong};
 
 const COMMANDS: [&str; 8] = ["serve", "relay", "send", "ping", "bench", "report", "completions", "man"];
 
-const SERVICES: [&str; 6] = ["hello", "echo", "fixed", "ack", "discard", "reply="];
+const SERVICES: [&str; 7] = ["hello", "echo", "fixed", "ack", "discard", "reply=", "stamp"];
 
 /// Returns the standard output of a run that succeeds with nothing on stderr.
 fn stdout(arguments: &[&str]) -> String {

@@ -1,11 +1,12 @@
-//! Memory while replies wait: bounded for the process, and given back.
+//! Memory while datagrams wait, for a socket or by their delay: bounded for the process, and given back.
 
 use std::iter;
 use std::net::UdpSocket;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::harness::{Server, SlowLoopback, python, run_in_namespace, shell, wait_until};
+use crate::harness::{Server, SlowLoopback, SpoofingSocket, python, run_in_namespace, shell, wait_until};
+use crate::relay::{echo, relay, stop};
 
 /// What waits in all endpoints together, and everything else that is not the binary's, in kB.
 const BOUND: u64 = (32 << 10) + (8 << 10);
@@ -96,4 +97,47 @@ for _ in range(100):
     let endpoint = server.stop().endpoint();
     assert!(endpoint.get("unsent") > 1_000, "{endpoint:?}");
     drop(jam);
+}
+
+/// Each of them is a flow of its own, and takes many times its length.
+#[test]
+fn memory_of_delayed_replies_to_spoofed_sources_is_bounded_and_given_back() {
+    run_in_namespace!();
+    shell("ip route add 10.0.0.0/8 dev lo");
+    let options = ["echo@127.0.0.1:0", "-q", "--no-guard", "--delay=8s", "--limit=1M"];
+    let server = Server::start(&options);
+    let spoof = SpoofingSocket::new();
+    for number in 1..=300_000_u32 {
+        let [_, a, b, c] = number.to_be_bytes();
+        spoof.send(([10, a, b, c], 4000), server.address(), b"");
+    }
+    let memory = settled_memory(&server);
+    assert!((16 << 10..BOUND).contains(&memory), "{memory} kB");
+    wait_until("the memory is given back", || (server.status("RssAnon") < AT_REST).then_some(()));
+}
+
+/// Each direction has half of it.
+#[test]
+fn memory_of_a_relay_is_bounded_and_given_back() {
+    let target = echo();
+    let relay = relay(target.address(), &["--delay=3s", "--limit=1M"]);
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let start = Instant::now();
+    let fill = || {
+        for _ in 0..300 {
+            client.send_to(&[b'x'; 60_000], relay.address()).expect("sent");
+            thread::sleep(Duration::from_micros(200));
+        }
+    };
+    fill();
+    let memory = settled_memory(&relay);
+    assert!((BOUND / 3..BOUND / 2).contains(&memory), "{memory} kB");
+    // Now the answers wait, and others on the way to the target.
+    thread::sleep(Duration::from_millis(3_200).saturating_sub(start.elapsed()));
+    fill();
+    let memory = settled_memory(&relay);
+    assert!((BOUND / 3 * 2..BOUND).contains(&memory), "{memory} kB");
+    wait_until("the memory is given back", || (relay.status("RssAnon") < AT_REST).then_some(()));
+    let output = stop(relay);
+    assert!(output.direction("up").impaired("over_limit") > 0 && output.direction("down").get("unsent") == 0);
 }

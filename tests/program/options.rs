@@ -214,6 +214,7 @@ fn mistakes_are_usage_errors_that_say_what_to_write() {
         (&["send", "[ff02::1]:7", "hi"], "ff02::1 is a multicast address, which is not supported"),
         (&["send", "localhost", "7", "hi"], "write localhost:7\n"),
         (&["send", "udp://[::1]:7/", "hi"], "write [::1]:7\n"),
+        (&["send", "5000", "hi", "there"], "unexpected argument 'there'"),
     ] {
         let output = output(arguments);
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()), "{arguments:?}");

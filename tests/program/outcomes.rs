@@ -102,7 +102,7 @@ fn json_has_the_documented_fields() {
         fields
     };
     let stream = objects(&output(&["ping", &target, "-c", "1", "-W", "10s", "--json-stream", "--flows", "1"]));
-    assert_eq!(keys(&stream[0]), sorted("seq target time outcome rtt_ms bytes reordered"));
+    assert_eq!(keys(&stream[0]), sorted("seq target time outcome rtt_ms bytes reordered ttl"));
     assert!(stream[0]["time"].as_str().is_some_and(|time| time.ends_with('Z') && time.contains('T')), "{stream:?}");
     assert_eq!(
         keys(&stream[1]),

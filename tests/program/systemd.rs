@@ -188,7 +188,8 @@ fn service_takes_the_socket_of_its_name() {
 }
 
 fn refused(command: &mut Command) -> (Option<i32>, String) {
-    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("sh");
+    // If it is not refused, it ends nevertheless.
+    let child = command.arg("--for=10s").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("sh");
     let output = child.wait_with_output().expect("its output");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), text.lines().last().unwrap_or_default().to_owned())

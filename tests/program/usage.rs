@@ -23,7 +23,7 @@ fn one_line(what: &str, output: &Output, code: i32) -> String {
 #[test]
 fn wrong_service_is_exit_2_and_says_what_to_write() {
     let wrong: [(&[&str], &str); 28] = [
-        (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard or reply=TEXT)"),
+        (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard, stamp or reply=TEXT)"),
         (&[""], "there is no service \"\" (choose"),
         (&["Hello"], "there is no service \"Hello\" (choose"),
         (&["5000"], "there is no service \"5000\": to listen there, write hello@:5000"),

@@ -47,7 +47,7 @@ pub struct Options {
     pub quiet: bool,
     /// What text is fitted to.
     pub terminal: Terminal,
-    /// Whether the report can draw when latencies were how long.
+    /// Whether the report can draw the latencies over time.
     pub plot: bool,
     /// The file of a log of the latencies.
     pub hdr: Option<PathBuf>,

@@ -19,7 +19,7 @@ const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
 pub struct Results {
     /// From when a datagram was due to its first answer.
     pub latencies: Latencies,
-    /// When these were how long, if a picture is drawn.
+    /// The same over time, if a picture is drawn.
     pub timeline: Option<Timeline>,
     /// The log of these, if there is one.
     pub hdr: Option<HdrLog>,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::client::probe::outcome::Outcome;
-use crate::metrics::{Exposition, Kind};
+use crate::client::stamp::StampReport;
+use crate::client::stamp::delays::DelaySummary;
+use crate::metrics::{Exposition, Kind, Label};
 
 /// Every outcome, with its label.
 const OUTCOMES: [(Outcome, &str); 6] = [
@@ -61,17 +63,19 @@ impl ProbeMetrics {
     }
 }
 
-/// Returns the metrics of all targets, each with its name. Equal names get a number.
-pub(super) fn metrics<'a>(targets: impl Iterator<Item = (&'a str, &'a ProbeMetrics)>) -> Exposition {
-    let mut named: Vec<(String, &ProbeMetrics)> = Vec::new();
-    for (name, metrics) in targets {
-        let taken = named.iter().filter(|(other, _)| other.split(" #").next() == Some(name)).count();
-        named.push((if taken == 0 { name.to_owned() } else { format!("{name} #{}", taken + 1) }, metrics));
+/// Returns the metrics of all targets, each with its name and what STAMP has measured. Equal names get a number.
+pub(super) fn metrics<'a>(
+    targets: impl Iterator<Item = (&'a str, &'a ProbeMetrics, Option<StampReport>)>,
+) -> Exposition {
+    let mut named: Vec<(String, &ProbeMetrics, Option<StampReport>)> = Vec::new();
+    for (name, metrics, stamp) in targets {
+        let taken = named.iter().filter(|(other, ..)| other.split(" #").next() == Some(name)).count();
+        named.push((if taken == 0 { name.to_owned() } else { format!("{name} #{}", taken + 1) }, metrics, stamp));
     }
     let mut text = Exposition::with_build_info();
     let help = "Probes that have ended, by outcome; one that is answered after all is lost first and late then.";
     let mut probes = text.family("udpong_ping_probes_total", Kind::Counter, help);
-    for (target, metrics) in &named {
+    for (target, metrics, _) in &named {
         for (flow, counts) in metrics.outcomes.iter().enumerate() {
             for ((_, outcome), count) in OUTCOMES.iter().zip(counts) {
                 match metrics.has_flows {
@@ -82,12 +86,45 @@ pub(super) fn metrics<'a>(targets: impl Iterator<Item = (&'a str, &'a ProbeMetri
         }
     }
     let mut histograms = text.histograms("udpong_ping_rtt_seconds", "Round trips of first answers.");
-    for (target, metrics) in &named {
+    for (target, metrics, _) in &named {
         let bucket = |(bucket, count): (usize, &u64)| ((FIRST_BUCKET << bucket) as f64 / 1e6, *count);
         let buckets = metrics.round_trips[..BUCKETS].iter().enumerate().map(bucket);
         histograms.sample(&[("target", target)], buckets, metrics.round_trips[BUCKETS], metrics.total.as_secs_f64());
     }
+    let directions = || named.iter().filter_map(|(target, _, stamp)| Some((target, stamp.as_ref()?)));
+    if directions().next().is_some() {
+        write_directions(&mut text, directions);
+    }
     text
+}
+
+/// Writes the metrics of the targets that are STAMP reflectors.
+fn write_directions<'a, T: Iterator<Item = (&'a String, &'a StampReport)>>(
+    text: &mut Exposition,
+    targets: impl Fn() -> T,
+) {
+    let help = "Lost probes by direction. One whose direction is found out later is counted as unknown until then.";
+    let mut lost = text.family("udpong_ping_direction_lost_probes", Kind::Gauge, help);
+    for (target, stamp) in targets() {
+        let unknown = ("unknown", stamp.unknown_direction());
+        let directions = stamp.directions().map(|(direction, lost, _)| (direction, lost));
+        for (direction, count) in directions.into_iter().chain([unknown]) {
+            lost.sample(&[("target", target), ("direction", &direction)], count);
+        }
+    }
+    let help = "What delays exceed the shortest by, in seconds.";
+    let mut variation = text.family("udpong_ping_delay_variation_seconds", Kind::Gauge, help);
+    for (target, stamp) in targets() {
+        for (direction, _, DelaySummary { p50, p99, max, .. }) in stamp.directions() {
+            for (quantile, millis) in [("0.5", p50), ("0.99", p99), ("1", max)] {
+                if let Some(millis) = millis {
+                    let labels: [Label<'_>; 3] =
+                        [("target", target), ("direction", &direction), ("quantile", &quantile)];
+                    variation.sample(&labels, millis / 1e3);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -100,7 +137,7 @@ mod tests {
         for micros in [49, 50, 51, 26_214_400, 26_214_401] {
             one.record(Duration::from_micros(micros));
         }
-        let text = metrics([("a:1", &one)].into_iter()).to_string();
+        let text = metrics([("a:1", &one, None)].into_iter()).to_string();
         for bucket in ["0.00005\"} 2", "0.0001\"} 3", "26.2144\"} 4", "+Inf\"} 5"] {
             assert!(
                 text.contains(&format!("udpong_ping_rtt_seconds_bucket{{target=\"a:1\",le=\"{bucket}\n")),
@@ -115,7 +152,7 @@ mod tests {
         let (mut plain, mut flows) = (ProbeMetrics::new(None), ProbeMetrics::new(Some(2)));
         plain.count(1, Outcome::Lost);
         flows.count(1, Outcome::Lost);
-        let text = metrics([("a:1", &plain), ("b:1", &flows)].into_iter()).to_string();
+        let text = metrics([("a:1", &plain, None), ("b:1", &flows, None)].into_iter()).to_string();
         assert!(text.contains("{target=\"a:1\",outcome=\"lost\"} 1\n"), "{text}");
         assert!(text.contains("{target=\"b:1\",flow=\"0\",outcome=\"lost\"} 0\n"), "{text}");
         assert!(text.contains("{target=\"b:1\",flow=\"1\",outcome=\"lost\"} 1\n"), "{text}");
@@ -124,7 +161,7 @@ mod tests {
     #[test]
     fn equal_targets_have_different_labels() {
         let one = ProbeMetrics::new(None);
-        let text = metrics([(":1", &one), (":1", &one), (":1", &one)].into_iter()).to_string();
+        let text = metrics([(":1", &one, None), (":1", &one, None), (":1", &one, None)].into_iter()).to_string();
         for name in [":1", ":1 #2", ":1 #3"] {
             assert_eq!(text.matches(&format!("{{target=\"{name}\",outcome=\"lost\"}} 0\n")).count(), 1, "{text}");
         }

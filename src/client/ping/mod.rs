@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::report::{PingReport, Terminal};
+pub use super::report::{svg, table};
+use super::stamp::StampOptions;
 use super::target::{self, Family};
 use super::{Error, notify};
 use crate::client::probe::limits::Limits;
@@ -31,6 +33,8 @@ pub struct Options {
     pub size: usize,
     /// The payload itself, instead of one of this size in which probes are numbered. Answers are then matched by source port.
     pub payload: Option<Vec<u8>>,
+    /// Probes are packets of STAMP, in one session for each target: neither a payload nor flows can be chosen then.
+    pub stamp: Option<StampOptions>,
     /// A probe without an answer after this time is lost, and an answer after it late.
     pub timeout: Duration,
     /// No probe is sent after this time.
@@ -66,6 +70,7 @@ impl Default for Options {
             count: None,
             size: 56,
             payload: None,
+            stamp: None,
             timeout: Duration::from_secs(1),
             deadline: None,
             flows: None,
@@ -135,11 +140,13 @@ pub fn ping_all(
     out: &mut dyn Write,
     errors: &mut dyn Write,
 ) -> Result<Vec<Result<PingReport, Error>>, Error> {
+    check_stamp(options)?;
     net::expect_sockets(targets.len().saturating_mul(options.flows.unwrap_or(2)));
+    let port = if options.stamp.is_some() { crate::stamp::PORT } else { target::DEFAULT_PORT };
     let mut reachable = Vec::new();
     let mut failures = Vec::new();
     for target in targets {
-        let resolved = target::resolve(target, options.family, &options.egress, shutdown);
+        let resolved = target::resolve_with_port(target, port, options.family, &options.egress, shutdown);
         failures.push(match resolved {
             Ok(addresses) => {
                 reachable.push((&**target, addresses.into()));
@@ -160,4 +167,18 @@ pub fn ping_all(
         .into_iter()
         .filter_map(|failure| failure.map_or_else(|| reports.next().map(Ok), |why| Some(Err(why))))
         .collect())
+}
+
+/// Checks that the other options go with those of STAMP.
+fn check_stamp(options: &Options) -> Result<(), Error> {
+    let Some(stamp) = &options.stamp else { return Ok(()) };
+    if options.payload.is_some() || options.flows.is_some() {
+        return Err(Error::Usage("STAMP has its own payload, and one source port for each target".to_owned()));
+    }
+    if !stamp.has_size(options.size) || options.size > net::LONGEST_PAYLOAD {
+        let (base, more) = (stamp.base_size(), stamp.base_size() + if stamp.key.is_some() { 24 } else { 4 });
+        let size = options.size;
+        return Err(Error::Usage(format!("a STAMP packet has {base} bytes, or {more} and more, not {size}")));
+    }
+    Ok(())
 }

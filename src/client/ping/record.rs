@@ -1,5 +1,6 @@
 //! What is known of the probes of a ping to one target.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,8 +16,10 @@ use crate::client::probe::payload::Payload;
 use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::probe::tracker::{Answer, Attribution, MOST_REMEMBERED, Tracker};
 use crate::client::report::{AnswerLine, Clock, FlowReport, PingReport, ProbeObject, StreamOutcome, attribution_note};
+use crate::client::stamp::{Session, StampReport, Trip};
 use crate::client::{Error, linger};
-use crate::net::ErrorReport;
+use crate::net::{Datagram, ErrorReport, WallClock};
+use crate::stamp::reflector::ClockQuality;
 
 /// The probes to one address, and the output for them.
 pub(super) struct Record<'a> {
@@ -25,6 +28,7 @@ pub(super) struct Record<'a> {
     index: usize,
     is_only: bool,
     pub(super) payload: Payload,
+    stamp: Option<Session>,
     pub(super) tracker: Tracker,
     options: &'a Options,
     start: Instant,
@@ -59,12 +63,22 @@ impl<'a> Record<'a> {
     pub(super) fn new(target: SocketAddr, index: usize, targets: usize, options: &'a Options, start: Instant) -> Self {
         // All targets together have about as many sockets and slices as one, but each has some.
         let flows = (MOST_FLOWS * 16 / targets).clamp(2, MOST_FLOWS);
-        let flows = Flows::new(options.flows.unwrap_or(flows), options.flows.is_some());
+        // A session of STAMP has one source port; "rotating" over that one keeps it.
+        let flows = match options.stamp {
+            Some(_) => Flows::new(1, true),
+            None => Flows::new(options.flows.unwrap_or(flows), options.flows.is_some()),
+        };
+        let stamp = options.stamp.as_ref().map(|stamp| Session::new(stamp, random_ssid(), options.egress.hop_limit));
+        let payload = match &stamp {
+            Some(session) => Some(session.packet(options.size)),
+            None => options.payload.clone(),
+        };
         Self {
             target,
             index,
             is_only: targets == 1,
-            payload: options.payload.clone().map_or_else(|| Payload::new(options.size), Payload::exact),
+            payload: payload.map_or_else(|| Payload::new(options.size), Payload::exact),
+            stamp,
             tracker: Tracker::new(options.timeout, flows, MOST_REMEMBERED),
             options,
             start,
@@ -91,8 +105,11 @@ impl<'a> Record<'a> {
             return Ok(());
         }
         let (target, size) = (self.target, self.payload.size());
-        let is_short = !self.payload.is_tagged() && self.options.payload.is_none();
-        let note = if is_short { ", too short to be recognised in an answer" } else { "" };
+        let note = match (&self.stamp, self.payload.is_tagged() || self.options.payload.is_some()) {
+            (Some(_), _) => ", STAMP",
+            (None, true) => "",
+            (None, false) => ", too short to be recognised in an answer",
+        };
         let line = format!("UDP PING {written} ({target}): {size} bytes every {interval}{note}");
         output.text(&self.options.terminal.wrap(&line))
     }
@@ -116,8 +133,21 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Writes the payload of the next probe into `probe`, a copy of the payload; returns the time, that of a STAMP packet.
+    pub(super) fn write_probe(&mut self, clock: ClockQuality, probe: &mut [u8]) -> Instant {
+        let sequence = self.tracker.next_sequence();
+        let Some(session) = &mut self.stamp else {
+            self.payload.write_sequence(sequence, probe);
+            return Instant::now();
+        };
+        let time = WallClock::read();
+        session.write(sequence, time.now(), clock, probe);
+        time.instant()
+    }
+
     /// Records that the next probe was sent.
     pub(super) fn sent(&mut self, flow: usize, now: Instant, output: &mut Output<'_>) {
+        self.stamp.iter_mut().for_each(Session::sent);
         self.tracker.record_sent(flow, now, now);
         output.sent();
     }
@@ -143,18 +173,18 @@ impl<'a> Record<'a> {
     pub(super) fn answer(
         &mut self,
         flow: usize,
-        bytes: &[u8],
+        datagram: &Datagram<'_>,
         now: Instant,
         output: &mut Output<'_>,
     ) -> Result<(), Error> {
         self.heard = true;
-        let found = self.payload.find_in(bytes, self.tracker.next_sequence());
-        let answer = self.tracker.match_answer(flow, found, now);
+        let &Datagram { payload: bytes, hop_limit, .. } = datagram;
+        let (answer, trip) = self.match_answer(flow, datagram, now);
         if let Answer::First { sequence, overdue: true, .. } = answer {
             self.timed_out(sequence, now, output)?;
         }
         let length = bytes.len();
-        output.line(&AnswerLine { target: self.target, answer, bytes: length })?;
+        output.line(&AnswerLine { target: self.target, answer, bytes: length, hop_limit, trip })?;
         let attribution = self.tracker.attribution();
         if self.printed != attribution {
             self.printed = attribution;
@@ -179,14 +209,33 @@ impl<'a> Record<'a> {
                     rtt_ms,
                     bytes,
                     reordered,
+                    hop_limit,
+                    trip: trip.map(Into::into),
                     ..self.object(Some(sequence), StreamOutcome::from(outcome))
                 })
             }
-            Answer::Duplicate(sequence) => {
-                output.object(|| ProbeObject { bytes: Some(length), ..self.object(sequence, StreamOutcome::Duplicate) })
-            }
+            Answer::Duplicate(sequence) => output.object(|| ProbeObject {
+                bytes: Some(length),
+                hop_limit,
+                ..self.object(sequence, StreamOutcome::Duplicate)
+            }),
             Answer::Unmatched => Ok(()),
         }
+    }
+
+    /// Matches an answer with its probe; for one of a STAMP reflector, returns what else it says.
+    fn match_answer(&mut self, flow: usize, datagram: &Datagram<'_>, now: Instant) -> (Answer, Option<Trip>) {
+        let next = self.tracker.next_sequence();
+        let Some(session) = &mut self.stamp else {
+            let found = self.payload.find_in(datagram.payload, next);
+            return (self.tracker.match_answer(flow, found, now), None);
+        };
+        let Some((found, reply)) = session.find_in(datagram.payload, next) else {
+            return (self.tracker.note_unmatched(), None);
+        };
+        let mut answer = self.tracker.match_answer(flow, Some(found), now);
+        let trip = session.answered(&mut answer, &reply, WallClock::read().at(now), datagram.hop_limit);
+        (answer, trip)
     }
 
     /// Records an error that ICMP reported on a flow: of the probe that it repeats, or of the oldest one in flight.
@@ -202,8 +251,12 @@ impl<'a> Record<'a> {
             self.closed_port = ClosedPort::Ended;
             return Ok(());
         }
-        let found = self.payload.find_in(&refusal.payload, self.tracker.next_sequence());
-        let Some(sequence) = found.and_then(|found| found.sequence) else {
+        let next = self.tracker.next_sequence();
+        let found = match &self.stamp {
+            Some(session) => session.find_request(&refusal.payload, next),
+            None => self.payload.find_in(&refusal.payload, next).and_then(|found| found.sequence),
+        };
+        let Some(sequence) = found else {
             let sequence = self.tracker.refuse_oldest(flow, now);
             return self.refuse(sequence, &refusal.error, now, output);
         };
@@ -241,6 +294,7 @@ impl<'a> Record<'a> {
         };
         self.count(sequence, Outcome::Refused);
         self.lost(sequence, now, output);
+        self.stamp.iter_mut().for_each(|session| session.refused(sequence));
         let (seq, target) = (sequence + 1, self.target);
         let offender = ErrorReport::of(error).and_then(|report| report.offender);
         let is_elsewhere = offender.is_some_and(|offender| offender != target.ip());
@@ -265,6 +319,7 @@ impl<'a> Record<'a> {
     fn timed_out(&mut self, sequence: u64, now: Instant, output: &mut Output<'_>) -> Result<(), Error> {
         self.count(sequence, Outcome::Lost);
         self.lost(sequence, now, output);
+        self.stamp.iter_mut().for_each(|session| session.lost(sequence));
         let timeout = humantime::format_duration(self.options.timeout);
         output.line(&format_args!("{}seq={} no answer within {timeout}", self.prefix(), sequence + 1))?;
         output.object(|| self.object(Some(sequence), StreamOutcome::Timeout))
@@ -299,17 +354,29 @@ impl<'a> Record<'a> {
         self.report_of((latencies, timeline))
     }
 
+    /// Returns what STAMP has measured so far.
+    pub(super) fn stamp_report(&self) -> Option<StampReport> {
+        let counts = self.tracker.counts();
+        self.stamp.as_ref().map(|session| session.report(counts.ended(), counts.lost))
+    }
+
     fn report_of(&self, times: (Latencies, Timeline)) -> PingReport {
         let flow = |(index, (port, median)): (usize, &(u16, Median))| {
             FlowReport::new(*port, self.tracker.flow_counts(index), median.millis())
         };
         let flows = self.options.flows.map(|_| self.flows.iter().enumerate().map(flow).collect());
+        let stamp = self.stamp_report();
         let duration = self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.start);
-        PingReport::new(self.target, self.options, duration, &self.tracker, times, self.clock, flows)
+        PingReport::new(self.target, self.options, duration, &self.tracker, times, self.clock, flows).with_stamp(stamp)
     }
 
     /// Returns what stands before a line that does not name the target by itself.
     fn prefix(&self) -> String {
         if self.is_only { String::new() } else { format!("{}: ", self.target) }
     }
+}
+
+/// Returns an identifier for a session of STAMP, not 0.
+fn random_ssid() -> u16 {
+    (RandomState::new().hash_one(0) as u16).max(1)
 }

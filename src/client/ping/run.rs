@@ -20,9 +20,10 @@ use crate::client::report::{Clock, PingReport, table};
 use crate::client::status_signal::StatusSignal;
 use crate::client::{Error, target, wait_notice};
 use crate::metrics::{self as monitor, Exposition, Monitor, Observed};
-use crate::net::{IoBackend, Outgoing, ReceiveBatch};
+use crate::net::{self, IoBackend, Outgoing, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
+use crate::stamp::reflector::ClockQuality;
 
 /// At most this many probes per turn, before answers are received again.
 const BURST: usize = 64;
@@ -53,6 +54,9 @@ pub(super) struct Run<'a> {
     stopped: bool,
     status: StatusSignal,
     status_pending: bool,
+    /// How good the system's clock is, for STAMP, and when that is looked up again.
+    quality: ClockQuality,
+    quality_until: Instant,
     monitor: Option<Monitor>,
 }
 
@@ -129,6 +133,8 @@ impl<'a> Run<'a> {
             stopped: false,
             status: StatusSignal::new()?,
             status_pending: false,
+            quality: ClockQuality::default(),
+            quality_until: start,
             monitor,
         })
     }
@@ -185,6 +191,7 @@ impl<'a> Run<'a> {
             }
         };
         let clock = if flow.socket.enable_timestamps() { Clock::Kernel } else { Clock::User };
+        flow.socket.enable_hop_limits();
         target.record.flow_opened(flow_index, flow.port(), clock);
         if let Some(old) = target.flows.get_mut(flow_index) {
             let mut old = std::mem::replace(old, flow);
@@ -219,7 +226,7 @@ impl<'a> Run<'a> {
         if !flow.is_drained() {
             let time = flow.receive(now, received)?;
             for datagram in received.datagrams() {
-                record.answer(flow_index, datagram.payload, arrival(&datagram, time), output)?;
+                record.answer(flow_index, &datagram, arrival(&datagram, time), output)?;
             }
         }
         while let Some(refusal) = flow.next_refusal() {
@@ -232,6 +239,11 @@ impl<'a> Run<'a> {
     }
 
     fn send_due(&mut self, index: usize, reactor: &mut Reactor<Task>) -> Result<(), Error> {
+        let now = Instant::now();
+        if self.options.stamp.is_some() && self.quality_until <= now {
+            self.quality_until = now + Duration::from_secs(1);
+            self.quality = net::clock_error().into();
+        }
         for _ in 0..BURST {
             let now = Instant::now();
             if self.targets[index].next_probe(self.stopped).is_none_or(|next| next > now) {
@@ -240,7 +252,7 @@ impl<'a> Run<'a> {
             self.ensure_flow(index, now, reactor)?;
             let target = &mut self.targets[index];
             let (Choice::Use(flow) | Choice::Open(flow)) = target.record.tracker.choose_flow(now);
-            target.blocked = !target.flows[flow].is_writable() || !target.send(flow, &mut self.output)?;
+            target.blocked = !target.flows[flow].is_writable() || !target.send(flow, self.quality, &mut self.output)?;
             // It has a timeout now, or waits to be writable.
             target.flows[flow].key.into_iter().for_each(|key| reactor.touch(key));
             if target.blocked {
@@ -336,7 +348,7 @@ struct Observation<'a>(&'a [Target<'a>]);
 
 impl Observed for Observation<'_> {
     fn metrics(&self) -> Exposition {
-        metrics(self.0.iter().map(|target| (target.written, &target.record.metrics)))
+        metrics(self.0.iter().map(|Target { written, record, .. }| (*written, &record.metrics, record.stamp_report())))
     }
 
     fn status(&self) -> String {
@@ -361,12 +373,11 @@ impl Target<'_> {
     }
 
     /// Sends the next probe on a flow; returns whether it left or failed.
-    fn send(&mut self, index: usize, output: &mut Output<'_>) -> Result<bool, Error> {
+    fn send(&mut self, index: usize, clock: ClockQuality, output: &mut Output<'_>) -> Result<bool, Error> {
         let Self { record, flows, probe, .. } = self;
         let flow = &mut flows[index];
-        record.payload.write_sequence(record.tracker.next_sequence(), probe);
+        let now = record.write_probe(clock, probe);
         let datagram = Outgoing::new(record.target, None, [probe, b"", b""]);
-        let now = Instant::now();
         match flow.send(&[datagram], now).error {
             None => record.sent(index, now, output),
             Some(error) if error.kind() == io::ErrorKind::WouldBlock => {

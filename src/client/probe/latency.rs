@@ -183,7 +183,7 @@ impl Median {
 }
 
 /// Returns a percentile in nanoseconds, rounded to the digits that are known.
-fn percentile<C: Counter>(histogram: &Histogram<C>, quantile: f64, digits: i32) -> f64 {
+pub fn percentile<C: Counter>(histogram: &Histogram<C>, quantile: f64, digits: i32) -> f64 {
     let value = histogram.value_at_quantile(quantile);
     round_to(histogram.median_equivalent(value) as f64, digits)
 }
@@ -205,7 +205,7 @@ pub fn decimals(value: f64, least: usize) -> usize {
 }
 
 /// Converts nanoseconds to milliseconds, rounded to the nanosecond.
-fn to_millis(nanos: f64) -> f64 {
+pub fn to_millis(nanos: f64) -> f64 {
     nanos.round() / 1e6
 }
 

@@ -9,6 +9,10 @@ use super::latency::{Summary, decimals};
 pub struct Limits {
     /// The limit on late, lost and refused probes, in percent.
     pub loss: Option<f64>,
+    /// The limit on the probes lost on the way to a STAMP reflector, in percent of all.
+    pub loss_up: Option<f64>,
+    /// The limit on the probes lost on the way back from a STAMP reflector, in percent of those that it returned.
+    pub loss_down: Option<f64>,
     /// The limit on the mean.
     pub mean: Option<Duration>,
     /// The limit on the median.

@@ -10,7 +10,7 @@ const DIGITS: u32 = 7;
 
 /// A run as slices of equal length, by when probes were sent.
 ///
-/// However long it takes, there is a most number of slices, and at least half as many unless it was short.
+/// However long it takes, the number of slices is limited: beyond that, neighbours are merged.
 #[derive(Clone, Debug)]
 pub struct Timeline {
     start: Instant,
@@ -30,8 +30,8 @@ pub struct Slice {
 
 impl Timeline {
     /// Creates the timeline of a run that begins at `start`. As long as the run is short, a slice is as long as `slice_length`:
-    /// the interval between two probes gives each a slice of its own.
-    /// There are at most `most` slices, which is limited to 64 to 1,024.
+    /// the interval between two probes gives each a slice of its own. There are at most `most` slices, which is clamped to 64
+    /// to 1,024.
     pub fn new(start: Instant, slice_length: Duration, most: usize) -> Self {
         let slice_length = slice_length.max(Duration::from_nanos(1));
         Self { start, slice_length, slices: Vec::new(), most: most.clamp(64, MOST_SLICES) }

@@ -157,9 +157,10 @@ impl Tracker {
         if self.queues.len() <= flow {
             self.queues.resize_with(flow + 1, Queue::default);
         }
-        // The socket that it replaces takes its late answers with it.
+        // The socket that it replaces takes its late answers with it. Its counts stay: a responder may still send the answer to
+        // one of its probes to another port.
         debug_assert!(self.queues[flow].in_flight.is_empty());
-        self.queues[flow] = Queue::default();
+        self.queues[flow] = Queue { counts: self.queues[flow].counts, ..Queue::default() };
     }
 
     /// Records that no further socket can be opened.
@@ -198,6 +199,12 @@ impl Tracker {
             Answer::Unmatched => self.counts.unmatched += 1,
         }
         answer
+    }
+
+    /// Counts an answer that is known to belong to no probe.
+    pub fn note_unmatched(&mut self) -> Answer {
+        self.counts.unmatched += 1;
+        Answer::Unmatched
     }
 
     /// Ends a probe as refused and returns its sequence number; `None` if it is not in flight.

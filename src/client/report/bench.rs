@@ -39,7 +39,7 @@ pub struct Measurement {
     pub received_bytes: u64,
     /// The time from when each datagram was due to its first answer.
     pub latencies: Latencies,
-    /// When these were how long, if that was recorded.
+    /// The same over time, if that was recorded.
     pub timeline: Option<Timeline>,
     /// The time from when each datagram was due to when it was sent; `None` in a closed loop.
     pub lateness: Option<Latencies>,
@@ -155,7 +155,7 @@ impl BenchReport {
         if self.nobody_listens() {
             return Err(Error::Unmet(format!("nobody listens on {target} (port unreachable)")));
         }
-        let result = check(target, self.counts(), &self.latency_ms, limits);
+        let result = check(target, self.counts(), &self.latency_ms, limits, Vec::new());
         if !self.measurement.silence.is_dead || self.answered == 0 {
             return result;
         }
@@ -196,7 +196,7 @@ impl Display for BenchReport {
 }
 
 impl BenchReport {
-    /// Draws the distribution of the latencies, and when they were how long if that was recorded, as SVG.
+    /// Draws the distribution of the latencies as SVG, and the latencies over time if that was recorded.
     ///
     /// # Errors
     ///

@@ -39,6 +39,12 @@ pub fn millis(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
 }
 
+/// Formats a number with two significant digits, and without an exponent.
+pub fn two_digits(value: f64) -> String {
+    let decimals = if value > 0.0 { (1.0 - value.log10().floor()).clamp(0.0, 9.0) } else { 0.0 };
+    format!("{value:.0$}", decimals as usize)
+}
+
 /// Formats `min/avg/max/stddev = … ms`.
 pub fn range(summary: &Summary) -> String {
     let [min, mean, max, stddev] = [summary.min, summary.mean, summary.max, summary.stddev].map(millis);

@@ -29,7 +29,7 @@ pub struct HdrLog<W = BufWriter<File>> {
     /// The time of day at `start`, since the Unix epoch.
     time_of_day: Duration,
     /// When the current interval began.
-    interval: Instant,
+    interval_start: Instant,
     /// The targets, and their round trips in the current interval. They grow with the times, so that thousands of targets do
     /// not take a gigabyte.
     targets: Vec<(String, Histogram<u32>)>,
@@ -65,7 +65,7 @@ impl<W: Write> HdrLog<W> {
             serializer: V2DeflateSerializer::new(),
             start,
             time_of_day: time_of_day.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
-            interval: start,
+            interval_start: start,
             targets: targets.into_iter().map(|target| (target, histogram.clone())).collect(),
         };
         log.write_head(time_of_day).map_err(|error| cannot_write(&log.name, error))?;
@@ -87,8 +87,8 @@ impl<W: Write> HdrLog<W> {
 
     /// Writes the intervals that have ended by `now`.
     pub fn advance(&mut self, now: Instant) -> Result<(), Error> {
-        while now.saturating_duration_since(self.interval) >= INTERVAL {
-            self.write(INTERVAL).map_err(|error| cannot_write(&self.name, error))?;
+        while now.saturating_duration_since(self.interval_start) >= INTERVAL {
+            self.write_interval(INTERVAL).map_err(|error| cannot_write(&self.name, error))?;
         }
         Ok(())
     }
@@ -96,7 +96,8 @@ impl<W: Write> HdrLog<W> {
     /// Writes the last interval, which ends at `now`.
     pub fn finish(mut self, now: Instant) -> Result<(), Error> {
         self.advance(now)?;
-        self.write(now.saturating_duration_since(self.interval)).map_err(|error| cannot_write(&self.name, error))
+        self.write_interval(now.saturating_duration_since(self.interval_start))
+            .map_err(|error| cannot_write(&self.name, error))
     }
 
     fn write_head(&mut self, time_of_day: SystemTime) -> io::Result<()> {
@@ -109,9 +110,9 @@ impl<W: Write> HdrLog<W> {
         self.out.flush()
     }
 
-    fn write(&mut self, length: Duration) -> io::Result<()> {
-        let from = self.time_of_day + self.interval.saturating_duration_since(self.start);
-        self.interval += length;
+    fn write_interval(&mut self, length: Duration) -> io::Result<()> {
+        let from = self.time_of_day + self.interval_start.saturating_duration_since(self.start);
+        self.interval_start += length;
         for (target, histogram) in &mut self.targets {
             let mut log = IntervalLogWriterBuilder::new().begin_log_with(&mut self.out, &mut self.serializer)?;
             log.write_histogram(histogram, from, length, Tag::new(target))

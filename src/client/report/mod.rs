@@ -3,6 +3,7 @@
 //! The text of a report is its [`Display`](std::fmt::Display), the JSON its [`Serialize`]. [`ping`]
 //! and [`mod@bench`] have one each, and share the numbers of [`mod@format`] and the bar chart of [`histogram`].
 
+mod axis;
 mod bench;
 mod format;
 mod hdr_log;
@@ -16,6 +17,7 @@ mod table;
 mod terminal;
 
 pub use bench::{BenchReport, Measurement, Silence};
+pub use format::{millis, percent};
 pub use hdr_log::HdrLog;
 pub use merge::{Merge, MergedReport};
 pub use ping::{AnswerLine, FlowReport, PingReport, ProbeObject, StreamOutcome, svg, table};
@@ -70,9 +72,17 @@ fn loss_percent(counts: &OutcomeCounts) -> f64 {
 }
 
 /// Returns an error unless there was an answer in time and no limit is exceeded.
-fn check(target: SocketAddr, counts: &OutcomeCounts, summary: &Summary, limits: &Limits) -> Result<(), Error> {
+/// `others` are messages of limits that were exceeded besides.
+fn check(
+    target: SocketAddr,
+    counts: &OutcomeCounts,
+    summary: &Summary,
+    limits: &Limits,
+    others: Vec<String>,
+) -> Result<(), Error> {
     if counts.answered > 0 {
-        let exceeded = limits.exceeded(counts.loss_percent(), summary);
+        let mut exceeded = limits.exceeded(counts.loss_percent(), summary);
+        exceeded.extend(others);
         return if exceeded.is_empty() { Ok(()) } else { Err(Error::Unmet(exceeded.join("; "))) };
     }
     let others: Vec<String> = [(counts.late, "late"), (counts.truncated, "truncated"), (counts.altered, "altered")]
@@ -96,7 +106,7 @@ mod tests {
     #[test]
     fn success_needs_an_intact_answer_in_time() {
         let target = ([127, 0, 0, 1], 5000).into();
-        let outcome = |counts| check(target, &counts, &Summary::default(), &Limits::default());
+        let outcome = |counts| check(target, &counts, &Summary::default(), &Limits::default(), Vec::new());
         let message = |counts| outcome(counts).expect_err("no answer").to_string();
         let none = OutcomeCounts::default();
         assert_eq!(outcome(OutcomeCounts { answered: 1, altered: 9, ..none }), Ok(()));

@@ -20,6 +20,7 @@ use crate::client::probe::limits::Limits;
 use crate::client::probe::outcome::{Outcome, OutcomeCounts};
 use crate::client::probe::timeline::Timeline;
 use crate::client::probe::tracker::{Answer, Attribution, FlowCounts, Tracker};
+use crate::client::stamp::{StampReport, Trip};
 
 /// The line for an answer.
 #[derive(Debug)]
@@ -30,6 +31,10 @@ pub struct AnswerLine {
     pub answer: Answer,
     /// The length of the answer in bytes.
     pub bytes: usize,
+    /// The hop limit with which it arrived, if that is known.
+    pub hop_limit: Option<u8>,
+    /// What the answer of a STAMP reflector says of the two directions.
+    pub trip: Option<Trip>,
 }
 
 impl Display for AnswerLine {
@@ -44,12 +49,26 @@ impl Display for AnswerLine {
                     Outcome::Altered => " (altered)",
                     Outcome::Answered | Outcome::Lost | Outcome::Refused => "",
                 })?;
-                f.write_str(if reordered { " (reordered)" } else { "" })
+                f.write_str(if reordered { " (reordered)" } else { "" })?;
+                self.write_trip(f)
             }
             Answer::Duplicate(Some(sequence)) => write!(f, "seq={} (duplicate)", sequence + 1),
             Answer::Duplicate(None) => f.write_str("one answer too many (duplicate)"),
             Answer::Unmatched => f.write_str("repeats no probe (unmatched)"),
         }
+    }
+}
+
+impl AnswerLine {
+    fn write_trip(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(limit) = self.hop_limit {
+            write!(f, " ttl={limit}")?;
+        }
+        if let Some(trip) = self.trip {
+            let [up, down] = trip.variations.map(|nanos| nanos as f64 / 1e6);
+            write!(f, " up=+{up:.3} down=+{down:.3} ms")?;
+        }
+        Ok(())
     }
 }
 
@@ -106,6 +125,31 @@ pub struct ProbeObject {
     pub bytes: Option<usize>,
     /// Whether a later probe of the same flow was answered before.
     pub reordered: bool,
+    /// The hop limit of its answer; `None` if it is not known.
+    #[serde(rename = "ttl")]
+    pub hop_limit: Option<u8>,
+    /// What the answer of a STAMP reflector says of the two directions.
+    #[serde(flatten)]
+    pub trip: Option<TripObject>,
+}
+
+/// The directions of one probe.
+#[derive(Debug, Serialize)]
+pub struct TripObject {
+    /// What the delay up exceeds the shortest so far by.
+    pub up_variation_ms: f64,
+    /// What the delay down exceeds the shortest so far by.
+    pub down_variation_ms: f64,
+    /// The time in the reflector.
+    pub processing_ms: f64,
+}
+
+impl From<Trip> for TripObject {
+    fn from(trip: Trip) -> Self {
+        let [up, down] = trip.variations.map(|nanos| nanos as f64 / 1e6);
+        let processing_ms = trip.processing.as_nanos() as f64 / 1e6;
+        Self { up_variation_ms: up, down_variation_ms: down, processing_ms }
+    }
 }
 
 impl ProbeObject {
@@ -113,7 +157,7 @@ impl ProbeObject {
     pub fn new(sequence: Option<u64>, target: SocketAddr, outcome: StreamOutcome) -> Self {
         let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
         let seq = sequence.map(|sequence| sequence + 1);
-        Self { seq, target, time, outcome, rtt_ms: None, bytes: None, reordered: false }
+        Self { seq, target, time, outcome, rtt_ms: None, bytes: None, reordered: false, hop_limit: None, trip: None }
     }
 }
 
@@ -137,6 +181,8 @@ pub struct PingReport {
     /// than it is.
     rtt_ms: RoundTrips,
     flows: Option<Vec<FlowReport>>,
+    #[serde(flatten)]
+    stamp: Option<StampReport>,
     #[serde(skip)]
     latencies: Latencies,
     #[serde(skip)]
@@ -205,9 +251,15 @@ impl PingReport {
             attribution: tracker.attribution(),
             rtt_ms: RoundTrips { summary: latencies.summary(), jitter: latencies.jitter() },
             flows,
+            stamp: None,
             latencies,
             timeline,
         }
+    }
+
+    /// Adds what STAMP has measured.
+    pub(crate) fn with_stamp(self, stamp: Option<StampReport>) -> Self {
+        Self { stamp, ..self }
     }
 
     /// Returns how the probes ended.
@@ -221,7 +273,8 @@ impl PingReport {
     ///
     /// [`Error::Unmet`] when there was no intact answer in time or a limit is exceeded; its message says which.
     pub fn check(&self, limits: &Limits) -> Result<(), Error> {
-        check(self.target, &self.counts, &self.rtt_ms.summary, limits)
+        let exceeded = self.stamp.as_ref().map(|stamp| stamp.exceeded(limits)).unwrap_or_default();
+        check(self.target, &self.counts, &self.rtt_ms.summary, limits, exceeded)
     }
 }
 
@@ -269,6 +322,9 @@ impl PingReport {
                 writeln!(f, "over half of the probes lost on source {ports} {}", bad.join(", "))?;
             }
         }
+        if let Some(stamp) = &self.stamp {
+            write!(f, "{stamp}")?;
+        }
         if self.latencies.histogram().is_empty() {
             return Ok(());
         }
@@ -298,7 +354,7 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
         timeline: Some(&report.timeline),
         histogram: report.latencies.histogram(),
     });
-    let series: Vec<_> = series.collect();
+    let mut series: Vec<_> = series.collect();
     let mut sum = OutcomeCounts::default();
     reports.iter().for_each(|report| sum.add(&report.counts));
     let title = match &*series {
@@ -306,7 +362,19 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
         shown if shown.len() < reports.len() => format!("udpong ping: {} of {} targets", shown.len(), reports.len()),
         shown => format!("udpong ping: {} targets", shown.len()),
     };
-    Plot { title, summary: counts(&sum), quantity: "round trip", series }.svg()
+    let (mut summary, mut quantity) = (counts(&sum), "round trip");
+    if let [PingReport { stamp: Some(stamp), .. }] = reports {
+        let [(_, up, _), (_, down, _)] = stamp.directions();
+        summary += &format!("; lost up {up}, down {down}, direction unknown {}", stamp.unknown_direction());
+        quantity = "round trip, delay variation";
+        series.iter_mut().for_each(|series| series.name = "round trip".to_owned());
+        series.extend(stamp.variations().map(|(direction, histogram)| Series {
+            name: format!("variation of the delay {direction}"),
+            timeline: None,
+            histogram,
+        }));
+    }
+    Plot { title, summary, quantity, series }.svg()
 }
 
 /// Returns a table of several targets, a line each.

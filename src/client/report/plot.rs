@@ -4,14 +4,12 @@
 //! its value in the light picture.
 
 use std::error;
-use std::ops::Range;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
-use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{Circle, Cross, PathElement, Text};
 use plotters::prelude::SVGBackend;
@@ -19,6 +17,7 @@ use plotters::series::LineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, IntoTextStyle, RGBColor, TRANSPARENT, TextStyle};
 
+use super::axis::{Axis, position, rarity};
 use crate::client::Error;
 use crate::client::probe::timeline::{Slice, Timeline};
 
@@ -244,16 +243,6 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<Axis, Axis>>;
 type Drawn = Result<(), Box<dyn error::Error>>;
 
-/// Returns a point of the axis of percentiles for a share of the answers; infinite for all of them.
-fn rarity(share: f64) -> f64 {
-    -(1.0 - share).log10()
-}
-
-/// Returns a point of the axis of times for a time in nanoseconds.
-fn position(nanos: f64) -> f64 {
-    (nanos.max(1.0) / 1e6).log10()
-}
-
 /// Returns the corners of the distribution function, as far as they are distinguishable.
 fn steps(histogram: &Histogram<u64>, end: f64) -> Vec<(f64, f64)> {
     let closest = end / f64::from(2 * WIDTH);
@@ -269,103 +258,6 @@ fn steps(histogram: &Histogram<u64>, end: f64) -> Vec<(f64, f64)> {
         }
     }
     steps
-}
-
-/// An axis with ticks of its own.
-#[derive(Clone, Debug)]
-struct Axis {
-    /// Where they are, and their labels.
-    ticks: Vec<(f64, String)>,
-    range: Range<f64>,
-}
-
-impl Axis {
-    /// Returns an axis from 0 to `end`.
-    fn linear(end: f64) -> Self {
-        let end = end.max(1e-9);
-        let decade = 10_f64.powf((end / 10.0).log10().floor());
-        let step = [1.0, 2.0, 5.0].into_iter().map(|step| step * decade).find(|step| end / step <= 10.0);
-        let step = step.unwrap_or(10.0 * decade);
-        let ticks = (0..=10).map(|tick| f64::from(tick) * step).filter(|tick| *tick <= end * 1.001);
-        Self { ticks: ticks.map(|tick| (tick, label(tick))).collect(), range: 0.0..end }
-    }
-
-    /// Returns the logarithmic axis, in milliseconds, that has room for all times.
-    fn of_times<'a>(histograms: impl Iterator<Item = &'a Histogram<u64>>) -> Self {
-        let ends = histograms.filter(|histogram| !histogram.is_empty());
-        let ends = ends.map(|histogram| (position(histogram.min_nz() as f64), position(histogram.max() as f64)));
-        let (min, max) = ends.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))).unwrap_or((-1.0, 0.0));
-        let middle = (min + max) / 2.0;
-        // At least a factor of 2.5, or noise would look like a trend.
-        let (min, max) = (min.min(middle - 0.2), max.max(middle + 0.2));
-        let margin = (max - min) / 20.0;
-        let range = min - margin..max + margin;
-        let steps: &[f64] = match max - min {
-            ..0.7 => &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
-            ..4.0 => &[1.0, 2.0, 5.0],
-            _ => &[1.0],
-        };
-        let decades = range.start.floor() as i32..=range.end.floor() as i32;
-        let ticks = decades.flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)));
-        let ticks = ticks.map(|millis| (millis.log10(), label(millis))).filter(|(tick, _)| range.contains(tick));
-        Self { ticks: ticks.collect(), range }
-    }
-
-    /// Returns the axis of the shares of `most` answers, where each further tick is a tenth of the rest.
-    fn of_shares(most: u64) -> Self {
-        // The slowest of n answers begins at 1 - 1/n.
-        let end = (most.max(1) as f64).log10().max(1.0) + 0.3;
-        let nines = (1..).map(|nines| (nines, 1.0 - 0.1_f64.powi(nines)));
-        let ticks = [(0, 0.0), (0, 0.5)].into_iter().chain(nines);
-        let ticks =
-            ticks.map(|(nines, share)| (rarity(share), format!("{:.*}", (nines - 2).max(0) as usize, 100.0 * share)));
-        Self { ticks: ticks.take_while(|(tick, _)| *tick < end).collect(), range: 0.0..end }
-    }
-
-    /// Adds a tick above all others if `count` is not 0, and returns that many places around it.
-    fn add_lanes(&mut self, label: &str, count: usize) -> impl Iterator<Item = f64> + use<> {
-        let lane = (self.range.end - self.range.start) / 32.0;
-        let first = self.range.end + 2.0 * lane;
-        if count > 0 {
-            let last = first + lane * (count - 1) as f64;
-            self.ticks.push(((first + last) / 2.0, label.to_owned()));
-            self.range.end = last + 2.0 * lane;
-        }
-        (0..count).map(move |index| first + lane * index as f64)
-    }
-}
-
-impl Ranged for Axis {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, (first, last): (i32, i32)) -> i32 {
-        let share = (value - self.range.start) / (self.range.end - self.range.start);
-        first + (share * f64::from(last - first)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        self.ticks.iter().map(|(tick, _)| *tick).collect()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.range.clone()
-    }
-}
-
-impl ValueFormatter<f64> for Axis {
-    fn format_ext(&self, value: &f64) -> String {
-        self.ticks.iter().find(|(tick, _)| tick == value).map(|(_, label)| label.clone()).unwrap_or_default()
-    }
-}
-
-/// Returns a number of two digits, without what the floating point adds to it.
-fn label(number: f64) -> String {
-    if number <= 0.0 {
-        return "0".to_owned();
-    }
-    let text = format!("{number:.*}", (1.0 - number.log10().floor()).clamp(0.0, 9.0) as usize);
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 fn text<'a>(size: u32, colour: &'a RGBColor) -> TextStyle<'a> {
@@ -436,17 +328,5 @@ mod tests {
         for few in [&[][..], &[0], &[1]] {
             assert!(svg(few.iter().copied()).trim_end().ends_with("</svg>"));
         }
-    }
-
-    #[test]
-    fn ticks_are_round_numbers() {
-        let labels = |axis: Axis| axis.ticks.into_iter().map(|(_, label)| label).collect::<Vec<_>>();
-        assert_eq!(labels(Axis::linear(10.0)), ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]);
-        assert_eq!(labels(Axis::linear(0.25)), ["0", "0.05", "0.1", "0.15", "0.2", "0.25"]);
-        assert_eq!(labels(Axis::of_shares(2000)), ["0", "50", "90", "99", "99.9"]);
-        let times = |micros| labels(Axis::of_times([Latencies::from_micros(micros).histogram()].into_iter()));
-        assert_eq!(times(&[48, 5_100]), ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"]);
-        assert_eq!(times(&[50]), ["0.04", "0.05", "0.06", "0.07", "0.08"]);
-        assert_eq!(times(&[1, 10_000_000]), ["0.001", "0.01", "0.1", "1", "10", "100", "1000", "10000"]);
     }
 }

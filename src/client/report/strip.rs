@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
+use super::format::two_digits;
 use super::terminal::Terminal;
 use crate::client::probe::timeline::{Slice, Timeline};
 
@@ -88,12 +89,6 @@ impl Display for Strip {
 fn round(duration: Duration, precision: Duration) -> Duration {
     let steps = (duration.as_secs_f64() / precision.as_secs_f64()).round();
     precision.saturating_mul(steps.min(f64::from(u32::MAX)) as u32)
-}
-
-/// Formats a number with two significant digits, which is what is known, and without an exponent.
-fn two_digits(value: f64) -> String {
-    let decimals = if value > 0.0 { (1.0 - value.log10().floor()).clamp(0.0, 6.0) } else { 0.0 };
-    format!("{value:.0$}", decimals as usize)
 }
 
 #[cfg(test)]

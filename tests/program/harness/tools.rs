@@ -58,18 +58,23 @@ pub fn leave_out(test: &str, tools: &[&str]) -> bool {
 fn missing_for(tool: &str) -> Option<&str> {
     let path = env::var_os("PATH").unwrap_or_default();
     let is_installed = env::split_paths(&path).any(|folder| folder.join(tool).is_file());
-    let succeeds =
-        |arguments: &[&str]| Command::new(tool).args(arguments).output().is_ok_and(|output| output.status.success());
+    let succeeds = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+    };
+    let imports = |tool| {
+        let module = match tool {
+            "hdrhistogram" => "hdrh.log",
+            "scapy" => "scapy.contrib.stamp",
+            module => module,
+        };
+        succeeds("python3", &["-c", &format!("import {module}")])
+    };
     match tool {
-        // A module of Python, from PyPI.
-        "hdrhistogram" => {
-            let imports = Command::new("python3").args(["-c", "import hdrh.log"]).output();
-            let is_missing = !imports.is_ok_and(|output| output.status.success());
-            is_missing.then_some("hdrhistogram of PyPI")
-        }
+        // Modules of Python, from PyPI.
+        "aioquic" | "hdrhistogram" | "scapy" => (!imports(tool)).then_some(tool),
         _ if !is_installed => Some(tool),
-        "unshare" if !succeeds(&["-rn", "true"]) => Some("permission to create network namespaces"),
-        "strace" if !succeeds(&["-D", "-qq", "-o", "/dev/null", "true"]) => Some("permission to trace processes"),
+        "unshare" if !succeeds(tool, &["-rn", "true"]) => Some("permission to create network namespaces"),
+        "strace" if !succeeds(tool, &["-D", "-qq", "-o", "/dev/null", "true"]) => Some("permission to trace processes"),
         _ => None,
     }
 }

@@ -330,6 +330,18 @@ fn next_run_does_not_share_flows_with_the_last_one() {
     assert_eq!(scenario.tracker.attribution(), Some(Attribution::Port));
 }
 
+/// Its own port is closed by then, but a responder may send it to any port.
+#[test]
+fn late_answer_to_a_probe_of_a_replaced_flow_is_counted() {
+    let mut scenario = Scenario::new();
+    scenario.send(0);
+    assert_eq!(scenario.time_out(100), [0]);
+    assert_eq!(scenario.send(60_100), 0, "the flow is replaced");
+    scenario.assert_invariants();
+    assert_eq!(scenario.answer(0, Intact, 60_101), first(0, Outcome::Late, 60_101, false));
+    scenario.assert_invariants();
+}
+
 /// The answers to one probe: the integrity and the delay in milliseconds of each.
 fn answers() -> impl Strategy<Value = Vec<(Integrity, u64)>> {
     let integrity = prop_oneof![6 => Just(Intact), 1 => Just(Truncated), 1 => Just(Altered)];
@@ -425,7 +437,7 @@ proptest! {
     fn invariants_hold_for_any_order_of_events(
         limit in 1..5_usize,
         rotates: bool,
-        events in proptest::collection::vec((0..9_u8, 0..60_u64), 0..200)
+        events in proptest::collection::vec((0..10_u8, 0..60_u64), 0..200)
     ) {
         let mut scenario = Scenario::with(Flows::new(limit, rotates));
         let mut now = 0;
@@ -440,7 +452,9 @@ proptest! {
                 6 => scenario.tracker.forget(scenario.at(now * 10)),
                 7 if number % 2 == 0 => _ = scenario.tracker.refuse(number, scenario.at(now)),
                 7 => _ = scenario.tracker.refuse_oldest(flow, scenario.at(now)),
-                _ => _ = scenario.tracker.refuse_last(scenario.at(now)),
+                8 => _ = scenario.tracker.refuse_last(scenario.at(now)),
+                // Retired flows are replaced.
+                _ => now += 30_000,
             }
             scenario.assert_invariants();
         }

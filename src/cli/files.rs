@@ -1,0 +1,53 @@
+//! Files that commands read and write, with errors that name them.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use super::Failure;
+
+/// Reads the first bytes of a file, or of stdin if it is `-`.
+pub fn read(file: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+    let mut content = Vec::new();
+    let read = if file.as_os_str() == "-" {
+        io::stdin().take(most).read_to_end(&mut content)
+    } else {
+        File::open(file).and_then(|file| file.take(most).read_to_end(&mut content))
+    };
+    read.map(|_| content).map_err(|error| about_file(file, &format_args!("cannot read it: {error}")))
+}
+
+/// Returns the error that something is wrong with a file.
+pub fn about_file(file: &Path, why: &dyn Display) -> Failure {
+    Failure::new(Failure::USAGE, format!("{}: {why}", file.display()))
+}
+
+/// The file of a picture, opened before there is anything to draw: a wrong name should not cost a measurement. Until then it
+/// keeps its content, which a measurement that fails should not cost either.
+#[derive(Debug)]
+pub struct PlotFile<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> PlotFile<'a> {
+    /// Opens or creates the file.
+    pub fn open(path: &'a Path) -> Result<Self, Failure> {
+        let file = File::options().write(true).create(true).truncate(false).open(path);
+        file.map(|file| Self { path, file }).map_err(|error| Self::cannot_write(path, &error))
+    }
+
+    /// Replaces the content of the file.
+    pub fn write(mut self, picture: &str) -> Result<(), Failure> {
+        // What is no regular file, such as a pipe, has no length.
+        let is_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let emptied = if is_file { self.file.set_len(0) } else { Ok(()) };
+        let written = emptied.and_then(|()| self.file.write_all(picture.as_bytes()));
+        written.map_err(|error| Self::cannot_write(self.path, &error))
+    }
+
+    fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+        Failure::new(Failure::USAGE, format!("cannot write {}: {error}", path.display()))
+    }
+}
