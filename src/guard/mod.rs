@@ -158,12 +158,9 @@ impl Guard {
         Self { answers_groups: number == 0, ..self.clone() }
     }
 
-    /// Decides whether `reply` may be sent in response to `datagram`, as [`check_run`](Self::check_run) does.
-    ///
-    /// # Errors
-    ///
-    /// The reason for not sending the reply.
-    pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
+    /// Decides for a single datagram.
+    #[cfg(test)]
+    fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
         self.check_run(&(*datagram).into(), reply, now).reason.map_or(Ok(()), Err)
     }
 
@@ -220,8 +217,12 @@ impl Guard {
         !self.enabled || self.trusted.iter().any(|network| network.contains(ip))
     }
 
-    /// Applies the rules about addresses and ports.
-    fn check_source(&self, envelope: &Envelope) -> Result<(), Refusal> {
+    /// Applies the rules about addresses and ports, the first ones.
+    ///
+    /// # Errors
+    ///
+    /// The reason for not answering what comes from there.
+    pub fn check_source(&self, envelope: &Envelope) -> Result<(), Refusal> {
         let (ip, port) = (envelope.source.ip(), envelope.source.port());
         if port == 0 || is_unanswerable(ip) {
             return Err(Refusal::Unanswerable);

@@ -15,7 +15,7 @@ use super::{ERRORS_IN_A_ROW, LINK_TURN, State, Task};
 use crate::guard;
 use crate::impair::{Link, header_length};
 use crate::logging::throttle::Times;
-use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport};
+use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Run, Transport};
 use crate::reactor::Reactor;
 use crate::relay::direction::Progress;
 use crate::relay::is_own;
@@ -84,7 +84,7 @@ impl State {
             session.receive_errors = 0;
             return Some((session.id, false));
         }
-        let why = match self.check_source(datagram, now) {
+        let why = match self.check_source(datagram) {
             Err(why) => why,
             Ok(()) => match self.sessions.open(client, now) {
                 Ok(Some(session)) => {
@@ -109,10 +109,9 @@ impl State {
     }
 
     /// Checks whether the source of a datagram may have a session.
-    fn check_source(&self, datagram: &Datagram<'_>, now: Instant) -> Result<(), Refusal> {
-        let Datagram { source, local, payload, .. } = *datagram;
-        let answer = Outgoing::new(source, local, [payload, b"", b""]);
-        self.guard.check(datagram, &answer, now).map_err(Refusal::Guard)?;
+    fn check_source(&self, datagram: &Datagram<'_>) -> Result<(), Refusal> {
+        let source = datagram.source;
+        self.guard.check_source(&Run::from(*datagram).envelope).map_err(Refusal::Guard)?;
         let is_loop = source == self.sessions.target() || is_own(source, self.listener.address);
         if is_loop { Err(Refusal::Loop) } else { Ok(()) }
     }
