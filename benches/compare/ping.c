@@ -28,6 +28,7 @@ int main(int argc, char **argv)
     target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int udp = socket(AF_INET, SOCK_DGRAM, 0);
     setsockopt(udp, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+    setsockopt(udp, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 1}, sizeof(struct timeval));
     connect(udp, (struct sockaddr *)&target, sizeof target);
 
     char probe[56] = {0}, answer[2048], control[256];
@@ -41,6 +42,7 @@ int main(int argc, char **argv)
             due.tv_nsec -= 1000000000;
             due.tv_sec++;
         }
+        memcpy(probe, &i, sizeof i); /* A server may refuse to answer the same payload for ever. */
         clock_gettime(CLOCK_REALTIME, &sent);
         send(udp, probe, sizeof probe, 0);
         struct iovec payload = {answer, sizeof answer};

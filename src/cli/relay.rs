@@ -129,7 +129,8 @@ counted as a receive error ECONNREFUSED of the direction down, and the session
 stays.
 
 Two relays that are each other's target open a session for every hop, so a
-datagram ends after 2 x --max-sessions hops at most.
+datagram ends after 2 x --max-sessions hops at most. Nothing stops duplicates of
+it from multiplying meanwhile.
 ";
 
 const JSON: &str = "\

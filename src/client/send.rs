@@ -129,13 +129,17 @@ impl Conversation {
                 }
             }
         }
+        Err(self.unanswered())
+    }
+
+    fn unanswered(&self) -> Error {
         let within = humantime::format_duration(self.options.timeout);
         let times = match self.options.retries {
             0 => "once".to_owned(),
             1 => "twice".to_owned(),
             retries => format!("{} times", u64::from(retries) + 1),
         };
-        Err(Error::Unmet(format!("no answer from {} within {within} (sent {times})", self.target)))
+        Error::Unmet(format!("no answer from {} within {within} (sent {times})", self.target))
     }
 
     /// Sends every line as a message until the input ends, and writes errors as they occur.
@@ -176,12 +180,11 @@ impl Conversation {
             let _ = writeln!(errors);
         }
         if unanswered == 0 {
-            Ok(())
-        } else {
-            let noun = if messages == 1 { "message" } else { "messages" };
-            let verb = if unanswered == 1 { "was" } else { "were" };
-            Err(Error::Unmet(format!("{unanswered} of {messages} {noun} {verb} not answered")))
+            return Ok(());
         }
+        let noun = if messages == 1 { "message" } else { "messages" };
+        let verb = if unanswered == 1 { "was" } else { "were" };
+        Err(Error::Unmet(format!("{unanswered} of {messages} {noun} {verb} not answered")))
     }
 
     fn open(&self) -> Result<Socket, Error> {

@@ -188,8 +188,8 @@ impl<F: Copy + Eq + Hash> Link<F> {
         for key in self.ready.drain(..count) {
             self.ready_bytes -= self.waiting.try_remove(key).map_or(0, |datagram| datagram.charge());
         }
-        // Delays come to an end now and then, and with them the memory that they took. The smallest table that stays can
-        // keep the allocator from returning all that lies below it.
+        // A burst should not keep its memory. A table that stays, however small, can prevent the allocator from returning
+        // what lies below it.
         if self.waiting.is_empty() {
             self.waiting = Slab::new();
             self.delayed = BinaryHeap::new();

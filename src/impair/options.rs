@@ -78,10 +78,11 @@ impl Display for Impairments {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { delay, jitter, distribution, loss, rate, blackout, limit, .. } = self;
         let mut list = Vec::new();
-        if !jitter.is_zero() {
-            list.push(format!("delay {delay:?} ± {jitter:?} ({distribution})"));
-        } else if !delay.is_zero() {
-            list.push(format!("delay {delay:?}"));
+        match (delay.is_zero(), jitter.is_zero()) {
+            (true, true) => {}
+            (false, true) => list.push(format!("delay {delay:?}")),
+            (true, false) => list.push(format!("jitter {jitter:?} ({distribution})")),
+            (false, false) => list.push(format!("delay {delay:?} ± {jitter:?} ({distribution})")),
         }
         if *loss != Loss::default() {
             list.push(format!("loss {loss}"));
@@ -466,8 +467,9 @@ mod tests {
         impairments.limit = 5;
         impairments.distribution = Distribution::Uniform;
         assert!(impairments.is_none() && impairments.to_string() == "nothing");
-        impairments.delay = Duration::from_millis(40);
         impairments.jitter = Duration::from_millis(10);
+        assert_eq!(impairments.to_string(), "jitter 10ms (uniform), limit 5");
+        impairments.delay = Duration::from_millis(40);
         impairments.loss = Loss::Independent("2%".parse().expect("a probability"));
         impairments.rate = "1mbit".parse().ok();
         impairments.blackout = "30s,2s".parse().ok();

@@ -96,6 +96,15 @@ mod tests {
     }
 
     #[test]
+    fn name_of_a_folder_is_an_error_that_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let taken = folder.path().join("udpong.prom");
+        fs::create_dir(&taken).expect("a folder");
+        MetricsFile::create(&taken, "").expect_err("a folder");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    }
+
+    #[test]
     fn missing_folder_is_an_error_that_names_the_file() {
         let error = MetricsFile::create(Path::new("/nonexistent/a.prom"), "").expect_err("no folder");
         assert!(error.starts_with("cannot write the metrics to /nonexistent/a.prom: "), "{error}");

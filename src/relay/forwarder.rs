@@ -21,13 +21,12 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
-use mio::Interest;
 use mio::event::Source;
 
 use super::Error;
 use super::direction::Direction;
+use super::listener::Listener;
 use super::metrics::metrics;
-use super::payload_queue::PayloadQueue;
 use super::session::{Client, Session, SessionId, Sessions};
 use super::statistics::{Report, Statistics};
 use crate::guard::Guard;
@@ -35,8 +34,9 @@ use crate::logging::throttle::Times;
 use crate::metrics::{Exposition, Monitor, Observed};
 use crate::net::{BrokenSocket, ReceiveBatch, SendBatch, Socket};
 use crate::reactor::{Handler, Key, Reactor, Readiness, Wants};
+use up::SessionPayload;
 
-/// After this many failed receives without a datagram in between, a socket counts as unusable.
+/// After this many failed receives in a row, a socket counts as unusable.
 const ERRORS_IN_A_ROW: u32 = 100;
 
 /// At most this many datagrams leave a link in one turn.
@@ -72,57 +72,6 @@ pub struct Plan {
     pub grace: Duration,
 }
 
-/// The socket of the clients.
-#[derive(Debug)]
-struct Listener {
-    socket: Socket,
-    address: SocketAddr,
-    key: Option<Key>,
-    /// A receive may be tried.
-    is_readable: bool,
-    /// A send may be tried.
-    is_writable: bool,
-    /// How many sessions have datagrams that wait for their sockets.
-    blocked_sessions: usize,
-    /// What waits until the listener is writable, and the client that it is for. No session is read meanwhile, so it is no
-    /// more than the rest of one batch.
-    waiting: (PayloadQueue, Option<Client>),
-    /// The sessions that wait until the listener is writable.
-    stalled: Vec<usize>,
-    /// The link to the clients waits until the listener is writable.
-    stalls_link: bool,
-    /// How much may still be received after a stop was requested, in bytes as the kernel charges them.
-    backlog: Option<usize>,
-    /// Failed receives since the last datagram.
-    receive_errors: u32,
-    /// Why the socket is unusable.
-    broken: Option<io::Error>,
-}
-
-impl Listener {
-    fn may_receive(&self) -> bool {
-        self.is_readable && self.blocked_sessions == 0 && self.backlog != Some(0) && self.broken.is_none()
-    }
-
-    /// Returns whether anything waits until the listener is writable.
-    fn stalls(&self) -> bool {
-        self.stalls_link || !self.stalled.is_empty() || !self.waiting.0.is_empty()
-    }
-
-    /// Returns whether datagrams for clients can be sent at once.
-    fn may_send(&self) -> bool {
-        self.is_writable && self.waiting.0.is_empty()
-    }
-
-    fn wants(&self) -> Wants {
-        Wants {
-            turn: self.may_receive() || (self.is_writable && self.stalls()),
-            interest: Some(if self.stalls() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }),
-            deadline: None,
-        }
-    }
-}
-
 /// Everything that the tasks of a relay act on.
 ///
 /// - Readiness is state, and a turn handles at most one batch, as for an endpoint of the server (invariants 1 and 5).
@@ -133,8 +82,8 @@ impl Listener {
 pub struct Forwarder {
     relay: State,
     received: ReceiveBatch,
-    /// Memory for what a turn of the listener forwards: the session of each datagram, its number, and its payload.
-    spare: Vec<(usize, usize, &'static [u8])>,
+    /// Memory for what a turn of the listener forwards.
+    spare: Vec<SessionPayload<'static>>,
     monitor: Option<Monitor>,
 }
 
@@ -169,25 +118,11 @@ impl Forwarder {
         seed: Option<u64>,
         plan: Plan,
     ) -> Self {
-        let listener = Listener {
-            socket,
-            address,
-            key: None,
-            is_readable: false,
-            is_writable: true,
-            blocked_sessions: 0,
-            waiting: (PayloadQueue::default(), None),
-            stalled: Vec::new(),
-            stalls_link: false,
-            backlog: None,
-            receive_errors: 0,
-            broken: None,
-        };
         let now = Instant::now();
         let relay = State {
             next_stats: plan.stats.and_then(|interval| now.checked_add(interval)),
             plan,
-            listener,
+            listener: Listener::new(socket, address),
             sessions,
             up,
             down,

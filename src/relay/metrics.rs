@@ -2,9 +2,9 @@
 
 use std::fmt::Display;
 
+use super::refusal::Refusal;
 use super::statistics::{Report, Statistics};
 use crate::counts::CountsByName;
-use crate::guard::Refusal;
 use crate::metrics::{Exposition, Kind, Label};
 use crate::net::ERROR_NAMES;
 
@@ -16,8 +16,9 @@ pub fn metrics(report: &Report, sessions: usize, is_final: bool) -> Exposition {
     both.counter("udpong_relay_received_bytes_total", "Their payloads, in bytes.", |of| of.received_bytes);
     both.counter("udpong_relay_forwarded_datagrams_total", "Datagrams sent.", |of| of.forwarded);
     both.counter("udpong_relay_forwarded_bytes_total", "Their payloads, in bytes.", |of| of.forwarded_bytes);
-    let reasons = [Refusal::Unanswerable.name(), "sessions"];
-    both.by_name("udpong_relay_refused_datagrams_total", "Datagrams refused.", "reason", &reasons, |of| &of.refused);
+    both.by_name("udpong_relay_refused_datagrams_total", "Datagrams refused.", "reason", &Refusal::NAMES, |of| {
+        &of.refused
+    });
     let failed = "Datagrams that were not sent.";
     both.by_name("udpong_relay_failed_datagrams_total", failed, "error", &ERROR_NAMES, |of| &of.failed);
     let errors = "Errors returned in place of a datagram.";

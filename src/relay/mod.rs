@@ -5,8 +5,10 @@
 //!
 //! | file | responsibility |
 //! |---|---|
-//! | [`forwarder`] | the tasks: the listener, the sessions, the links |
+//! | [`forwarder`] | the tasks, and what each does in its turn |
+//! | [`listener`] | the socket of the clients, and what waits for it |
 //! | [`session`] | a client and its socket; all sessions |
+//! | [`refusal`] | why a datagram opens no session |
 //! | [`direction`] | the link and the statistics of a direction; sending |
 //! | [`payload_queue`] | what waits for a socket |
 //! | [`statistics`] | counts, and the report |
@@ -14,8 +16,10 @@
 
 pub(crate) mod direction;
 pub(crate) mod forwarder;
+pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod payload_queue;
+pub(crate) mod refusal;
 pub(crate) mod session;
 pub(crate) mod statistics;
 

@@ -44,7 +44,7 @@ pub struct Session {
     pub awaits_answer: bool,
     /// When a datagram was last received or sent.
     pub last_traffic: Instant,
-    /// Failed receives since the last datagram in either direction, without ICMP errors.
+    /// Failed receives in a row, without ICMP errors.
     pub receive_errors: u32,
     idle: Duration,
 }

@@ -31,7 +31,7 @@
 //! | `send`, `ping`, `bench` | each command against udpong and against other responders |
 //! | `flows`, `outcomes` | `ping` and `bench`: attribution by source port; what is counted, reported and when they fail |
 //! | `pictures` | histogram, strip, `--plot`, `--hdr`, and `report` |
-//! | `options` | payloads, IP headers and limits that users of other tools look for |
+//! | `options` | payloads, IP headers and limits that users of other tools look for; what mistakes in the arguments lead to |
 //! | `router` | `ping` and `send`: what routers and hosts report by ICMP |
 //! | `hostile_responders` | these commands against responders that flood, spoof or answer endlessly |
 //! | `manual` | help, man pages, completions, `make install` |

@@ -210,8 +210,9 @@ fn malicious_clients_delay_no_datagram() {
             let _ = metrics.connect().write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
             thread::sleep(Duration::from_millis(1));
         });
-        let longest = (0..DATAGRAMS).map(|_| answer_time(&client)).max().expect("datagrams");
-        stop.store(true, Ordering::Relaxed);
+        let stop = StopOnDrop(&stop);
+        let longest = (0..DATAGRAMS).map(|number| answer_time(&client, number)).max().expect("datagrams");
+        drop(stop);
         // A turn takes microseconds, and this machine may be busy with other things.
         assert!(longest < Duration::from_secs(1), "{longest:?}");
     });
@@ -221,10 +222,19 @@ fn malicious_clients_delay_no_datagram() {
     server.stop_and_account_for(u64::from(DATAGRAMS));
 }
 
-/// Returns how long a datagram took to be answered.
-fn answer_time(client: &UdpSocket) -> Duration {
+/// Sets a flag, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Returns how long a datagram with a number took to be answered.
+fn answer_time(client: &UdpSocket, number: u32) -> Duration {
     let start = Instant::now();
-    assert_eq!(request(client, b"still there?"), b"still there?");
+    assert_eq!(request(client, &number.to_be_bytes()), number.to_be_bytes());
     start.elapsed()
 }
 
@@ -291,6 +301,7 @@ fn directions_and_sessions_of_a_relay_are_shown() {
         assert_eq!(sum(&text, name, &["direction=\"down\""]), down, "{name}");
     }
     assert_eq!(sum(&text, "udpong_relay_sessions", &[]), 1);
+    assert_eq!(sum(&text, "udpong_relay_refused_datagrams_total", &["direction=\"up\"", "reason=\"loop\""]), 0);
     assert_is_clean(&text);
     assert_eq!(relay.stop().status.code(), Some(0));
 }

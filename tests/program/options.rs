@@ -91,7 +91,7 @@ fn file_that_is_no_payload_is_refused() {
         ("/nowhere", "cannot read it: No such file"),
         ("/", "cannot read it: Is a directory"),
     ] {
-        let output = output(&["ping", ":1", "--file", path]);
+        let output = output(&["ping", ":1", "-c", "1", "--file", path]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(text(&output.stderr).starts_with(&format!("udpong: {path}: {why}")), "{output:?}");
     }
@@ -128,7 +128,7 @@ fn name_server_that_is_not_udpong_answers_every_query() {
     assert!(answer.ends_with(&[0, 4, 192, 0, 2, 7]), "{answer:?}");
 }
 
-/// Answers like a name server and a time server: with what was asked and more, or with something else.
+/// Answers like a name server and a time server, with what was asked and more or with something else, and with a fixed text.
 #[test]
 fn responders_of_other_protocols_lose_only_what_is_lost() {
     needs!("python3");
@@ -138,7 +138,9 @@ fn responders_of_other_protocols_lose_only_what_is_lost() {
     if n != 7: server.sendto(data[:2] + b'\\x81\\x80' + data[4:] + b'\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4\\x7f\\0\\0\\1', to)";
     let time_server = "def answer(n, data, to):
     if n != 7: server.sendto(b'\\x24' + n.to_bytes(8, 'big') * 5 + bytes(7), to)";
-    for (responder, payload) in [(name_server, dns), (time_server, &ntp)] {
+    let fixed = "def answer(n, data, to):
+    if n != 7: server.sendto(b'OK', to)";
+    for (responder, payload) in [(name_server, dns), (time_server, &ntp), (fixed, "ffffffff676574")] {
         let responder = Responder::python(responder);
         let arguments = ["-c", "20", "-i", "20ms", "-W", "2s", "--json", "--hex", payload];
         let report = report(&output(&[&["ping", &responder.target()][..], &arguments].concat()));

@@ -268,8 +268,9 @@ fn ping_counts_losses_duplicates_and_reordering_as_the_relay_does() {
         let (ping, output) = self::ping(&jitter, &PROBES);
         assert_eq!(ping["reordered"], impaired(&output, "reordered"), "{direction}: {ping}");
         assert!(impaired(&output, "reordered") > 500 && ping["lost"] == 0);
-        let mean = ping["rtt_ms"]["mean"].as_f64().expect("a mean");
-        assert!((19.5..25.0).contains(&mean), "{mean}");
+        // A busy machine adds to the mean, and the jitter to neither of these bounds.
+        let [least, mean] = ["min", "mean"].map(|name| ping["rtt_ms"][name].as_f64().expect("a round trip"));
+        assert!((8.0..20.0).contains(&least) && mean > 19.5, "{least} {mean}");
     }
 }
 

@@ -108,7 +108,7 @@ impl Merge {
 
     fn add_log(&mut self, name: &str, content: &[u8]) -> Result<(), String> {
         for (number, line) in (1..).zip(content.split(|byte| *byte == b'\n')) {
-            let line = [line.strip_suffix(b"\r").unwrap_or(line), b"\n"].concat();
+            let line = [line, b"\n"].concat();
             self.add_line(name, &line).map_err(|why| format!("line {number} {why}"))?;
         }
         Ok(())

@@ -11,12 +11,15 @@
 //! ```
 //!
 //! Behind the highest number that came back, a packet may have been lost in either direction. That includes packets which
-//! were sent earlier, but could have reached the reflector later, as slow as the slowest packet that is known.
+//! were sent earlier, but could have reached the reflector later, as slow as the slowest of the latest that are known.
 
 use std::collections::VecDeque;
 
 /// How many numbers behind the highest one are distinguished, a power of two.
 const WINDOW: u64 = 1 << 18;
+
+/// Of how many answers the slowest packet is sought, at least; at most, of twice as many.
+const LATEST: u64 = 1_000;
 
 /// How many packets are remembered.
 const MOST_REMEMBERED: usize = 1 << 18;
@@ -57,8 +60,9 @@ pub struct Losses {
     /// Packets that were sent before the reflector started over, and replies that were missing then.
     missing_before: u64,
     numbers: Option<Numbers>,
-    /// The longest time from a packet's departure to its arrival; the clocks may differ.
-    slowest: i64,
+    /// The longest time from a packet's departure to its arrival, by clocks that may differ: of the latest answers since their
+    /// number was a multiple of [`LATEST`], and of as many before. A longer one, long ago, says nothing about the end of a run.
+    slowest: [i64; 2],
     /// When the packet arrived whose reply has the highest number.
     latest: i64,
     answers: u64,
@@ -100,7 +104,7 @@ impl Losses {
             forgotten: 0,
             missing_before: 0,
             numbers: None,
-            slowest: i64::MIN,
+            slowest: [i64::MIN; 2],
             latest: i64::MIN,
             answers: 0,
             is_stateful: false,
@@ -137,7 +141,10 @@ impl Losses {
         self.is_stateful |= own != number;
         let sent = self.first + self.packets.len() as u64;
         if let Some(index) = self.index(packet) {
-            self.slowest = self.slowest.max(arrived.saturating_sub(self.packets[index].sent));
+            if self.answers % LATEST == 0 {
+                self.slowest = [i64::MIN, self.slowest[0]];
+            }
+            self.slowest[0] = self.slowest[0].max(arrived.saturating_sub(self.packets[index].sent));
         }
         self.end(packet, End::Known);
         let number = self.numbers.as_ref().map_or(number.into(), |numbers| numbers.extend(number));
@@ -163,7 +170,7 @@ impl Losses {
     /// Returns a time before which packets were sent that have reached the reflector before the one with the highest number,
     /// if ever.
     fn settled(&self) -> i64 {
-        self.latest.saturating_sub(self.slowest)
+        self.latest.saturating_sub(self.slowest[0].max(self.slowest[1]))
     }
 
     /// Returns what kind of reflector answers; `None` before the first answer.
@@ -336,6 +343,28 @@ mod tests {
     fn altered_number_is_ignored() {
         let numbers = [Some(0), None, Some(1_000_000), Some(2)];
         assert_eq!(by_direction(&numbers).1, losses(0, 1, 0), "its own reply counts as missing");
+    }
+
+    #[test]
+    fn packet_that_was_slow_long_ago_does_not_matter() {
+        let unknown = |answers: u32| {
+            let mut record = Losses::new();
+            for packet in 0..answers {
+                record.sent(packet.into());
+                let delay = if packet == 0 { 500 } else { 3 };
+                record.answered(packet.into(), true, FIRST + packet, packet, i64::from(packet) + delay);
+            }
+            // Lost up, each before a packet with an answer.
+            (0..10).for_each(|lost| {
+                let packet = answers + 2 * lost;
+                (0..2).for_each(|packet| record.sent((answers + 2 * lost + packet).into()));
+                record.lost(packet.into());
+                let (packet, number) = (packet + 1, answers + lost);
+                record.answered(packet.into(), true, FIRST + packet, number, i64::from(packet) + 3);
+            });
+            record.by_direction(10).unknown
+        };
+        assert_eq!([unknown(500), unknown(2_500)], [10, 0]);
     }
 
     #[test]

@@ -83,9 +83,12 @@ impl State {
         let Some(session) = self.sessions.get_mut(index) else { return };
         match received {
             Received::More => {}
-            Received::Drained => session.readable = false,
+            Received::Drained => {
+                session.readable = false;
+                session.receive_errors = 0;
+            }
             Received::Failed(error) => {
-                // Any number of ICMP errors can come, and each is returned once.
+                // Any number of ICMP errors can come, and each is returned once. What never ends would spin.
                 session.receive_errors += u32::from(!is_icmp(&error));
                 let is_broken = net::is_broken(&error) || session.receive_errors >= ERRORS_IN_A_ROW;
                 // There will be no answer.

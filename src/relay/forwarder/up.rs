@@ -4,7 +4,6 @@
 //! together, on its socket. If that would block, the rest waits in the session, and the listener is not read until it has
 //! left.
 
-use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -12,21 +11,24 @@ use std::time::Instant;
 use log::{debug, warn};
 
 use super::{ERRORS_IN_A_ROW, LINK_TURN, State, Task};
-use crate::guard;
 use crate::impair::{Link, header_length};
 use crate::logging::throttle::Times;
 use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Run, Transport};
 use crate::reactor::Reactor;
 use crate::relay::direction::Progress;
 use crate::relay::is_own;
+use crate::relay::refusal::Refusal;
 use crate::relay::session::SessionId;
+
+/// A payload for the target: the index of its session, its number in the turn, and the bytes.
+pub(super) type SessionPayload<'a> = (usize, usize, &'a [u8]);
 
 impl State {
     /// Receives a batch from clients and forwards it. Returns the sessions that were opened.
     pub(super) fn listener_turn(
         &mut self,
         received: &mut ReceiveBatch,
-        spare: &mut Vec<(usize, usize, &'static [u8])>,
+        spare: &mut Vec<SessionPayload<'static>>,
         now: Instant,
         reactor: &mut Reactor<Task>,
     ) -> Vec<usize> {
@@ -40,7 +42,7 @@ impl State {
         self.listener.backlog = self.listener.backlog.map(|backlog| backlog.saturating_sub(received.charge()));
         // They arrived by now, and perhaps not yet when the turn began: no delay is shorter than asked for.
         let arrived = if self.up.link.is_some() { Instant::now() } else { now };
-        let mut list: Vec<(usize, usize, &[u8])> = std::mem::take(spare);
+        let mut payloads: Vec<SessionPayload<'_>> = std::mem::take(spare);
         for datagram in received.datagrams() {
             self.listener.receive_errors = 0;
             self.up.count(datagram.payload);
@@ -49,25 +51,18 @@ impl State {
                 opened.push(session.index);
             }
             match &mut self.up.link {
-                None => list.push((session.index, list.len(), datagram.payload)),
+                None => payloads.push((session.index, payloads.len(), datagram.payload)),
                 Some(link) => {
                     let headers = header_length(self.sessions.target().ip());
                     let left = link.handle(arrived, session, headers, [datagram.payload, b"", b""]);
-                    left.iter().flatten().for_each(|parts| list.push((session.index, list.len(), parts[0])));
+                    left.iter().flatten().for_each(|parts| payloads.push((session.index, payloads.len(), parts[0])));
                 }
             }
         }
-        // Together for each session, which makes the longest runs. The second field keeps the order: a stable sort would
-        // allocate.
-        if !list.is_sorted_by_key(|(index, ..)| *index) {
-            list.sort_unstable_by_key(|(index, number, _)| (*index, *number));
-        }
-        for of_session in list.chunk_by(|a, b| a.0 == b.0) {
-            self.send_up(of_session[0].0, of_session.iter().map(|(.., payload)| *payload), now, reactor);
-        }
-        list.clear();
+        self.send_by_session(&mut payloads, now, reactor);
+        payloads.clear();
         // As SendBatch does: the memory is used again, what it borrowed is not.
-        *spare = list.into_iter().map_while(|_| None).collect();
+        *spare = payloads.into_iter().map_while(|_| None).collect();
         if self.up.link.is_some() {
             self.flush_up(now, reactor);
             self.up.key.into_iter().for_each(|key| reactor.touch(key));
@@ -76,12 +71,22 @@ impl State {
         opened
     }
 
+    /// Sends payloads to the target, those of each session together, which makes the longest runs.
+    fn send_by_session(&mut self, payloads: &mut [SessionPayload<'_>], now: Instant, reactor: &mut Reactor<Task>) {
+        if !payloads.is_sorted_by_key(|(index, ..)| *index) {
+            // By their numbers, too: a stable sort would allocate.
+            payloads.sort_unstable_by_key(|(index, number, _)| (*index, *number));
+        }
+        for of_session in payloads.chunk_by(|a, b| a.0 == b.0) {
+            self.send_up(of_session[0].0, of_session.iter().map(|(.., payload)| *payload), now, reactor);
+        }
+    }
+
     /// Returns the session of a client, and whether it is new; `None` if the datagram is refused or failed.
     fn session_of(&mut self, datagram: &Datagram<'_>, now: Instant) -> Option<(SessionId, bool)> {
         let client = (datagram.source, datagram.local);
         if let Some(session) = self.sessions.find_client(&client) {
             session.last_traffic = now;
-            session.receive_errors = 0;
             return Some((session.id, false));
         }
         let why = match self.check_source(datagram) {
@@ -111,7 +116,8 @@ impl State {
     /// Checks whether the source of a datagram may have a session.
     fn check_source(&self, datagram: &Datagram<'_>) -> Result<(), Refusal> {
         let source = datagram.source;
-        self.guard.check_source(&Run::from(*datagram).envelope).map_err(Refusal::Guard)?;
+        // A disabled guard has no other reason.
+        self.guard.check_source(&Run::from(*datagram).envelope).map_err(|_| Refusal::Unanswerable)?;
         let is_loop = source == self.sessions.target() || is_own(source, self.listener.address);
         if is_loop { Err(Refusal::Loop) } else { Ok(()) }
     }
@@ -240,43 +246,6 @@ impl State {
 
 fn to_target(payload: &[u8], target: SocketAddr) -> Outgoing<'_> {
     Outgoing::new(target, None, [payload, b"", b""])
-}
-
-/// Why a datagram opens no session. Displayed in words, for the log.
-#[derive(Debug)]
-enum Refusal {
-    /// By a rule that holds for servers, too.
-    Guard(guard::Refusal),
-    /// The source is the target, or the relay itself. One spoofed datagram would go round between them for ever.
-    Loop,
-    /// There are as many sessions as there may be.
-    TooMany,
-    /// The system has no further socket.
-    NoSocket(io::Error),
-}
-
-impl Refusal {
-    const SESSIONS: &str = "sessions";
-
-    /// Returns the name under which the statistics count it.
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Guard(refusal) => refusal.name(),
-            Self::Loop => "loop",
-            Self::TooMany | Self::NoSocket(_) => Self::SESSIONS,
-        }
-    }
-}
-
-impl Display for Refusal {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Guard(refusal) => refusal.fmt(f),
-            Self::Loop => f.write_str("answers to it would come back as requests"),
-            Self::TooMany => f.write_str("there are as many sessions as there may be"),
-            Self::NoSocket(error) => error.fmt(f),
-        }
-    }
 }
 
 /// Returns whether the system has no socket left: too many open files, no memory, or no free port (`EAGAIN`).
