@@ -228,10 +228,13 @@ fn malicious_clients_delay_no_datagram() {
             thread::sleep(Duration::from_millis(1));
         });
         let stop = StopOnDrop(&stop);
-        let longest = (0..DATAGRAMS).map(|number| answer_time(&client, number)).max().expect("datagrams");
+        let mut times: Vec<_> = (0..DATAGRAMS).map(|number| answer_time(&client, number)).collect();
         drop(stop);
-        // A turn takes microseconds, and this machine may be busy with other things.
-        assert!(longest < Duration::from_secs(1), "{longest:?}");
+        times.sort_unstable();
+        let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+        // A turn takes microseconds, but the attackers and this machine's other work delay both sides. Waiting for a
+        // client would take up to 5 s.
+        assert!(median < Duration::from_millis(100) && longest < Duration::from_secs(4), "{median:?}, {longest:?}");
     });
     assert_eq!(metrics.sum("udpong_answered_datagrams_total", &[]), u64::from(DATAGRAMS));
     let memory = server.status("RssAnon");
