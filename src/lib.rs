@@ -5,13 +5,15 @@
 #![doc = include_str!("datagram_path.svg")]
 //!
 //! 1. The [`Reactor`] polls. An event marks the socket's [`Endpoint`] as readable, and the endpoint is queued for a turn.
-//! 2. In its turn the endpoint [receives](net::Transport::receive) one batch of datagrams into a [`ReceiveBatch`] that all
-//!    endpoints of a worker share.
-//! 3. The [`Guard`] decides for each datagram whether it may be answered: a reply to a spoofed source hurts a third party.
-//! 4. The [`ReplyTemplate`] makes the reply: slices of the template and of the datagram, nothing is copied.
-//!    With [impairments](impair), replies pass a [`Link`](impair::Link), which loses, delays or damages them.
-//! 5. The replies of the batch are [sent](net::Transport::send) together. Runs of equal length to one peer pass through the
-//!    kernel as one packet.
+//! 2. In its turn the endpoint [receives](net::Transport::receive) one batch into a [`ReceiveBatch`] that all endpoints of
+//!    a worker share. What the kernel has coalesced stays together: a [`Run`](net::Run) of datagrams, often a single one, is
+//!    what the next steps handle at once.
+//! 3. The [`Guard`] decides whether the datagrams of a run may be answered: a reply to a spoofed source hurts a third party.
+//!    If it refuses some of them, the run is cut there.
+//! 4. The [`ReplyTemplate`] makes the replies: slices of the template and of the run, nothing is copied. With
+//!    [impairments](impair), they pass a [`Link`](impair::Link) one by one, which loses, delays or damages them.
+//! 5. The replies of the batch are [sent](net::Transport::send) together. A run passes through the kernel as one packet, and
+//!    single replies of equal length to one peer join into one.
 //! 6. Where a send would block, the requests of the rest are copied to the [`ReplyQueue`], and the socket is not read until
 //!    a writable event has let the queue drain. This is the back-pressure: what arrives meanwhile waits in the kernel's receive buffer.
 //!
@@ -26,9 +28,9 @@
 //! | to settle, to touch | To ask a task what it wants and act on it; to have that done for a task that another one changed. |
 //! | worker | A reactor of the server with its endpoints, in one thread. |
 //! | endpoint | A socket of the server with its service and the replies that wait for it. |
-//! | message | One slot of a receive: one datagram, or several of one peer that the kernel coalesced (GRO). |
-//! | segment | One of the datagrams of such a message, or of a send that the kernel splits (GSO). |
-//! | run | Consecutive datagrams of one length to one peer, which can leave as one such send. |
+//! | message | What one slot of a receive or of a send holds: one datagram, or several that the kernel coalesced (GRO) or will split (GSO). |
+//! | segment | One of the datagrams of such a message. |
+//! | run | Consecutive datagrams of one peer and one length, of which the last may be shorter; a single datagram is a run of one. A message is received as a run, and can be answered with one. |
 //! | batch | The messages of one receive, or the datagrams of one send. |
 //! | refusal | A datagram that is not answered on purpose, and why. |
 //! | statistics | The counts of how datagrams ended; every datagram ends in exactly one way. |

@@ -3,7 +3,7 @@
 //! arguments measure nothing else.
 //!
 //! Only ratios to the std loop of the same round can be compared, since machines change their speed from one minute to
-//! the next. The first table, answers per second of the server's processor time, holds even on a busy machine.
+//! the next. `echo.c` shows what is possible: the same system calls as udpong's, and nothing else. The first table, answers per second of the server's processor time, holds even on a busy machine.
 
 mod baselines;
 mod measure;
@@ -63,6 +63,7 @@ fn main() -> io::Result<()> {
     }
     // The std loop is the first server: `ratios` relies on it.
     let mut servers = ["std", "mio", "tokio"].map(Server::baseline).into_iter().collect::<io::Result<Vec<_>>>()?;
+    servers.extend(Server::bare_c());
     servers.extend(Server::python());
     for (name, options) in UDPONG {
         servers.push(Server::udpong(name, options)?);
@@ -132,9 +133,15 @@ fn print(servers: &[Server], rounds: &[Round]) {
     table("Answers per second, ratio to std: median (minimum-maximum)", servers, |w, s| {
         ratios(rounds, w, s, |sample| sample.answers_per_second, 1.0)
     });
-    table("Answers per second", servers, |w, s| {
-        format!("{:.0}", median(rounds.iter().map(|round| round[w][s].answers_per_second)))
-    });
+    table(
+        "Answers per second in thousands: per processor-second of the server / what the generator got",
+        servers,
+        |w, s| {
+            let [per_cpu, got] = [Sample::answers_per_cpu_second, |sample: &Sample| sample.answers_per_second]
+                .map(|figure| median(rounds.iter().map(|round| figure(&round[w][s]))) / 1000.0);
+            format!("{per_cpu:.0} / {got:.0}")
+        },
+    );
     table("Round trip in µs: p50 / p99", servers, |w, s| {
         let [p50, p99] = [|sample: &Sample| sample.p50, |sample: &Sample| sample.p99]
             .map(|figure| median(rounds.iter().map(|round| figure(&round[w][s]))) * 1000.0);

@@ -64,6 +64,20 @@ impl Server {
         Self::start("python", command).ok()
     }
 
+    /// Compiles and starts the bare C program, if there is a C compiler and the kernel has what the program uses.
+    pub fn bare_c() -> Option<Self> {
+        let directory = env!("CARGO_TARGET_TMPDIR");
+        let binary = format!("{directory}/bare-c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O2", "-o", &binary, concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare/echo.c")]);
+        if !compiler.status().is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut command = on_processor(0, &binary);
+        command.stdout(Stdio::piped());
+        Self::start("bare C", command).ok()
+    }
+
     /// Starts `udpong serve`. This process reads its log, as a terminal would.
     pub fn udpong(name: &'static str, options: &[&str]) -> io::Result<Self> {
         let binary = env!("CARGO_BIN_EXE_udpong");

@@ -214,7 +214,7 @@ impl Conversation {
 
     /// Sends the message, without waiting for an answer.
     fn send(&self, socket: &mut Socket, message: &[u8]) -> Result<(), Error> {
-        let datagram = Outgoing { to: self.target, from: None, parts: [message, b"", b""] };
+        let datagram = Outgoing::new(self.target, None, [message, b"", b""]);
         let deadline = Instant::now().checked_add(self.options.timeout);
         while let Some(error) = socket.send(&[datagram]).error {
             match error.kind() {
@@ -231,7 +231,7 @@ impl Conversation {
 
     /// Sends the message once and waits for an answer.
     fn exchange(&mut self, socket: &mut Socket, message: &[u8]) -> Result<Outcome, Error> {
-        let datagram = Outgoing { to: self.target, from: None, parts: [message, b"", b""] };
+        let datagram = Outgoing::new(self.target, None, [message, b"", b""]);
         match socket.send(&[datagram]).error {
             // A full send buffer counts as a lost datagram: it is sent again after the timeout.
             Some(error) if error.kind() != io::ErrorKind::WouldBlock => {

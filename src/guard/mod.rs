@@ -9,14 +9,16 @@ mod rate_limit;
 mod trust;
 
 use std::fmt::{self, Display, Formatter};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use self::loops::{LoopDetector, RecentPayloads};
 use self::rate_limit::RateLimiter;
 pub use self::trust::Network;
-use crate::net::{Datagram, Delivery, Outgoing};
+#[cfg(any(test, feature = "stamp"))]
+use crate::net::Datagram;
+use crate::net::{Delivery, Envelope, Outgoing, Run};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
 const MAX_AMPLIFICATION: usize = 3;
@@ -158,25 +160,35 @@ impl Guard {
         Self { answers_groups: number == 0, ..self.clone() }
     }
 
-    /// Decides whether `reply` may be sent in response to `datagram`; if so, charges it to the rate of the source. The
-    /// parts of `reply` are text, the request, and text; or text alone.
+    /// Decides for a single datagram.
+    #[cfg(test)]
+    fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
+        self.check_run(&(*datagram).into(), reply, now).reason.map_or(Ok(()), Err)
+    }
+
+    /// Decides for the first datagrams of a run, often for all of them, whether their replies may be sent; if so, charges
+    /// them to the rate of the source. `reply` has a reply for each, whose parts are text, the request, and text; or text
+    /// alone.
     ///
     /// The rate limiter comes after the rules that look at a datagram alone, so that a reply they refuse uses up nothing.
     /// The loop detector comes last, so that it sees only what the rate allows.
-    ///
-    /// # Errors
-    ///
-    /// The reason for not sending the reply.
-    pub fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
-        self.check_rules(datagram, reply.length(), now, |detector| {
-            if datagram.source.ip().is_loopback() && self.recent_payloads.is_new(datagram.payload) {
-                return false;
-            }
-            // Text that does not enclose the request cannot nest.
-            let [before, request, after] = reply.parts;
-            let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
-            detector.is_loop(datagram.source, datagram.payload, before, after, now)
-        })
+    pub fn check_run(&self, run: &Run<'_>, reply: &Outgoing<'_>, now: Instant) -> Verdict {
+        let (count, source) = (run.count(), run.envelope.source);
+        if let Err(refusal) = self.check_source(&run.envelope) {
+            return Verdict::refuse(count, refusal);
+        }
+        // A run that returns begins with a payload that was the first one of a run before; otherwise it will be the next
+        // time. So the first ones are enough to recognise a loop, if not in the first rounds.
+        let is_loopback = source.ip().is_loopback();
+        let is_new = || is_loopback && self.recent_payloads.is_new(source.port(), run.payload(0));
+        if self.exempts(source.ip()) || is_new() {
+            return Verdict { answered: count, refused: 0, reason: None };
+        }
+        let check = |index| self.check_payload(source, run.payload(index), reply.payload(index), now);
+        match (0..count).find_map(|index| check(index).err().map(|refusal| (index, refusal))) {
+            Some((answered, refusal)) => Verdict { answered, refused: 1, reason: Some(refusal) },
+            None => Verdict { answered: count, refused: 0, reason: None },
+        }
     }
 
     /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of a
@@ -193,47 +205,90 @@ impl Guard {
         may_be_reply: bool,
         now: Instant,
     ) -> Result<(), Refusal> {
-        self.check_rules(datagram, length, now, |detector| {
-            may_be_reply && detector.is_loop_of_replies(datagram.source, now)
-        })
+        self.check_source(&Run::from(*datagram).envelope)?;
+        if self.exempts(datagram.source.ip()) {
+            return Ok(());
+        }
+        self.check_lengths(datagram.source, datagram.payload.len(), length, now)?;
+        let is_loop = may_be_reply && self.loop_detector.is_loop_of_replies(datagram.source, now);
+        if is_loop { Err(Refusal::Loop) } else { Ok(()) }
     }
 
-    /// Applies the rules in order; `is_loop` looks at the payload, the last of them.
-    fn check_rules(
-        &self,
-        datagram: &Datagram<'_>,
-        reply: usize,
-        now: Instant,
-        is_loop: impl FnOnce(&LoopDetector) -> bool,
-    ) -> Result<(), Refusal> {
-        let (ip, port) = (datagram.source.ip(), datagram.source.port());
+    /// Returns whether the rules about payloads do not apply to a source.
+    fn exempts(&self, ip: IpAddr) -> bool {
+        !self.enabled || self.trusted.iter().any(|network| network.contains(ip))
+    }
+
+    /// Applies the rules about addresses and ports, the first ones.
+    ///
+    /// # Errors
+    ///
+    /// The reason for not answering what comes from there.
+    pub fn check_source(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        let (ip, port) = (envelope.source.ip(), envelope.source.port());
         if port == 0 || is_unanswerable(ip) {
             return Err(Refusal::Unanswerable);
         }
-        if !self.answers_groups && datagram.delivery == Delivery::Group {
+        if !self.answers_groups && envelope.delivery == Delivery::Group {
             return Err(Refusal::GroupCopy);
         }
-        if !self.enabled {
-            return Ok(());
-        }
-        if self.refused_ports[usize::from(port / 64)] >> (port % 64) & 1 == 1 {
+        if self.enabled && self.refused_ports[usize::from(port / 64)] >> (port % 64) & 1 == 1 {
             let is_own = self.own_ports.contains(&port);
             return Err(if is_own { Refusal::OwnPort } else { Refusal::ServicePort });
         }
-        if self.trusted.iter().any(|network| network.contains(ip)) {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Applies the rules about lengths, rates and loops.
+    fn check_payload(
+        &self,
+        source: SocketAddr,
+        payload: &[u8],
+        reply: [&[u8]; 3],
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.check_lengths(source, payload.len(), reply.iter().map(|part| part.len()).sum(), now)?;
+        // Text that does not enclose the request cannot nest.
+        let [before, request, after] = reply;
+        let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
+        if self.loop_detector.is_loop(source, payload, before, after, now) {
+            return Err(Refusal::Loop);
         }
+        Ok(())
+    }
+
+    /// Applies the rules about lengths and rates.
+    fn check_lengths(&self, source: SocketAddr, request: usize, reply: usize, now: Instant) -> Result<(), Refusal> {
+        let ip = source.ip();
         if !ip.is_loopback() {
             let reply_length = packet_length(ip, reply);
-            if reply_length > MAX_AMPLIFICATION * packet_length(ip, datagram.payload.len()) {
+            if reply_length > MAX_AMPLIFICATION * packet_length(ip, request) {
                 return Err(Refusal::Amplification);
             }
             let limiter = self.rate_limiter.as_ref();
-            if limiter.is_some_and(|limiter| !limiter.take_tokens(datagram.source, reply_length, now)) {
+            if limiter.is_some_and(|limiter| !limiter.take_tokens(source, reply_length, now)) {
                 return Err(Refusal::RateLimit);
             }
         }
-        if is_loop(&self.loop_detector) { Err(Refusal::Loop) } else { Ok(()) }
+        Ok(())
+    }
+}
+
+/// What the guard has decided about the first datagrams of a run. The others are to be checked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// How many may be answered: the first ones.
+    pub answered: usize,
+    /// How many after them may not.
+    pub refused: usize,
+    /// Why; `None` if none is refused.
+    pub reason: Option<Refusal>,
+}
+
+impl Verdict {
+    /// Refuses `count` datagrams.
+    pub fn refuse(count: usize, reason: Refusal) -> Self {
+        Self { answered: 0, refused: count, reason: Some(reason) }
     }
 }
 
@@ -252,7 +307,6 @@ fn is_unanswerable(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
     use std::time::Duration;
 
     use super::*;
@@ -268,7 +322,7 @@ mod tests {
         let payload = &bytes[..request];
         let datagram =
             Datagram { source, local: None, delivery: Delivery::Unknown, arrival: None, hop_limit: None, payload };
-        let reply = Outgoing { to: source, from: None, parts: [&bytes[..reply], b"", b""] };
+        let reply = Outgoing::new(source, None, [&bytes[..reply], b"", b""]);
         guard.check(&datagram, &reply, now)
     }
 
@@ -316,7 +370,7 @@ mod tests {
 
     fn check_delivery(guard: &Guard, source: &str, delivery: Delivery) -> Result<(), Refusal> {
         let source: SocketAddr = source.parse().expect("an address");
-        let reply = Outgoing { to: source, from: None, parts: [b"reply", b"", b""] };
+        let reply = Outgoing::new(source, None, [b"reply", b"", b""]);
         let datagram = Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: b"request" };
         guard.check(&datagram, &reply, Instant::now())
     }
@@ -413,7 +467,7 @@ mod tests {
         let payload = &b"again"[..];
         let datagram =
             Datagram { source, local: None, delivery: Delivery::Unicast, arrival: None, hop_limit: None, payload };
-        let reply = Outgoing { to: source, from: None, parts: template.reply(payload) };
+        let reply = Outgoing::new(source, None, template.reply(payload));
         (0..count).filter(|_| guard.check(&datagram, &reply, now) == Err(Refusal::Loop)).count()
     }
 
@@ -441,7 +495,7 @@ mod tests {
                 let delivery = Delivery::Unicast;
                 let datagram =
                     Datagram { source, local: None, delivery, arrival: None, hop_limit: None, payload: request };
-                let reply = Outgoing { to: source, from: None, parts: template.reply(request) };
+                let reply = Outgoing::new(source, None, template.reply(request));
                 guard.check(&datagram, &reply, start + Duration::from_secs(1)) == Err(Refusal::Loop)
             });
             refusals.count()

@@ -79,7 +79,7 @@ fn datagrams_of_every_length_arrive_whole_and_in_order() {
             assert!(received.iter().all(|(from, _, _)| *from == source));
             assert!(received.iter().map(|(_, _, payload)| payload).eq(&messages));
 
-            let parts = |message| Outgoing { to: source, from: None, parts: [b"", message, b""] };
+            let parts = |message| Outgoing::new(source, None, [b"", message, b""]);
             let replies: Vec<_> = messages.iter().map(|message| parts(message.as_slice())).collect();
             send_all(&mut socket, &replies);
             messages.iter().for_each(|message| assert_eq!(&next(&peer), message));
@@ -117,7 +117,7 @@ fn datagrams_to_each_peer_leave_in_order() {
         let mut replies: Vec<_> = (messages.iter().enumerate())
             .map(|(i, message)| {
                 let to = peers[i * i % 3].local_addr().expect("an address");
-                Outgoing { to, from: None, parts: [b"<", message, b">"] }
+                Outgoing::new(to, None, [b"<", message, b">"])
             })
             .collect();
         SendBatch::default().group_by_peer(&mut replies);
@@ -139,8 +139,7 @@ fn many_datagrams_of_three_parts_to_one_peer_leave_in_order() {
         socket2::SockRef::from(&peer).set_recv_buffer_size(1 << 20).expect("room for all");
         let to = peer.local_addr().expect("an address");
         let numbers: Vec<_> = (0..300_u32).map(u32::to_be_bytes).collect();
-        let replies: Vec<_> =
-            numbers.iter().map(|number| Outgoing { to, from: None, parts: [b"<", number, b">"] }).collect();
+        let replies: Vec<_> = numbers.iter().map(|number| Outgoing::new(to, None, [b"<", number, b">"])).collect();
         send_all(&mut socket, &replies);
         numbers.iter().for_each(|number| assert_eq!(next(&peer), [b"<", &number[..], b">"].concat()));
     });
@@ -154,7 +153,7 @@ fn error_costs_only_its_datagram() {
         let to = peer.local_addr().expect("an address");
         let too_long = vec![0; LONGEST_PAYLOAD + 1];
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let parts = |to, message| Outgoing { to, from: None, parts: [message, b"", b""] };
+        let parts = |to, message| Outgoing::new(to, None, [message, b"", b""]);
         let replies = [
             parts(to, &b"first"[..]),
             parts(to, &too_long),
@@ -193,7 +192,7 @@ fn replies_leave_from_the_address_that_was_asked() {
         // IPv4 peers of an IPv6 socket included.
         assert_eq!(received[0].0, peer.local_addr().expect("an address"));
         assert_eq!(received[0].1.expect("a local address").ip().to_string(), asked.trim_matches(['[', ']']));
-        let reply = |(to, from, _): &(_, _, _)| Outgoing { to: *to, from: *from, parts: [b"it is me", b"", b""] };
+        let reply = |(to, from, _): &(_, _, _)| Outgoing::new(*to, *from, [b"it is me", b"", b""]);
         let replies: Vec<_> = received.iter().map(reply).collect();
         send_all(&mut socket, &replies);
         send_all(&mut socket, &replies[..1]);

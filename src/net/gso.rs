@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{LONGEST_PAYLOAD, Outgoing};
-
-/// The most datagrams that one segmented send carries on every kernel that supports it. Newer kernels take 128.
-pub const MOST_SEGMENTS: usize = 64;
+use super::{LONGEST_PAYLOAD, MOST_SEGMENTS, Outgoing};
 
 /// The longest segment, in bytes: what fits an Ethernet frame over IPv6. The kernel refuses segments that exceed the
 /// MTU of the path, and longer ones gain little.
@@ -15,28 +12,82 @@ pub const LONGEST_SEGMENT: usize = 1_452;
 /// 20 µs: every 10 seconds, that is nothing. A route or device that has recovered is used again as soon.
 const LOWERED_FOR: Duration = Duration::from_secs(10);
 
-/// Returns how many of the first `datagrams` can leave as one segmented send, and at least 1 if there are any: they
-/// go to one peer from one address and have one length, from 1 to `longest_segment` bytes; the last one may be
-/// shorter.
-pub fn run_length(datagrams: &[Outgoing<'_>], longest_segment: usize) -> usize {
-    let Some(first) = datagrams.first() else { return 0 };
-    let segment = first.length();
+/// The datagrams of some runs that have not left yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsent<'r, 'a> {
+    runs: &'r [Outgoing<'a>],
+    /// How many datagrams of the first run have left; not all.
+    skipped: usize,
+}
+
+impl<'r, 'a> Unsent<'r, 'a> {
+    /// Nothing has left.
+    pub fn new(runs: &'r [Outgoing<'a>]) -> Self {
+        Self { runs, skipped: 0 }
+    }
+
+    /// Returns whether all have left.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Skips datagrams that have left.
+    pub fn skip(&mut self, count: usize) {
+        self.skipped += count;
+        while let Some(run) = self.runs.first()
+            && self.skipped >= run.count
+        {
+            self.skipped -= run.count;
+            self.runs = &self.runs[1..];
+        }
+    }
+
+    /// Returns what can leave as the next message, a run and others that join it, and skips them.
+    pub fn next_message(&mut self, longest_segment: usize) -> Option<(Outgoing<'a>, &'r [Outgoing<'a>])> {
+        let (first, others) = self.runs.split_first()?;
+        let rest = first.slice(self.skipped, first.count - self.skipped);
+        let (first, others) = match joined(&rest, others, longest_segment) {
+            Some(joined) => (rest, &others[..joined]),
+            None => (rest.slice(0, 1), &[][..]),
+        };
+        self.skip(count_datagrams(&first, others));
+        Some((first, others))
+    }
+}
+
+/// Returns how many datagrams a message has.
+pub fn count_datagrams(first: &Outgoing<'_>, others: &[Outgoing<'_>]) -> usize {
+    first.count + others.iter().map(|run| run.count).sum::<usize>()
+}
+
+/// Returns how many of the `others` can leave in one segmented send with `first`; `None` if not even all of `first` can.
+///
+/// The datagrams of one send go to one peer from one address and have one length, from 1 to `longest_segment` bytes; the
+/// last one may be shorter. A single datagram of any length can leave.
+fn joined(first: &Outgoing<'_>, others: &[Outgoing<'_>], longest_segment: usize) -> Option<usize> {
+    let last_length = |run: &Outgoing<'_>| run.length_of(run.count - 1);
+    let segment = first.length_of(0);
     if segment == 0 || segment > longest_segment {
-        return 1;
+        return (first.count == 1).then_some(0);
     }
     let most = MOST_SEGMENTS.min(LONGEST_PAYLOAD / segment);
-    let mut length = 1;
-    for next in datagrams.iter().take(most).skip(1) {
-        let next_length = next.length();
-        if next.to != first.to || next.from != first.from || next_length == 0 || next_length > segment {
-            break;
-        }
-        length += 1;
-        if next_length < segment {
-            break;
-        }
+    let (mut joined, mut count, mut last) = (0, first.count, last_length(first));
+    if count > most || last == 0 {
+        return None;
     }
-    length
+    while last == segment
+        && let Some(next) = others.get(joined)
+    {
+        last = last_length(next);
+        let fits = count + next.count <= most && last > 0 && next.length_of(0) <= segment;
+        let is_even = next.count == 1 || next.length_of(0) == segment;
+        if next.to != first.to || next.from != first.from || !fits || !is_even {
+            break;
+        }
+        joined += 1;
+        count += next.count;
+    }
+    Some(joined)
 }
 
 /// The longest segment that a socket sends. A failed segmented send lowers it for ten seconds.
@@ -85,17 +136,14 @@ mod tests {
     fn outgoing((peer, length, offset): (u8, usize, usize)) -> Outgoing<'static> {
         let from = (peer % 3 == 0).then_some(([127, 0, 0, 1], 0).into());
         let (message, after) = BYTES[offset..].split_at(length);
-        Outgoing { to: ([127, 0, 0, peer], 4000).into(), from, parts: [b"", message, &after[..offset.min(1)]] }
+        Outgoing::new(([127, 0, 0, peer], 4000).into(), from, [b"", message, &after[..offset.min(1)]])
     }
 
     fn run_lengths(of: &[(u8, usize)], longest_segment: usize) -> Vec<usize> {
         let datagrams: Vec<_> = of.iter().map(|(peer, length)| outgoing((*peer, *length, 0))).collect();
-        let (mut rest, mut lengths) = (&datagrams[..], Vec::new());
-        while !rest.is_empty() {
-            lengths.push(run_length(rest, longest_segment));
-            rest = &rest[run_length(rest, longest_segment)..];
-        }
-        lengths
+        let mut unsent = Unsent::new(&datagrams);
+        let messages = std::iter::from_fn(|| unsent.next_message(longest_segment));
+        messages.map(|(first, others)| count_datagrams(&first, others)).collect()
     }
 
     #[test]
@@ -134,24 +182,59 @@ mod tests {
         assert!(limit.lower_below(1200, after(20)()));
     }
 
+    #[test]
+    fn runs_join_as_their_datagrams_would() {
+        let run =
+            |count, bytes, piece| Outgoing { parts: [b"", &BYTES[..bytes], b""], count, piece, ..outgoing((1, 0, 0)) };
+        let messages = |runs: &[Outgoing<'_>]| {
+            let mut unsent = Unsent::new(runs);
+            let messages = std::iter::from_fn(|| unsent.next_message(LONGEST_SEGMENT));
+            messages.map(|(first, others)| count_datagrams(&first, others)).collect::<Vec<_>>()
+        };
+        assert_eq!(messages(&[run(30, 300, 10), run(30, 300, 10), run(4, 40, 10), run(1, 10, 10)]), [64, 1]);
+        assert_eq!(messages(&[run(3, 28, 10), run(3, 30, 10)]), [3, 3], "the last one is shorter");
+        assert_eq!(messages(&[run(3, 30, 10), run(1, 7, 7), run(1, 7, 7)]), [4, 1]);
+        assert_eq!(messages(&[run(3, 30, 10), run(2, 14, 7)]), [3, 2], "two lengths");
+        assert_eq!(messages(&[run(2, 2_906, 1_453)]), [1, 1], "long datagrams leave alone");
+        assert_eq!(messages(&[run(65, 65, 1)]), [1, 64], "what exceeds a send does not leave as one");
+        assert_eq!(messages(&[run(3, 0, 5)]), [1, 1, 1], "empty ones leave alone");
+    }
+
     proptest! {
         #[test]
-        fn segmented_run_is_the_same_datagrams(list in vec((0..4_u8, 0..1_500_usize, 0..3_usize), 0..200)) {
-            let datagrams: Vec<_> = list.into_iter().map(outgoing).collect();
-            let mut rest = &datagrams[..];
-            while !rest.is_empty() {
-                let (run, behind) = rest.split_at(run_length(rest, LONGEST_SEGMENT));
-                let bytes: Vec<u8> = run.iter().flat_map(|datagram| datagram.parts.concat()).collect();
-                prop_assert!(!run.is_empty() && run.len() <= MOST_SEGMENTS);
-                prop_assert!(bytes.len() <= LONGEST_PAYLOAD.max(run[0].length()));
-                prop_assert!(run.iter().all(|datagram| (datagram.to, datagram.from) == (run[0].to, run[0].from)));
-                if run.len() > 1 {
-                    let cut: Vec<usize> = bytes.chunks(run[0].length()).map(<[u8]>::len).collect();
-                    let meant: Vec<usize> = run.iter().map(Outgoing::length).collect();
-                    prop_assert_eq!(cut, meant);
+        fn messages_are_the_same_datagrams(
+            list in vec((0..4_u8, 0..1_500_usize, 0..3_usize, 1..70_usize, 0..20_usize), 0..100),
+            skipped in 0..200_usize,
+        ) {
+            let outgoing = |(peer, length, offset, count, shorter): (u8, usize, usize, usize, usize)| {
+                let single = outgoing((peer, length.max(1), offset));
+                let (count, piece) = (count.min(2_000 / length.max(1)).max(1), length.max(1));
+                let bytes = &BYTES[offset..][..count * piece - shorter.min(piece - 1)];
+                if length == 0 { Outgoing::new(single.to, single.from, [b""; 3]) } else {
+                    Outgoing { parts: [b"", bytes, single.parts[2]], count, piece, ..single }
                 }
-                rest = behind;
+            };
+            let runs: Vec<_> = list.into_iter().map(outgoing).collect();
+            let datagram = |run: Outgoing<'_>| (run.to, run.from, run.parts.concat());
+            let all: Vec<_> = runs.iter().copied().flat_map(Outgoing::datagrams).map(datagram).collect();
+            let mut unsent = Unsent::new(&runs);
+            unsent.skip(skipped.min(all.len()));
+            let mut left = Vec::new();
+            while let Some((first, others)) = unsent.next_message(LONGEST_SEGMENT) {
+                let message: Vec<_> =
+                    std::iter::once(first).chain(others.iter().copied()).flat_map(Outgoing::datagrams).map(datagram).collect();
+                prop_assert_eq!(message.len(), count_datagrams(&first, others));
+                if message.len() > 1 {
+                    prop_assert!(message.len() <= MOST_SEGMENTS);
+                    let bytes: Vec<u8> = message.iter().flat_map(|(.., payload)| payload.clone()).collect();
+                    prop_assert!(bytes.len() <= LONGEST_PAYLOAD);
+                    prop_assert!(message.iter().all(|(to, from, _)| (to, from) == (&first.to, &first.from)));
+                    let cut: Vec<&[u8]> = bytes.chunks(first.length_of(0)).collect();
+                    prop_assert_eq!(cut, message.iter().map(|(.., payload)| &payload[..]).collect::<Vec<_>>());
+                }
+                left.extend(message);
             }
+            prop_assert_eq!(left, &all[skipped.min(all.len())..]);
         }
     }
 }

@@ -53,6 +53,7 @@
 //! ```
 
 use std::io;
+use std::iter;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -65,7 +66,7 @@ use mio::net::UdpSocket;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::cmsg::ControlMessages;
-use super::gso::{LONGEST_SEGMENT, SegmentLimit, run_length};
+use super::gso::{LONGEST_SEGMENT, SegmentLimit, Unsent, count_datagrams};
 use super::portable::Portable;
 use super::receive_batch::SLOTS;
 use super::sockaddr::SockaddrBuf;
@@ -78,10 +79,10 @@ pub const IS_AVAILABLE: bool = true;
 /// (`SO_RCVBUF`, socket(7)).
 pub const BUFFER_SIZE_FACTOR: usize = 2;
 
-/// The most runs that one system call sends.
-const RUNS: usize = 64;
+/// The most messages that one system call sends.
+const MESSAGES: usize = 64;
 
-/// The most pieces of memory that one system call sends. The longest run has 192.
+/// The most pieces of memory that one system call sends. The longest message has 192.
 const IOVECS: usize = 512;
 
 /// Receives and sends in batches, coalesced and segmented as far as the kernel supports it.
@@ -188,26 +189,30 @@ impl Linux {
     }
 
     /// See [`Transport::send`](super::Transport::send).
-    pub fn send(&mut self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> Sent {
+    pub fn send(&mut self, socket: &UdpSocket, runs: &[Outgoing<'_>]) -> Sent {
         // For a short datagram that leaves alone, sendto(2) saves 10 % of the work for a reply over a sendmmsg(2) of
         // one.
-        if let [alone] = datagrams
+        if let [alone] = runs
+            && alone.count == 1
             && alone.from.is_none()
             && alone.length() <= LONGEST_SEGMENT
         {
-            return self.portable.send(socket, datagrams);
+            return self.portable.send(socket, runs);
         }
-        let mut count = 0;
-        while count < datagrams.len() {
-            match self.send_some(socket, &datagrams[count..]) {
-                Ok(sent) => count += sent,
+        let (mut unsent, mut count) = (Unsent::new(runs), 0);
+        while !unsent.is_empty() {
+            match self.send_some(socket, unsent) {
+                Ok(sent) => {
+                    unsent.skip(sent);
+                    count += sent;
+                }
                 Err(error) => return Sent { count, error: Some(error) },
             }
         }
         Sent { count, error: None }
     }
 
-    /// Sends the first of `datagrams`, at least one; returns how many.
+    /// Sends the first of the `unsent` datagrams, at least one; returns how many.
     ///
     /// A segmented send can fail although its datagrams pass one by one:
     ///
@@ -217,32 +222,39 @@ impl Linux {
     ///
     /// So they are sent one by one then, and an error is that of the first datagram. Other errors, such as those of a
     /// destination without a route, a single datagram would meet as well.
-    fn send_some(&mut self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
+    fn send_some(&mut self, socket: &UdpSocket, unsent: Unsent<'_, '_>) -> io::Result<usize> {
         let longest_segment = self.segment_limit.longest(Instant::now);
-        let error = match self.send_runs(socket, datagrams, longest_segment) {
+        let error = match self.send_messages(socket, unsent, longest_segment, MESSAGES) {
             Err(error) => error,
             sent => return sent,
         };
-        let run = &datagrams[..run_length(datagrams, longest_segment)];
+        let Some((first, others)) = { unsent }.next_message(longest_segment) else { return Err(error) };
+        let count = count_datagrams(&first, others);
         let code = error.raw_os_error();
         let cannot_segment = matches!(code, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE));
         let may_pass_singly = cannot_segment || matches!(code, Some(libc::ENOBUFS | libc::ENOMEM | libc::EPERM));
-        if run.len() == 1 || !may_pass_singly {
+        if count == 1 || !may_pass_singly {
             return Err(error);
         }
-        let sent = self.send_runs(socket, run, 0)?;
-        if cannot_segment && self.segment_limit.lower_below(run[0].length(), Instant::now()) {
-            let Outgoing { to, .. } = run[0];
-            debug!("Segments of {} bytes to {to} fail ({error}): sending them singly for a while", run[0].length());
+        let sent = self.send_messages(socket, unsent, 0, count)?;
+        let (to, length) = (first.to, first.length_of(0));
+        if cannot_segment && self.segment_limit.lower_below(length, Instant::now()) {
+            debug!("Segments of {length} bytes to {to} fail ({error}): sending them singly for a while");
         }
         Ok(sent)
     }
 
-    /// Sends the first runs of `datagrams` with one system call; returns how many datagrams left. An error is that of
-    /// the first run: one of a later run is reported when it has become the first.
-    fn send_runs(&self, socket: &UdpSocket, datagrams: &[Outgoing<'_>], longest_segment: usize) -> io::Result<usize> {
+    /// Sends at most `messages` messages with one system call; returns how many datagrams left. An error is that of the
+    /// first message: one of a later message is reported when it has become the first.
+    fn send_messages(
+        &self,
+        socket: &UdpSocket,
+        unsent: Unsent<'_, '_>,
+        longest_segment: usize,
+        messages: usize,
+    ) -> io::Result<usize> {
         let fd = socket.as_raw_fd();
-        let send = || send_messages(fd, self.portable.is_connected, datagrams, longest_segment);
+        let send = || send_messages(fd, self.portable.is_connected, unsent, longest_segment, messages);
         retry_interrupted(|| socket.try_io(send))
     }
 
@@ -296,68 +308,77 @@ impl Linux {
     }
 }
 
-/// Sends as many of `datagrams` as one sendmmsg(2) takes, each run as one message; returns how many datagrams left.
+/// Sends at most `messages` messages, and as many as one sendmmsg(2) takes; returns how many datagrams left.
 fn send_messages(
     fd: RawFd,
     is_connected: bool,
-    datagrams: &[Outgoing<'_>],
+    mut unsent: Unsent<'_, '_>,
     longest_segment: usize,
+    messages: usize,
 ) -> io::Result<usize> {
     // Only the used entries are initialized, as above.
-    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; RUNS];
-    let mut names = [const { MaybeUninit::<SockaddrBuf>::uninit() }; RUNS];
-    let mut controls = [const { MaybeUninit::<ControlMessages>::uninit() }; RUNS];
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES];
+    let mut names = [const { MaybeUninit::<SockaddrBuf>::uninit() }; MESSAGES];
+    let mut controls = [const { MaybeUninit::<ControlMessages>::uninit() }; MESSAGES];
     let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; IOVECS];
-    let mut run_lengths = [0_u8; RUNS];
+    let mut counts = [0_u8; MESSAGES];
     let mut prepared = 0;
-    let (mut free, mut rest) = (&mut iovecs[..], datagrams);
-    while prepared < RUNS && !rest.is_empty() {
-        let (run, others) = rest.split_at(run_length(rest, longest_segment));
-        if free.len() < run.len() * run[0].parts.len() {
+    let mut free = &mut iovecs[..];
+    while prepared < MESSAGES.min(messages)
+        && let Some((first, others)) = unsent.next_message(longest_segment)
+    {
+        let is_quote = |run: &Outgoing<'_>| run.parts[0].is_empty() && run.parts[2].is_empty();
+        let most = |run: &Outgoing<'_>| if is_quote(run) { 1 } else { run.count * run.parts.len() };
+        if free.len() < most(&first) + others.iter().map(most).sum::<usize>() {
             break;
         }
-        let count = write_iovecs(free, run);
+        let count = write_iovecs(free, iter::once(&first).chain(others));
         let (iovecs, unused) = mem::take(&mut free).split_at_mut(count);
         free = unused;
         let header = &mut headers[prepared].write(empty_header()).msg_hdr;
         header.msg_iov = iovecs.as_mut_ptr().cast();
         header.msg_iovlen = iovecs.len() as _;
         if !is_connected {
-            let name = names[prepared].write(run[0].to.into());
+            let name = names[prepared].write(first.to.into());
             header.msg_namelen = name.length() as libc::socklen_t;
             header.msg_name = ptr::from_mut(name).cast();
         }
-        if run.len() > 1 || run[0].from.is_some() {
+        let count = count_datagrams(&first, others);
+        if count > 1 || first.from.is_some() {
             let control = controls[prepared].write(ControlMessages::EMPTY);
-            if run.len() > 1 {
-                control.push_segment(run[0].length());
+            if count > 1 {
+                control.push_segment(first.length_of(0));
             }
-            if let Some(from) = run[0].from {
+            if let Some(from) = first.from {
                 control.push_source(from);
             }
             header.msg_controllen = control.as_bytes().len() as _;
             header.msg_control = ptr::from_mut(control).cast();
         }
-        run_lengths[prepared] = run.len() as u8;
+        counts[prepared] = count as u8;
         prepared += 1;
-        rest = others;
     }
     // SAFETY: the first `prepared` headers are initialized. Each points to its own name, control buffer and iovecs,
-    // or has none; those are initialized locals with their true lengths, and the iovecs point to parts of
-    // `datagrams`, which are borrowed for longer than the call. The kernel reads all of them and writes only the
-    // headers' `msg_len`.
+    // or has none; those are initialized locals with their true lengths, and the iovecs point to parts of the runs, which
+    // are borrowed for longer than the call. The kernel reads all of them and writes only the headers' `msg_len`.
     let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr().cast(), prepared as libc::c_uint, 0) };
     let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
-    Ok(run_lengths[..sent].iter().map(|length| usize::from(*length)).sum())
+    Ok(counts[..sent].iter().map(|count| usize::from(*count)).sum())
 }
 
-/// Writes where the parts of a run are; returns how many entries that takes. Parts that follow each other in memory, as
+/// Writes where the parts of runs are; returns how many entries that takes. Parts that follow each other in memory, as
 /// those of an echoed message do, share one entry: 18 % less work for a reply in such runs.
-fn write_iovecs(iovecs: &mut [MaybeUninit<libc::iovec>], run: &[Outgoing<'_>]) -> usize {
+fn write_iovecs<'r, 'a: 'r>(
+    iovecs: &mut [MaybeUninit<libc::iovec>],
+    runs: impl Iterator<Item = &'r Outgoing<'a>>,
+) -> usize {
     let mut count = 0;
     let mut last = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
     let mut end = ptr::null();
-    for part in run.iter().flat_map(|datagram| datagram.parts).filter(|part| !part.is_empty()) {
+    let mut write = |part: &[u8]| {
+        if part.is_empty() {
+            return;
+        }
         if part.as_ptr() == end {
             last.iov_len += part.len();
         } else {
@@ -366,6 +387,13 @@ fn write_iovecs(iovecs: &mut [MaybeUninit<libc::iovec>], run: &[Outgoing<'_>]) -
         }
         iovecs[count - 1].write(last);
         end = part.as_ptr_range().end;
+    };
+    for run in runs {
+        match run.parts {
+            // All pieces at once.
+            [[], pieces, []] => write(pieces),
+            _ => (0..run.count).for_each(|index| run.payload(index).into_iter().for_each(&mut write)),
+        }
     }
     count
 }
@@ -544,7 +572,7 @@ mod tests {
     ) -> Vec<Vec<usize>> {
         let to = target.local_addr().expect("an address");
         let payload = [7; LONGEST_SEGMENT];
-        let outgoing = |length: &usize| Outgoing { to, from: None, parts: [&payload[..*length], b"", b""] };
+        let outgoing = |length: &usize| Outgoing::new(to, None, [&payload[..*length], b"", b""]);
         let sent = sender.send(socket, &lengths.iter().map(outgoing).collect::<Vec<_>>());
         assert_eq!(sent.count, lengths.len(), "{:?}", sent.error);
         let mut batch = ReceiveBatch::with_slots(1);
@@ -593,7 +621,7 @@ mod tests {
         let (socket, mut sender) = bind_socket((Ipv4Addr::LOCALHOST, 0));
         // A run to port 0 fails with EINVAL, and so do its datagrams.
         let to = (Ipv4Addr::LOCALHOST, 0).into();
-        let sent = sender.send(&socket, &[Outgoing { to, from: None, parts: [b"nowhere", b"", b""] }; 3]);
+        let sent = sender.send(&socket, &[Outgoing::new(to, None, [b"nowhere", b"", b""]); 3]);
         assert_eq!((sent.count, sent.error.and_then(|error| error.raw_os_error())), (0, Some(libc::EINVAL)));
         assert_eq!(sender.segment_limit.longest(Instant::now), LONGEST_SEGMENT);
     }
@@ -643,7 +671,7 @@ mod tests {
         assert!(receiver.enable_timestamps(&target));
         let (socket, mut sender) = bind_socket((Ipv4Addr::LOCALHOST, 0));
         let to = target.local_addr().expect("an address");
-        let run = [Outgoing { to, from: None, parts: [b"one of a run", b"", b""] }; 3];
+        let run = [Outgoing::new(to, None, [b"one of a run", b"", b""]); 3];
         let mut batch = ReceiveBatch::new();
         // The kernel needs a moment to begin.
         let start = Instant::now();
@@ -671,7 +699,7 @@ mod tests {
             let mut linux = Linux::new(&socket);
             assert!(enable_error_reports(&socket));
             assert_eq!(take_error_report(&socket), None);
-            let outgoing = |payload| [Outgoing { to: closed, from: None, parts: [payload, b"", b""] }];
+            let outgoing = |payload| [Outgoing::new(closed, None, [payload, b"", b""])];
             assert_eq!(linux.send(&socket, &outgoing(b"first")).count, 1);
             let start = Instant::now();
             let report = loop {

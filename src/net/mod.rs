@@ -1,8 +1,8 @@
 //! UDP sockets for an edge-triggered loop: datagrams in, datagrams out, many per system call.
 //!
 //! [`bind()`] and [`connect`] make a non-blocking socket, and a [`Socket`] moves its datagrams: [`Transport::receive`]
-//! fills a [`ReceiveBatch`], [`Transport::send`] sends a slice of [`Outgoing`] datagrams. Callers see single datagrams
-//! in order. How many of them a system call moves is decided inside this module.
+//! fills a [`ReceiveBatch`], [`Transport::send`] sends a slice of [`Outgoing`] runs. How many datagrams a system call
+//! moves is decided inside this module.
 //!
 //! A [`Socket`] is registered with a [`mio::Poll`], whose events are edge-triggered. After an event, including one that
 //! reports only an error, the socket counts as readable until a receive returns [`Received::Drained`].
@@ -11,7 +11,9 @@
 //!
 //! - A *datagram* is one UDP payload with its addresses.
 //! - A *message* is what one slot of a receive batch holds: one datagram, or several that the kernel coalesced.
-//! - A *run* is a sequence of datagrams that one segmented send can carry; each of them is a *segment* of it.
+//! - A *run* is a sequence of datagrams of one peer and one local address that have one length; the last one may be
+//!   shorter. A single datagram is a run of one. A message arrives as a [`Run`], and a run of replies can leave as one
+//!   segmented send; each datagram is a *segment* of it.
 //!
 //! # Files
 //!
@@ -53,7 +55,7 @@
 //!     let received = socket.receive(&mut batch);
 //!     let echoes: Vec<_> = batch
 //!         .datagrams()
-//!         .map(|datagram| Outgoing { to: datagram.source, from: datagram.local, parts: [datagram.payload, b"", b""] })
+//!         .map(|datagram| Outgoing::new(datagram.source, datagram.local, [datagram.payload, b"", b""]))
 //!         .collect();
 //!     assert_eq!(socket.send(&echoes).count, echoes.len());
 //!     if let Received::Drained = received {
@@ -154,13 +156,16 @@ pub use error::{BrokenSocket, ERROR_NAMES, error_name, is_broken};
 pub use error_report::{ErrorReport, IcmpError};
 pub use linux::expect_sockets;
 pub(crate) use linux::take_inherited_files;
-pub use receive_batch::{Envelope, ReceiveBatch};
+pub use receive_batch::{Envelope, ReceiveBatch, Run};
 pub use send_batch::SendBatch;
 pub use socket::{IoBackend, Socket};
 pub use udp_errors::UdpErrors;
 
 /// The longest payload that a UDP datagram over IPv4 can carry, in bytes: 65,535 less 20 of IP and 8 of UDP header.
 pub const LONGEST_PAYLOAD: usize = 65_507;
+
+/// The most datagrams that one segmented send carries on every kernel that supports it. Newer kernels take 128.
+const MOST_SEGMENTS: usize = 64;
 
 /// A received datagram, borrowed from a [`ReceiveBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,8 +203,8 @@ pub enum Delivery {
     Group,
 }
 
-/// A datagram to send. Its payload is borrowed in up to three parts, so that a reply which quotes its request copies
-/// nothing.
+/// A run of datagrams to send, often one. Payloads are borrowed in up to three parts, so that a reply which quotes its
+/// request copies nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing<'a> {
     /// The destination. A connected socket ignores it and sends to its peer.
@@ -207,15 +212,59 @@ pub struct Outgoing<'a> {
     /// The local address to send from, whose port is ignored; `None` leaves the choice to the system. The portable
     /// implementation always does.
     pub from: Option<SocketAddr>,
-    /// The parts that make up the payload, in order; any of them may be empty.
+    /// The parts that make up the payload, in order; any of them may be empty. In a run, each datagram has the first and
+    /// the last part, and its piece of the second.
     pub parts: [&'a [u8]; 3],
+    /// How many datagrams the run has, at least 1.
+    pub count: usize,
+    /// The length of the pieces of the second part in bytes; the last one may be shorter.
+    pub piece: usize,
 }
 
-impl Outgoing<'_> {
-    /// Returns the length of the payload in bytes.
-    pub fn length(&self) -> usize {
-        self.parts.iter().map(|part| part.len()).sum()
+impl<'a> Outgoing<'a> {
+    /// Creates a single datagram.
+    pub fn new(to: SocketAddr, from: Option<SocketAddr>, parts: [&'a [u8]; 3]) -> Self {
+        Self { to, from, parts, count: 1, piece: parts[1].len() }
     }
+
+    /// Returns the payload of a datagram of the run, in its parts.
+    pub fn payload(&self, index: usize) -> [&'a [u8]; 3] {
+        [self.parts[0], piece_of(self.parts[1], self.piece, index, 1), self.parts[2]]
+    }
+
+    /// Returns the length of that payload in bytes.
+    pub fn length_of(&self, index: usize) -> usize {
+        self.payload(index).iter().map(|part| part.len()).sum()
+    }
+
+    /// Returns the length of all payloads in bytes.
+    pub fn length(&self) -> usize {
+        self.count * (self.parts[0].len() + self.parts[2].len()) + self.parts[1].len()
+    }
+
+    /// Returns `count` datagrams of the run, from the one with this index on.
+    #[must_use]
+    pub fn slice(&self, index: usize, count: usize) -> Self {
+        let [before, pieces, after] = self.parts;
+        Self { parts: [before, piece_of(pieces, self.piece, index, count), after], count, ..*self }
+    }
+
+    /// Splits the run into single datagrams.
+    pub fn datagrams(self) -> impl DoubleEndedIterator<Item = Self> {
+        (0..self.count).map(move |index| self.slice(index, 1))
+    }
+
+    /// Splits the run into some that can leave as one send each.
+    pub fn sends(self) -> impl Iterator<Item = Self> {
+        let most = (LONGEST_PAYLOAD / self.length_of(0).max(1)).clamp(1, MOST_SEGMENTS);
+        (0..self.count).step_by(most).map(move |index| self.slice(index, most.min(self.count - index)))
+    }
+}
+
+/// Returns `count` pieces of these bytes, from the one with this index on.
+fn piece_of(bytes: &[u8], piece: usize, index: usize, count: usize) -> &[u8] {
+    let start = bytes.len().min(index * piece);
+    &bytes[start..bytes.len().min(start + count * piece)]
 }
 
 /// The result of a [`Transport::receive`]. In each case the batch holds the datagrams that were received before it.
@@ -233,7 +282,7 @@ pub enum Received {
 /// The result of a [`Transport::send`].
 #[derive(Debug)]
 pub struct Sent {
-    /// How many datagrams left: the first `count` of those given.
+    /// How many datagrams left: the first `count` of those in the runs given.
     pub count: usize,
     /// Why the next datagram did not leave; `None` if all left.
     ///
@@ -253,11 +302,11 @@ pub trait Transport {
     /// Datagrams are never truncated. Interrupted system calls are repeated.
     fn receive(&mut self, batch: &mut ReceiveBatch) -> Received;
 
-    /// Sends `datagrams` in order until one of them cannot be sent.
+    /// Sends the datagrams of `runs` in order until one of them cannot be sent.
     ///
-    /// Datagrams of equal length to one peer cost least if they follow each other; see [`SendBatch::group_by_peer`].
-    /// Interrupted system calls are repeated.
-    fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent;
+    /// Datagrams of equal length to one peer cost least if they follow each other, in one run or in several; see
+    /// [`SendBatch::group_by_peer`]. Interrupted system calls are repeated.
+    fn send(&mut self, runs: &[Outgoing<'_>]) -> Sent;
 }
 
 /// Repeats a system call for as long as signals interrupt it.

@@ -71,13 +71,15 @@ impl Portable {
     }
 
     /// See [`Transport::send`](super::Transport::send).
-    pub fn send(&mut self, socket: &UdpSocket, datagrams: &[Outgoing<'_>]) -> Sent {
-        for (count, datagram) in datagrams.iter().enumerate() {
-            if let Err(error) = self.send_one(socket, datagram) {
+    pub fn send(&mut self, socket: &UdpSocket, runs: &[Outgoing<'_>]) -> Sent {
+        let mut count = 0;
+        for datagram in runs.iter().flat_map(|run| run.datagrams()) {
+            if let Err(error) = self.send_one(socket, &datagram) {
                 return Sent { count, error: Some(error) };
             }
+            count += 1;
         }
-        Sent { count: datagrams.len(), error: None }
+        Sent { count, error: None }
     }
 
     fn send_one(&mut self, socket: &UdpSocket, datagram: &Outgoing<'_>) -> io::Result<usize> {

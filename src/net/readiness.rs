@@ -138,8 +138,7 @@ fn next_datagram_of_a_drained_socket_raises_an_event() {
                 let race = &race;
                 scope.spawn(move || {
                     race.send(flow, |count| {
-                        let datagram =
-                            |length| Outgoing { to: target, from: None, parts: [&[7; 100][..length], b"", b""] };
+                        let datagram = |length| Outgoing::new(target, None, [&[7; 100][..length], b"", b""]);
                         let sent: usize = match flow {
                             // One segmented send, which arrives coalesced.
                             0 => peer.send(&[datagram(100); BURST][..count]).count,

@@ -34,7 +34,7 @@ impl SendBatch {
     /// Moves datagrams to the same peer next to each other, which makes the longest runs. Those of one peer keep their
     /// order; peers may change theirs.
     ///
-    /// It costs about 12 ns per datagram. Where several datagrams per peer wait and the kernel segments, the server
+    /// It costs about 12 ns per run. Where several single datagrams per peer wait and the kernel segments, the server
     /// answers 28 to 35 % more of them; otherwise it gains nothing.
     pub fn group_by_peer(&mut self, list: &mut Vec<Outgoing<'_>>) {
         self.sequences.clear();
@@ -85,7 +85,7 @@ mod tests {
         let text = String::from("borrowed");
         let mut list = batch.take();
         for _ in 0..100 {
-            list.push(Outgoing { to: ([127, 0, 0, 1], 1).into(), from: None, parts: [text.as_bytes(), b"", b""] });
+            list.push(Outgoing::new(([127, 0, 0, 1], 1).into(), None, [text.as_bytes(), b"", b""]));
         }
         let memory = list.as_ptr() as usize;
         batch.put_back(list);
@@ -109,11 +109,7 @@ mod tests {
                 ];
                 SocketAddr::new(ips[kind], 4000 + port)
             };
-            let outgoing = |(i, key): (usize, &(usize, u8, u16))| Outgoing {
-                to: peer(*key),
-                from: None,
-                parts: [&payload[..i], b"", b""],
-            };
+            let outgoing = |(i, key): (usize, &(usize, u8, u16))| Outgoing::new(peer(*key), None, [&payload[..i], b"", b""]);
             let before: Vec<_> = peers.iter().enumerate().map(outgoing).collect();
             let mut after = before.clone();
             SendBatch::default().group_by_peer(&mut after);

@@ -163,10 +163,10 @@ impl Transport for Socket {
         }
     }
 
-    fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent {
+    fn send(&mut self, runs: &[Outgoing<'_>]) -> Sent {
         match &mut self.implementation {
-            Implementation::Portable(portable) => portable.send(&self.socket, datagrams),
-            Implementation::Linux(linux) => linux.send(&self.socket, datagrams),
+            Implementation::Portable(portable) => portable.send(&self.socket, runs),
+            Implementation::Linux(linux) => linux.send(&self.socket, runs),
         }
     }
 }

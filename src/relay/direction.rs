@@ -182,7 +182,7 @@ mod tests {
     /// Sends `count` datagrams; returns what was achieved, and how many have left and failed.
     fn send(mut direction: Direction<u8>, script: &mut Script, count: usize) -> (Progress, u64, u64) {
         let to = ([192, 0, 2, 1], 4000).into();
-        let datagrams = vec![Outgoing { to, from: None, parts: [b"x", b"", b""] }; count];
+        let datagrams = vec![Outgoing::new(to, None, [b"x", b"", b""]); count];
         let progress = direction.send(script, &datagrams, to, Instant::now());
         (progress, direction.statistics.forwarded, direction.statistics.failed.total())
     }

@@ -32,13 +32,13 @@ use super::reply::ReplyTemplate;
 use super::reply_queue::{ReplyQueue, Share};
 use super::stamp::StampService;
 use super::statistics::Statistics;
-use crate::guard::{Guard, Refusal};
+use crate::guard::{Guard, Refusal, Verdict};
 use crate::impair::{Link, header_length};
 use crate::logging::DATAGRAM_LOG;
 use crate::logging::bytes::Bytes;
 use crate::logging::escape::Escaped;
 use crate::logging::throttle::{Throttle, Times};
-use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, SendBatch, Transport};
+use crate::net::{self, Datagram, Envelope, Outgoing, ReceiveBatch, Received, Run, SendBatch, Transport};
 use crate::reactor::{Readiness, Wants};
 
 /// After this many failed receives without a datagram in between, the socket counts as unusable.
@@ -59,7 +59,7 @@ pub(super) const TURN_FAILURES: usize = 64;
 
 /// A turn sends no further reply after this many bytes, about a millisecond's work; the rest is queued for the next turn.
 ///
-/// Only replies much longer than their requests get there: a batch of requests, at most 576 KiB, can ask for 4,096 replies
+/// Only replies much longer than their requests get there: a batch of requests, at most 112 KiB, can ask for 4,096 replies
 /// of 64 KB.
 pub(super) const TURN_BYTES: usize = 1 << 20;
 
@@ -268,9 +268,9 @@ impl<S: Transport> Endpoint<S> {
         if let Some(mut link) = self.link.take() {
             let mut replies = batch.take();
             let ready = link.ready().take(DELAYED_PER_TURN);
-            let ready = ready.map(|((to, from), payload)| Outgoing { to, from, parts: [payload, b"", b""] });
+            let ready = ready.map(|((to, from), payload)| Outgoing::new(to, from, [payload, b"", b""]));
             replies.extend(within_turn(ready));
-            let done = self.send(&replies, now);
+            let done = self.send(&mut replies, now);
             batch.put_back(replies);
             link.release(done);
             self.link = Some(link);
@@ -281,9 +281,11 @@ impl<S: Transport> Endpoint<S> {
         let mut queue = std::mem::take(&mut self.queue);
         let mut replies = batch.take();
         replies.extend(within_turn(queue.iter(&template)));
-        let done = self.send(&replies, now);
+        let tried = count_datagrams(&replies);
+        let done = self.send(&mut replies, now);
+        let ended = tried - count_datagrams(&replies[done..]);
         batch.put_back(replies);
-        queue.pop(done);
+        queue.pop(ended);
         self.queue = queue;
         self.template = Some(template);
     }
@@ -297,15 +299,24 @@ impl<S: Transport> Endpoint<S> {
         // They arrived by now, and perhaps not yet when the turn began: no delay is shorter than asked for.
         let arrived = if link.is_some() { Instant::now() } else { now };
         let mut replies = batch.take();
-        for datagram in received.datagrams() {
+        for mut run in received.runs() {
             self.receive_errors = 0;
-            self.count(&datagram, logged);
-            match reply_to(&datagram, template.as_ref(), guard, now) {
-                Ok(reply) => match &mut link {
-                    None => replies.push(reply),
-                    Some(link) => replies.extend(impair(link, &reply, arrived)),
-                },
-                Err(refusal) => self.refuse(&datagram, refusal, now),
+            self.count(&run, logged);
+            loop {
+                // All of the run at once, unless the guard decides differently for a part of it.
+                let (reply, verdict) = reply_to(&run, template.as_ref(), guard, now);
+                match &mut link {
+                    None => replies.extend(reply.into_iter().flat_map(Outgoing::sends)),
+                    Some(link) => reply.into_iter().flat_map(Outgoing::datagrams).for_each(|reply| {
+                        replies.extend(impair(link, &reply, arrived));
+                    }),
+                }
+                self.refuse(&run, &verdict, now);
+                let decided = verdict.answered + verdict.refused;
+                if decided == run.count() {
+                    break;
+                }
+                run = run.slice(decided, run.count() - decided);
             }
         }
         self.send_or_queue(replies, link, batch, *share, now);
@@ -319,9 +330,10 @@ impl<S: Transport> Endpoint<S> {
         stamp.begin(now);
         for datagram in received.datagrams() {
             self.receive_errors = 0;
-            self.count(&datagram, logged);
+            let run = datagram.into();
+            self.count(&run, logged);
             if let Err(refusal) = stamp.reflect(&datagram, guard, now) {
-                self.refuse(&datagram, refusal, now);
+                self.refuse(&run, &Verdict::refuse(1, refusal), now);
             }
         }
         let mut link = self.link.take();
@@ -345,14 +357,14 @@ impl<S: Transport> Endpoint<S> {
     ) {
         batch.group_by_peer(&mut replies);
         let turn = within_turn(replies.iter().copied()).count();
-        let done = self.send(&replies[..turn], now);
+        let done = self.send(&mut replies[..turn], now);
         let rest = &replies[done..];
         let queued = match &mut link {
             None => self.queue.extend(rest, share),
             Some(link) => put_back(link, rest),
         };
-        for reply in &rest[queued..] {
-            self.fail(reply, "queue_full", &"too many replies wait", now);
+        for reply in rest.iter().copied().flat_map(Outgoing::datagrams).skip(queued) {
+            self.fail(&reply, "queue_full", &"too many replies wait", now);
         }
         self.statistics.waited += queued as u64;
         self.statistics.waiting_peak = self.statistics.waiting_peak.max(queued as u64);
@@ -360,24 +372,28 @@ impl<S: Transport> Endpoint<S> {
         self.link = link;
     }
 
-    fn count(&mut self, datagram: &Datagram<'_>, logged: bool) {
-        let Datagram { source, payload, .. } = datagram;
-        self.statistics.received += 1;
-        self.statistics.received_bytes += payload.len() as u64;
+    fn count(&mut self, run: &Run<'_>, logged: bool) {
+        self.statistics.received += run.count() as u64;
+        self.statistics.received_bytes += run.bytes.len() as u64;
         if logged {
-            let text = Escaped::line([payload, b"", b""]);
-            let (bytes, suffix) = (Bytes(payload.len()), &self.log_suffix);
-            info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({bytes}){suffix}");
+            for Datagram { source, payload, .. } in run.datagrams() {
+                let text = Escaped::line([payload, b"", b""]);
+                let (bytes, suffix) = (Bytes(payload.len()), &self.log_suffix);
+                info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({bytes}){suffix}");
+            }
         }
     }
 
-    fn refuse(&mut self, datagram: &Datagram<'_>, refusal: Refusal, now: Instant) {
-        self.statistics.refused.increment(refusal.name());
-        // Discarding is what the service is for, so it is not worth a warning.
-        if refusal != Refusal::Discard
-            && let Some(times) = self.throttle.note(refusal.name(), now)
-        {
-            warn!("Not answering {}: {refusal}{}", datagram.source, Times(times));
+    fn refuse(&mut self, run: &Run<'_>, verdict: &Verdict, now: Instant) {
+        let Some(refusal) = verdict.reason else { return };
+        for _ in 0..verdict.refused {
+            self.statistics.refused.increment(refusal.name());
+            // Discarding is what the service is for, so it is not worth a warning.
+            if refusal != Refusal::Discard
+                && let Some(times) = self.throttle.note(refusal.name(), now)
+            {
+                warn!("Not answering {}: {refusal}{}", run.envelope.source, Times(times));
+            }
         }
     }
 
@@ -402,22 +418,23 @@ impl<S: Transport> Endpoint<S> {
     }
 
     /// Sends in order until every reply has left or failed, the socket would block, or too many have failed for one turn;
-    /// returns how many have left or failed.
-    fn send(&mut self, replies: &[Outgoing<'_>], now: Instant) -> usize {
+    /// returns how many runs have left or failed. Of the next one, what is left of it remains in its place.
+    fn send(&mut self, replies: &mut [Outgoing<'_>], now: Instant) -> usize {
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         let (mut done, mut failures) = (0, 0);
         while done < replies.len() && failures < TURN_FAILURES {
             let sent = self.socket.send(&replies[done..]);
-            for reply in &replies[done..done + sent.count] {
-                self.statistics.answered += 1;
-                self.statistics.answered_bytes += reply.length() as u64;
+            self.statistics.answered += sent.count as u64;
+            done += remove(&mut replies[done..], sent.count, |replies| {
+                self.statistics.answered_bytes += replies.length() as u64;
                 if logged {
-                    let text = Escaped::line(reply.parts);
-                    let (bytes, suffix) = (Bytes(reply.length()), &self.log_suffix);
-                    info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({bytes}){suffix}", reply.to);
+                    for reply in replies.datagrams() {
+                        let text = Escaped::line(reply.parts);
+                        let (bytes, suffix) = (Bytes(reply.length()), &self.log_suffix);
+                        info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({bytes}){suffix}", reply.to);
+                    }
                 }
-            }
-            done += sent.count;
+            });
             match sent.error {
                 None => break,
                 Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -430,8 +447,9 @@ impl<S: Transport> Endpoint<S> {
                 }
                 // ENOBUFS included: the socket stays writable, so no event would follow, and trying again would spin.
                 Some(error) => {
-                    self.fail(&replies[done], net::error_name(&error), &error, now);
-                    done += 1;
+                    done += remove(&mut replies[done..], 1, |reply| {
+                        self.fail(&reply, net::error_name(&error), &error, now);
+                    });
                     failures += 1;
                 }
             }
@@ -447,16 +465,40 @@ impl<S: Transport> Endpoint<S> {
     }
 }
 
+/// Returns the replies to those datagrams of a run that may be answered, and the guard's verdict on them.
 fn reply_to<'a>(
-    datagram: &Datagram<'a>,
+    run: &Run<'a>,
     template: Option<&'a ReplyTemplate>,
     guard: &Guard,
     now: Instant,
-) -> Result<Outgoing<'a>, Refusal> {
-    let template = template.ok_or(Refusal::Discard)?;
-    let reply = Outgoing { to: datagram.source, from: datagram.local, parts: template.reply(datagram.payload) };
-    guard.check(datagram, &reply, now)?;
-    Ok(reply)
+) -> (Option<Outgoing<'a>>, Verdict) {
+    let Some(template) = template else { return (None, Verdict::refuse(run.count(), Refusal::Discard)) };
+    let Envelope { source: to, local: from, .. } = run.envelope;
+    let reply = Outgoing { to, from, parts: template.reply(run.bytes), count: run.count(), piece: run.segment };
+    let verdict = guard.check_run(run, &reply, now);
+    ((verdict.answered > 0).then(|| reply.slice(0, verdict.answered)), verdict)
+}
+
+/// Removes the first `count` datagrams from runs; returns how many of these have none left. `each` gets what is removed.
+fn remove<'a>(runs: &mut [Outgoing<'a>], mut count: usize, mut each: impl FnMut(Outgoing<'a>)) -> usize {
+    let mut done = 0;
+    while count > 0
+        && let Some(run) = runs.get_mut(done)
+    {
+        let removed = count.min(run.count);
+        each(run.slice(0, removed));
+        count -= removed;
+        if removed < run.count {
+            *run = run.slice(removed, run.count - removed);
+            break;
+        }
+        done += 1;
+    }
+    done
+}
+
+fn count_datagrams(runs: &[Outgoing<'_>]) -> usize {
+    runs.iter().map(|run| run.count).sum()
 }
 
 /// Returns the copies of a reply that leave the link at once.
@@ -465,12 +507,13 @@ fn impair<'a>(
     reply: &Outgoing<'a>,
     now: Instant,
 ) -> impl Iterator<Item = Outgoing<'a>> + use<'a> {
-    let Outgoing { to, from, parts } = *reply;
+    let Outgoing { to, from, parts, .. } = *reply;
     let left = link.handle(now, (to, from), header_length(to.ip()), parts);
-    left.into_iter().flatten().map(move |parts| Outgoing { to, from, parts })
+    left.into_iter().flatten().map(move |parts| Outgoing::new(to, from, parts))
 }
 
-/// Returns to the link what could not be sent, as much as it takes; returns the number of these replies.
+/// Returns to the link what could not be sent, as much as it takes; returns the number of these replies. Each is a single
+/// datagram.
 fn put_back(link: &mut Link<ReplyFlow>, replies: &[Outgoing<'_>]) -> usize {
     let fits = link.room_for(replies.iter().map(Outgoing::length));
     for reply in replies[..fits].iter().rev() {

@@ -63,12 +63,14 @@ pub struct ReplyQueue {
     length: usize,
 }
 
-/// Consecutive replies to one peer whose requests have one length.
+/// Consecutive replies to one peer whose requests have one length; the last one may be shorter.
 #[derive(Debug)]
 struct Run {
     to: SocketAddr,
     from: Option<SocketAddr>,
-    request_length: usize,
+    /// The length of the requests, and of all of them together; 0 if the template does not quote them.
+    piece: usize,
+    bytes: usize,
     count: usize,
 }
 
@@ -83,36 +85,45 @@ impl ReplyQueue {
     /// Appends the first of `replies`, as many as fit the share; returns their number. The second part of each is the
     /// request, as [`ReplyTemplate::reply`] returns them.
     pub fn extend(&mut self, replies: &[Outgoing<'_>], share: Share) -> usize {
-        let mut bytes = self.requests.len();
-        let fits = |reply: &&Outgoing<'_>| {
-            bytes += reply.parts[1].len();
-            bytes <= share.requests()
-        };
-        let replies = &replies[..replies.iter().take_while(fits).count()];
+        let room = share.requests().saturating_sub(self.requests.len());
         // Exactly, since growing by doubling would double the bound.
-        self.requests.reserve_exact(replies.iter().map(|reply| reply.parts[1].len()).sum());
+        self.requests.reserve_exact(replies.iter().map(|run| run.parts[1].len()).sum::<usize>().min(room));
         self.runs.reserve(Self::RUNS);
-        for &Outgoing { to, from, parts: [_, request, _] } in replies {
-            self.requests.extend_from_slice(request);
-            match self.runs.back_mut() {
-                Some(run) if (run.to, run.from, run.request_length) == (to, from, request.len()) => run.count += 1,
-                _ => self.runs.push_back(Run { to, from, request_length: request.len(), count: 1 }),
+        let before = self.length;
+        for run in replies {
+            let room = share.requests().saturating_sub(self.requests.len());
+            let fits = if run.parts[1].len() <= room { run.count } else { room / run.piece.max(1) };
+            if fits > 0 {
+                self.push(run.slice(0, fits));
+            }
+            if fits < run.count {
+                break;
             }
         }
-        self.length += replies.len();
-        replies.len()
+        self.length - before
+    }
+
+    fn push(&mut self, Outgoing { to, from, parts: [_, requests, _], count, piece }: Outgoing<'_>) {
+        self.requests.extend_from_slice(requests);
+        self.length += count;
+        let (bytes, piece) = (requests.len(), if requests.is_empty() { 0 } else { piece });
+        match self.runs.back_mut() {
+            // Its last request is not shorter than the others.
+            Some(run) if (run.to, run.from, run.piece) == (to, from, piece) && run.bytes == run.piece * run.count => {
+                run.count += count;
+                run.bytes += bytes;
+            }
+            _ => self.runs.push_back(Run { to, from, piece, bytes, count }),
+        }
     }
 
     /// Returns the queued replies, oldest first, made from the template that they were made from before.
     pub fn iter<'a>(&'a self, template: &'a ReplyTemplate) -> impl Iterator<Item = Outgoing<'a>> {
         let mut rest = &self.requests[self.start..];
-        self.runs.iter().flat_map(move |run| {
-            let (requests, behind) = rest.split_at(run.request_length * run.count);
+        self.runs.iter().flat_map(move |&Run { to, from, piece, bytes, count }| {
+            let (requests, behind) = rest.split_at(bytes);
             rest = behind;
-            (0..run.count).map(move |i| {
-                let request = &requests[i * run.request_length..][..run.request_length];
-                Outgoing { to: run.to, from: run.from, parts: template.reply(request) }
-            })
+            Outgoing { to, from, parts: template.reply(requests), count, piece }.sends()
         })
     }
 
@@ -126,7 +137,9 @@ impl ReplyQueue {
             let popped = left.min(run.count);
             left -= popped;
             run.count -= popped;
-            self.start += popped * run.request_length;
+            let bytes = run.bytes.min(popped * run.piece);
+            run.bytes -= bytes;
+            self.start += bytes;
             if run.count == 0 {
                 self.runs.pop_front();
             }
@@ -170,31 +183,56 @@ mod tests {
 
     fn reply<'a>(to: u8, request: &'a [u8], template: &'a ReplyTemplate) -> Outgoing<'a> {
         let from = (to == 0).then_some(peer(9));
-        Outgoing { to: peer(to), from, parts: template.reply(request) }
+        Outgoing::new(peer(to), from, template.reply(request))
+    }
+
+    /// Everything that is queued, as single datagrams.
+    fn queued<'a>(queue: &'a ReplyQueue, template: &'a ReplyTemplate) -> VecDeque<Outgoing<'a>> {
+        queue.iter(template).flat_map(singles).collect()
+    }
+
+    fn singles(run: Outgoing<'_>) -> impl Iterator<Item = Outgoing<'_>> {
+        run.datagrams().map(|Outgoing { to, from, parts, .. }| Outgoing::new(to, from, parts))
     }
 
     proptest! {
         #[test]
         fn replies_leave_in_the_order_of_arrival(
-            steps in vec((vec((0..3_u8, 0..3_usize), 0..8), 0..10_usize), 1..20),
+            steps in vec((vec((0..3_u8, 0..3_usize, 1..4_usize, 0..2_usize), 0..8), 0..10_usize), 1..20),
             is_fixed: bool,
         ) {
             let template = if is_fixed { ReplyTemplate::fixed("x") } else { ReplyTemplate::around("Hello ", "!") };
-            let requests: Vec<u8> = (0..=255).collect();
+            let requests: Vec<u8> = (0..=255).cycle().take(1_000).collect();
             let mut queue = ReplyQueue::default();
             let mut expected = VecDeque::new();
-            for (replies, count) in steps {
+            for (replies, popped) in steps {
                 let number = expected.len();
-                let replies: Vec<_> = replies.iter().map(|(to, length)| reply(*to, &requests[number..][..*length], &template)).collect();
-                prop_assert_eq!(queue.extend(&replies, Share::of(1)), replies.len());
-                expected.extend(replies);
-                prop_assert_eq!(queue.iter(&template).collect::<VecDeque<_>>(), expected.clone());
-                queue.pop(count);
-                expected.drain(..count.min(expected.len()));
-                prop_assert_eq!(queue.iter(&template).collect::<VecDeque<_>>(), expected.clone());
+                let run = |&(to, piece, count, shorter): &(u8, usize, usize, usize)| {
+                    let count = if piece == 0 { 1 } else { count };
+                    let bytes = &requests[number..][..count * piece - shorter.min(piece.saturating_sub(1))];
+                    Outgoing { count, piece, ..reply(to, bytes, &template) }
+                };
+                let runs: Vec<_> = replies.iter().map(run).collect();
+                let all: Vec<_> = runs.iter().copied().flat_map(singles).collect();
+                prop_assert_eq!(queue.extend(&runs, Share::of(1)), all.len());
+                expected.extend(all);
+                prop_assert_eq!(queued(&queue, &template), expected.clone());
+                queue.pop(popped);
+                expected.drain(..popped.min(expected.len()));
+                prop_assert_eq!(queued(&queue, &template), expected.clone());
                 prop_assert_eq!((queue.len(), queue.is_empty()), (expected.len(), expected.is_empty()));
             }
         }
+    }
+
+    #[test]
+    fn run_that_does_not_fit_is_queued_in_part() {
+        let template = ReplyTemplate::around("", "");
+        let run = Outgoing { count: 20, piece: 1_000, ..reply(1, &[b'x'; 20_000], &template) };
+        let mut queue = ReplyQueue::default();
+        let share = Share { bytes: ADDRESSES + 50_500 };
+        assert_eq!(queue.extend(&[run, run, run, reply(1, b"y", &template)], share), 50, "nothing overtakes the rest");
+        assert_eq!(queue.len(), 50);
     }
 
     #[test]
@@ -204,7 +242,7 @@ mod tests {
         let replies = vec![reply(1, b"?", &template); 4096];
         queue.extend(&replies, Share::of(1));
         assert!(queue.allocated() < 10_000, "{}", queue.allocated());
-        assert!(queue.iter(&template).eq(replies));
+        assert!(queued(&queue, &template).into_iter().eq(replies));
         queue.pop(4096);
 
         let request = [b'?'; 60_000];

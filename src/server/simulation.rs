@@ -6,6 +6,8 @@
 
 #[cfg(feature = "impair")]
 mod impaired;
+#[cfg(feature = "stamp")]
+mod stamp;
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,7 +22,7 @@ use super::endpoint::{Endpoint, Resources, TURN_BYTES, TURN_FAILURES};
 use super::reply::ReplyTemplate;
 use super::reply_queue::Share;
 use crate::guard::Guard;
-use crate::net::{Outgoing, ReceiveBatch, Received, SendBatch, Sent, Transport};
+use crate::net::{LONGEST_PAYLOAD, Outgoing, ReceiveBatch, Received, SendBatch, Sent, Transport};
 use crate::reactor::Readiness;
 
 const READABLE: Readiness = Readiness { readable: true, writable: false };
@@ -105,12 +107,13 @@ impl Transport for Script {
 
     fn send(&mut self, datagrams: &[Outgoing<'_>]) -> Sent {
         self.owed = 0;
-        for (count, datagram) in datagrams.iter().enumerate() {
+        let total = datagrams.iter().map(|run| run.count).sum::<usize>();
+        for (count, datagram) in datagrams.iter().copied().flat_map(Outgoing::datagrams).enumerate() {
             if let Some(error) = self.send_errors.pop_front() {
                 return Sent { count, error: Some(io::Error::from_raw_os_error(error)) };
             }
             if self.room == 0 {
-                self.owed = datagrams.len() - count;
+                self.owed = total - count;
                 self.blocked = true;
                 return Sent { count, error: Some(io::ErrorKind::WouldBlock.into()) };
             }
@@ -118,7 +121,7 @@ impl Transport for Script {
             self.wire.push((datagram.to.port(), datagram.parts.iter().copied().flatten().copied().take(14).collect()));
             self.sent_bytes += datagram.length();
         }
-        Sent { count: datagrams.len(), error: None }
+        Sent { count: total, error: None }
     }
 }
 
@@ -223,8 +226,8 @@ impl Simulation {
             // What exceeds the share was dropped and counted as failed.
             self.script().owed = usize::try_from(self.endpoint.statistics().unsent).expect("a count");
             assert!(self.script().receives <= receives + 1, "a turn received twice (invariant 5)");
-            // What waited, and one batch; each may exceed the limit by one reply.
-            let most = (1 + usize::from(was_waiting)) * (TURN_BYTES + self.longest_reply);
+            // What waited, and one batch; each may exceed the limit by one run.
+            let most = (1 + usize::from(was_waiting)) * (TURN_BYTES + self.longest_reply.max(LONGEST_PAYLOAD));
             assert!(self.script().sent_bytes - sent_bytes <= most, "a turn sent too much (invariant 5)");
             let failed = send_errors - self.script().send_errors.len();
             assert!(failed <= (1 + usize::from(was_waiting)) * TURN_FAILURES, "too many sends failed (invariant 5)");

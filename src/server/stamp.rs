@@ -91,7 +91,7 @@ impl StampService {
             let (reply, behind) = rest.split_at(end - start);
             (rest, start) = (behind, end);
             // The second part is what the reply queue keeps; the template of this service adds nothing to it.
-            Outgoing { to, from, parts: [b"", reply, b""] }
+            Outgoing::new(to, from, [b"", reply, b""])
         })
     }
 }

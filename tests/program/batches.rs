@@ -21,7 +21,10 @@ fn sends(service: &str, answers: u64, exchange: impl Fn(&Server)) -> Sends {
     let mut command = Command::new("strace");
     // With -D the program is the child, and strace the grandchild. -f would be for further threads: these do not send.
     command.args(["-D", "-e", "trace=sendto,sendmsg,sendmmsg", "-e", "signal=none", "-o"]).arg(&trace);
-    command.arg(env!("CARGO_BIN_EXE_udpong")).args(["serve", service, "--json", "-q"]).env_remove("RUST_LOG");
+    command
+        .arg(env!("CARGO_BIN_EXE_udpong"))
+        .args(["serve", service, "--json", "-q", "--no-guard"])
+        .env_remove("RUST_LOG");
     let server = Server::spawn(1, &mut command);
     exchange(&server);
     assert_eq!(server.stop().endpoint().get("answered"), answers);

@@ -217,7 +217,7 @@ impl Client {
         let mut datagrams = outgoing.take();
         datagrams.extend((0..count).map(|place| {
             let payload = &payloads[place * size..(place + 1) * size];
-            Outgoing { to: *target, from: None, parts: [payload, b"", b""] }
+            Outgoing::new(*target, None, [payload, b"", b""])
         }));
         let result = self.send_all(flow, &datagrams, due, results);
         outgoing.put_back(datagrams);

@@ -377,7 +377,7 @@ impl Target<'_> {
         let Self { record, flows, probe, .. } = self;
         let flow = &mut flows[index];
         let now = record.write_probe(clock, probe);
-        let datagram = Outgoing { to: record.target, from: None, parts: [probe, b"", b""] };
+        let datagram = Outgoing::new(record.target, None, [probe, b"", b""]);
         match flow.send(&[datagram], now).error {
             None => record.sent(index, now, output),
             Some(error) if error.kind() == io::ErrorKind::WouldBlock => {

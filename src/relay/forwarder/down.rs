@@ -191,5 +191,5 @@ fn is_icmp(error: &io::Error) -> bool {
 }
 
 fn to_client(payload: &[u8], client: Client) -> Outgoing<'_> {
-    Outgoing { to: client.0, from: client.1, parts: [payload, b"", b""] }
+    Outgoing::new(client.0, client.1, [payload, b"", b""])
 }

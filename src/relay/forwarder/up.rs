@@ -13,7 +13,7 @@ use log::{debug, warn};
 use super::{ERRORS_IN_A_ROW, LINK_TURN, State, Task};
 use crate::impair::{Link, header_length};
 use crate::logging::throttle::Times;
-use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport};
+use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Run, Transport};
 use crate::reactor::Reactor;
 use crate::relay::direction::Progress;
 use crate::relay::is_own;
@@ -89,7 +89,7 @@ impl State {
             session.last_traffic = now;
             return Some((session.id, false));
         }
-        let why = match self.check_source(datagram, now) {
+        let why = match self.check_source(datagram) {
             Err(why) => why,
             Ok(()) => match self.sessions.open(client, now) {
                 Ok(Some(session)) => {
@@ -114,11 +114,10 @@ impl State {
     }
 
     /// Checks whether the source of a datagram may have a session.
-    fn check_source(&self, datagram: &Datagram<'_>, now: Instant) -> Result<(), Refusal> {
-        let Datagram { source, local, payload, .. } = *datagram;
-        let answer = Outgoing { to: source, from: local, parts: [payload, b"", b""] };
+    fn check_source(&self, datagram: &Datagram<'_>) -> Result<(), Refusal> {
+        let source = datagram.source;
         // A disabled guard has no other reason.
-        self.guard.check(datagram, &answer, now).map_err(|_| Refusal::Unanswerable)?;
+        self.guard.check_source(&Run::from(*datagram).envelope).map_err(|_| Refusal::Unanswerable)?;
         let is_loop = source == self.sessions.target() || is_own(source, self.listener.address);
         if is_loop { Err(Refusal::Loop) } else { Ok(()) }
     }
@@ -246,7 +245,7 @@ impl State {
 }
 
 fn to_target(payload: &[u8], target: SocketAddr) -> Outgoing<'_> {
-    Outgoing { to: target, from: None, parts: [payload, b"", b""] }
+    Outgoing::new(target, None, [payload, b"", b""])
 }
 
 /// Returns whether the system has no socket left: too many open files, no memory, or no free port (`EAGAIN`).
