@@ -112,7 +112,7 @@ pub fn inherited_sockets() -> Result<Vec<InheritedSocket>, String> {
 const FIRST_FILE: u32 = 3;
 
 impl InheritedSocket {
-    /// Returns the name that somebody has chosen: by default systemd takes that of the unit, and other programs "unknown".
+    /// Returns the name if it was chosen: by default systemd takes that of the unit, and other programs "unknown".
     pub fn chosen_name(&self) -> Option<&str> {
         self.name.as_deref().filter(|name| *name != "unknown" && !name.ends_with(".socket"))
     }

@@ -27,8 +27,10 @@ fn receive_window(socket: &UdpSocket) {
 /// Returns how often a server allocates memory on its loop's thread while it answers a number of datagrams.
 fn count_allocations(service: &str, datagrams: u64) -> u64 {
     let shutdown = Shutdown::new();
+    // What is sent here might be the replies of another reflector, of which one in 1,000 is withheld.
+    let options = Options { no_guard: service.starts_with("stamp"), ..Options::default() };
     let service = [service.parse().expect("a service")];
-    let server = Server::bind(&service, Options::default(), shutdown.clone()).expect("bound");
+    let server = Server::bind(&service, options, shutdown.clone()).expect("bound");
     let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     client.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
     client.connect(server.addresses()[0]).expect("connected");
@@ -57,7 +59,7 @@ fn count_allocations(service: &str, datagrams: u64) -> u64 {
 /// One test for both cases, since the process has one logger: first without it, then with it.
 #[test]
 fn warm_server_allocates_nothing_per_datagram() {
-    let services = ["hello@127.0.0.1:0", "echo@127.0.0.1:0", "reply=<{}>@127.0.0.1:0"];
+    let services = ["hello@127.0.0.1:0", "echo@127.0.0.1:0", "reply=<{}>@127.0.0.1:0", "stamp@127.0.0.1:0"];
     let compare = |allowed: u64, log: &str| {
         for service in services {
             let [few, many] = [1_000, 20_000].map(|datagrams| count_allocations(service, datagrams));

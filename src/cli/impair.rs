@@ -162,7 +162,7 @@ those of tc-netem(8), with a few differences.
   rate       datagrams are transmitted one after the other; counts IP
              packets: the payload and 28 (IPv4) or 48 (IPv6) bytes
   limit      what has to wait while N wait is dropped, also if all that
-             waits would exceed 32 MiB
+             waits would take more than 32 MiB of memory
 
 The same seed and the same arrivals, their times included, have the same
 outcomes. Changing one impairment does not change the decisions of the others.

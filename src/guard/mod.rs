@@ -16,7 +16,9 @@ use std::time::Instant;
 use self::loops::{LoopDetector, RecentPayloads};
 use self::rate_limit::RateLimiter;
 pub use self::trust::Network;
-use crate::net::{Datagram, Delivery, Envelope, Outgoing, Run};
+#[cfg(any(test, feature = "stamp"))]
+use crate::net::Datagram;
+use crate::net::{Delivery, Envelope, Outgoing, Run};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
 const MAX_AMPLIFICATION: usize = 3;

@@ -57,7 +57,8 @@ pub use seed::Seed;
 
 pub use crate::parse_error::ParseError;
 
-/// The bound for what waits in all links of a process together, in bytes. Each link has an equal share.
+/// The bound for the memory of what waits in all links of a process together, in bytes: payloads, and 512 bytes for each
+/// datagram. Each link has an equal share.
 pub const MAX_BYTES: usize = 32 << 20;
 
 /// How many datagrams a link has changed. Every datagram that entered has left, waits, or is counted as `lost` or

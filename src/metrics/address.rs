@@ -9,8 +9,8 @@ use crate::lookup::lookup;
 use crate::parse_error::ParseError;
 use crate::reactor::shutdown::Shutdown;
 
-/// An address to serve metrics on, as the user wrote it. Without a host it is on 127.0.0.1, since metrics are not for
-/// strangers. Port 0 stands for any free port.
+/// An address to serve metrics on, as the user wrote it. Without a host it is on 127.0.0.1, since metrics are
+/// private. Port 0 stands for any free port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     host: String,

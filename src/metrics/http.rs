@@ -248,18 +248,18 @@ impl Connection {
         Wants { turn, interest: Some(interest), deadline: Some(self.ends_at) }
     }
 
-    /// Does what can be done now; returns whether the connection goes on.
+    /// Does what can be done now; returns whether the connection stays open.
     fn advance(&mut self, now: Instant, respond: impl FnOnce(&str) -> Response) -> bool {
         if now >= self.ends_at {
             return false;
         }
-        let goes_on = match &mut self.phase {
+        let stays_open = match &mut self.phase {
             Phase::Receiving(_) => self.receive(respond),
             Phase::Sending(..) => self.send(),
             Phase::Discarding(_) => self.discard(),
         };
-        match goes_on {
-            Ok(goes_on) => goes_on,
+        match stays_open {
+            Ok(stays_open) => stays_open,
             Err(error) if error.kind() == ErrorKind::Interrupted => true,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 match self.phase {

@@ -1,7 +1,7 @@
 //! What is seen of a running command from outside: metrics over HTTP and in a file, and notifications to the service
 //! manager.
 //!
-//! A [`Monitor`] is a few tasks of the reactor that serves datagrams, so it costs nothing while nobody looks, and nothing
+//! A [`Monitor`] is a few tasks of the reactor that serves datagrams, so it costs nothing between requests, and nothing
 //! has to be shared between threads. The command implements [`Observed`].
 //!
 //! | file | responsibility |

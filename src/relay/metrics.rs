@@ -8,7 +8,7 @@ use crate::counts::CountsByName;
 use crate::metrics::{Exposition, Kind, Label};
 use crate::net::ERROR_NAMES;
 
-/// Returns the metrics of a relay that has `sessions` sessions now. What `is_final` calls unsent waits until then.
+/// Returns the metrics of a relay that has `sessions` sessions now. Datagrams that wait count as unsent if `is_final`.
 pub fn metrics(report: &Report, sessions: usize, is_final: bool) -> Exposition {
     let mut text = Exposition::with_build_info();
     let mut both = Families { text: &mut text, directions: [("up", &report.up), ("down", &report.down)] };

@@ -8,7 +8,7 @@ use crate::guard::Refusal;
 use crate::metrics::{Exposition, Kind, Label};
 use crate::net::ERROR_NAMES;
 
-/// Returns the metrics of all endpoints. What `is_final` calls unsent waits until then.
+/// Returns the metrics of all endpoints. Replies that wait count as unsent if `is_final`.
 pub fn metrics(reports: &[EndpointReport], is_final: bool) -> Exposition {
     let mut text = Exposition::with_build_info();
     let mut all = Families { text: &mut text, reports };

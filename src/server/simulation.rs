@@ -6,6 +6,8 @@
 
 #[cfg(feature = "impair")]
 mod impaired;
+#[cfg(feature = "stamp")]
+mod stamp;
 
 use std::collections::VecDeque;
 use std::io;

@@ -31,7 +31,7 @@
 //! | 4.2.1, 4.2.2 | The sender's packet has its layout, open and authenticated; what is reserved is zero. | `packet::fields_stand_where_the_rfc_has_them`, `stamp::packets_agree_with_tshark` |
 //! | 4.2.1 | Numbers rise by one with each packet. | `client::stamp::numbers_survive_the_way_through_32_bits`. They begin with 16 instead of 0, as if packets had been lost: only so a stateless reflector shows itself |
 //! | 4.2.1 | NTP's format is the default; PTP's is announced by Z. | `time::time_survives_either_format`, `reflector::reply_has_the_timestamp_format_of_the_request_and_the_quality_of_the_clock` |
-//! | 4.2.1 | S is set only if the clock is synchronized to UTC by an external source; the multiplier is not zero (RFC 4656). | `time::error_is_rounded_up_and_by_less_than_a_hundredth`, `client::stamp::one_way_delays_need_two_synchronized_clocks_and_are_not_clamped` |
+//! | 4.2.1 | S is set only if the clock is synchronized to UTC by an external source; the multiplier is not zero (RFC 4656). | `stamp::clock_counts_as_synchronized_only_if_the_kernel_says_so`, `time::error_is_rounded_up_and_by_less_than_a_hundredth` |
 //! | 4.2, 4.3 | What is reserved is ignored on receipt. | `reflector::any_request_gets_a_reply_of_its_size`; with one exception, the rule against loops: `stamp::only_what_may_be_a_reply_is_withheld` |
 //! | 4.3 | The reflector's packet is as long as the sender's, and at least the base. | `stamp::reply_is_as_long_as_its_request_but_at_least_the_base` |
 //! | 4.3 | A stateless reflector copies the number, a stateful one counts its packets. | `stamp::stateless_reflector_repeats_numbers`, `stamp::sessions_have_numbers_of_their_own` |

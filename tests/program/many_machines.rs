@@ -62,15 +62,18 @@ fn promtool_accepts_alert_rules_and_queries() {
 
 #[test]
 fn every_metric_of_the_readme_exists() {
-    let mut server = Server::start(&["hello@127.0.0.1:0", "--metrics", ":0"]);
+    let mut server = Server::start_many(2, &["hello@127.0.0.1:0", "stamp@127.0.0.1:0", "--metrics", ":0"]);
     let mut relay = Server::start_relay(&["127.0.0.1:0", "127.0.0.1:9", "--metrics", ":0"]);
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("ping.prom");
-    let target = server.address().to_string();
-    let mut ping = udpong(&["ping", &target, "-c1", "-q", "--flows", "1", "--metrics-file"]);
-    assert!(run(ping.arg(&file), b"").status.success());
-    let ping = fs::read_to_string(file).expect("a file");
-    let text = Metrics::of(&mut server).text() + &Metrics::of(&mut relay).text() + &ping;
+    let ping = |target: usize, option: &str| {
+        let file = folder.path().join("ping.prom");
+        let target = server.addresses()[target].to_string();
+        let mut ping = udpong(&["ping", &target, "-c2", "-i10ms", "-q", option, "--metrics-file"]);
+        assert!(run(ping.arg(&file), b"").status.success());
+        fs::read_to_string(file).expect("a file")
+    };
+    let pings = ping(0, "--flows=1") + &ping(1, "--stamp");
+    let text = Metrics::of(&mut server).text() + &Metrics::of(&mut relay).text() + &pings;
     let words = README.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let names: Vec<_> = words.filter(|word| word.starts_with("udpong_")).collect();
     assert!(names.len() > 30, "{names:?}");

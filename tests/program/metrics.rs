@@ -136,6 +136,23 @@ fn other_requests_are_answered_as_http_wants() {
 }
 
 #[test]
+fn client_that_keeps_sending_gets_its_response() {
+    let mut server = Server::start(&["hello@127.0.0.1:0", "--metrics", ":0"]);
+    let mut stream = Metrics::of(&mut server).connect();
+    stream.write_all(&[b'a'; 8 << 10]).expect("a send");
+    stream.peek(&mut [0]).expect("a response");
+    // A closed connection would be reset, and the response be lost with it.
+    for _ in 0..5 {
+        stream.write_all(&[b'a'; 4 << 10]).expect("a send");
+        thread::sleep(Duration::from_millis(20));
+    }
+    stream.shutdown(std::net::Shutdown::Write).expect("a half-closed connection");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response");
+    assert!(response.starts_with("HTTP/1.1 431 "), "{response}");
+}
+
+#[test]
 fn half_closed_client_gets_its_response() {
     let mut server = Server::start(&["hello@127.0.0.1:0", "--metrics", ":0"]);
     let mut stream = Metrics::of(&mut server).connect();
@@ -211,10 +228,13 @@ fn malicious_clients_delay_no_datagram() {
             thread::sleep(Duration::from_millis(1));
         });
         let stop = StopOnDrop(&stop);
-        let longest = (0..DATAGRAMS).map(|number| answer_time(&client, number)).max().expect("datagrams");
+        let mut times: Vec<_> = (0..DATAGRAMS).map(|number| answer_time(&client, number)).collect();
         drop(stop);
-        // A turn takes microseconds, and this machine may be busy with other things.
-        assert!(longest < Duration::from_secs(1), "{longest:?}");
+        times.sort_unstable();
+        let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+        // A turn takes microseconds, but the attackers and this machine's other work delay both sides. Waiting for a
+        // client would take up to 5 s.
+        assert!(median < Duration::from_millis(100) && longest < Duration::from_secs(4), "{median:?}, {longest:?}");
     });
     assert_eq!(metrics.sum("udpong_answered_datagrams_total", &[]), u64::from(DATAGRAMS));
     let memory = server.status("RssAnon");

@@ -168,6 +168,23 @@ fn receive_time_is_the_kernels() {
 }
 
 #[test]
+fn clock_counts_as_synchronized_only_if_the_kernel_says_so() {
+    needs!("strace");
+    // The call is not made: what it would have filled in stays zero, which is a synchronized clock.
+    for (fault, is_synchronized) in [("retval=0", true), ("error=EPERM", false)] {
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=adjtimex,clock_adjtime"]);
+        command.args(["-e", &format!("inject=adjtimex,clock_adjtime:{fault}")]);
+        let program = udpong(&["serve", "stamp@127.0.0.1:0", "-q"]);
+        let server = Server::spawn(1, command.arg(program.get_program()).args(program.get_args()));
+        let error = reply(&connect(server.address()), &packet(0, 1)).error;
+        assert_eq!(error.is_synchronized(), is_synchronized, "{fault}");
+        let seconds = if is_synchronized { 2_f64.powi(-32) } else { 16.0 };
+        assert_eq!(error.seconds(), seconds, "{fault}");
+    }
+}
+
+#[test]
 fn wrong_and_missing_signatures_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = key_file(&folder, "secret\n");

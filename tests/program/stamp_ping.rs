@@ -1,7 +1,7 @@
 //! `ping --stamp`: losses and delays by direction, through a relay that knows the truth; foreign reflectors; limits.
 
 use std::fs;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -156,6 +156,36 @@ fn delay_variation_has_the_direction_of_the_jitter() {
     let p50 = |direction: &str| report[direction]["delay_variation_ms"]["p50"].as_f64().expect("a time");
     assert!(p50("up") > 5.0 && p50("up") < 40.0, "{report}");
     assert!(p50("down") < p50("up") / 2.0, "{report}");
+}
+
+#[test]
+fn one_way_delays_need_two_synchronized_clocks() {
+    needs!("strace");
+    // The call is not made: what it would have filled in stays zero, which is a synchronized clock.
+    let synchronized = |program: &Command| {
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=adjtimex,clock_adjtime"]);
+        command.args(["-e", "inject=adjtimex,clock_adjtime:retval=0"]);
+        command.arg(program.get_program()).args(program.get_args());
+        command
+    };
+    let server = Server::spawn(1, &mut synchronized(&udpong(&["serve", "stamp@127.0.0.1:0", "-q"])));
+    let target = server.address().to_string();
+    let probes = ["ping", "--stamp", &target, "-c", "3", "-i", "20ms", "--json"];
+    let both = report(&run(&mut synchronized(&udpong(&probes)), b""));
+    for direction in ["up", "down"] {
+        let delays = &both[direction]["one_way_ms"];
+        let [min, max, error] = ["min", "max", "error"].map(|name| delays[name].as_f64().expect("a time"));
+        // It is one clock, in truth.
+        assert!(0.0 < min && min <= max && error > 0.0 && error < 0.001, "{both}");
+    }
+    // The other clock is never synchronized in a call that fails.
+    let mut failing = Command::new("strace");
+    failing.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=adjtimex,clock_adjtime"]);
+    failing.args(["-e", "inject=adjtimex,clock_adjtime:error=EPERM"]);
+    let program = udpong(&probes);
+    let one = report(&run(failing.arg(program.get_program()).args(program.get_args()), b""));
+    assert!(one["up"]["one_way_ms"].is_null() && one["down"]["one_way_ms"].is_null(), "{one}");
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl Losses {
         self.is_stateful |= own != number;
         let sent = self.first + self.packets.len() as u64;
         if let Some(index) = self.index(packet) {
-            if self.answers % LATEST == 0 {
+            if self.answers.is_multiple_of(LATEST) {
                 self.slowest = [i64::MIN, self.slowest[0]];
             }
             self.slowest[0] = self.slowest[0].max(arrived.saturating_sub(self.packets[index].sent));
