@@ -6,10 +6,9 @@
 //!
 //! 1. A thread that logs takes a buffer from a pool of limited size, formats the line into it and appends it to the
 //!    queue. If the pool is empty, the line is counted as skipped and not formatted; with patience, it waits first.
-//! 2. The writer thread takes the oldest lines, up to 32, writes them to the sink and returns the buffers to the pool.
-//! 3. When there is nothing to do, the writer thread lingers for a millisecond, in which only 32 lines together notify it.
-//!    Then it sets `writer_is_idle`, notifies `progress` and waits for `work`, of which the next line notifies it. So a line
-//!    after a pause is written at once, and of many most cost no system call.
+//! 2. The writer thread takes the oldest line, writes it to the sink and returns the buffer to the pool.
+//! 3. When there is nothing to do, the writer thread sets `writer_is_idle`, notifies `progress` and waits for `work`.
+//!    Only an idle writer needs to be notified, so most lines cost no system call.
 //! 4. The number of skipped lines is logged at most once a second, but at once when [`LogWriter::flush`] waits.
 //! 5. A sink that failed is not used for a second. Lines that would have been written meanwhile count as skipped.
 
@@ -29,12 +28,6 @@ use super::DATAGRAM_LOG;
 
 /// The size of the pool, 320 KiB in all: enough for a few turns of the server, which log two lines for each datagram.
 const MAX_LINES: usize = 256;
-
-/// How many lines the writer takes at a time.
-const BATCH: usize = 32;
-
-/// How long the writer waits for a batch before it counts as idle.
-const LINGER: Duration = Duration::from_millis(1);
 
 /// The buffers that lines about single datagrams leave to all others, so that a flood does not displace warnings.
 const RESERVED_LINES: usize = 32;
@@ -82,7 +75,6 @@ struct LineQueue {
     /// The last attempt to write failed.
     sink_failed: bool,
     writer_is_idle: bool,
-    writer_lingers: bool,
     /// A thread is waiting in [`LogWriter::flush`].
     flushing: bool,
     /// How long lines may still wait for a buffer, in total.
@@ -98,8 +90,7 @@ struct LogLine {
 
 /// What the writer thread does next.
 enum Job {
-    /// Write the lines that were taken.
-    Write,
+    Write(LogLine),
     ReportSkipped(u64),
 }
 
@@ -127,7 +118,6 @@ impl LogWriter {
             skipped: 0,
             sink_failed: false,
             writer_is_idle: false,
-            writer_lingers: false,
             flushing: false,
             patience: Duration::ZERO,
         };
@@ -190,7 +180,7 @@ impl Log for LogWriter {
         let _ = line.text.write_fmt(*record.args());
         let mut queue = self.channel.lock();
         queue.waiting.push_back(line);
-        if queue.writer_is_idle || (queue.writer_lingers && queue.waiting.len() == BATCH) {
+        if queue.writer_is_idle {
             self.channel.work.notify_one();
         }
     }
@@ -225,10 +215,10 @@ impl LineQueue {
         })
     }
 
-    /// Records whether the last attempt to write succeeded, and how many lines were not written.
+    /// Records whether an attempt to write a line, which stands for `lines`, succeeded.
     fn note_result(&mut self, written: bool, lines: u64) {
         self.sink_failed = !written;
-        self.skipped += lines;
+        self.skipped += if written { 0 } else { lines };
     }
 }
 
@@ -253,29 +243,24 @@ impl LogChannel {
         let mut reported = Instant::now();
         let mut failed: Option<Instant> = None;
         let mut written_for = Duration::ZERO;
-        let mut lines = Vec::with_capacity(BATCH);
         loop {
             if written_for >= WRITING_TIME {
                 self.rest(mem::take(&mut written_for));
             }
-            match self.next_job(reported, &mut lines) {
-                Job::Write => {
+            match self.next_job(reported) {
+                Job::Write(mut line) => {
                     let start = Instant::now();
-                    let (mut written, mut unwritten) = (true, 0);
-                    for LogLine { level, text, target_length } in &mut lines {
-                        let may_write = failed.is_none_or(|at| start.duration_since(at) >= PAUSE);
-                        let (target, message) = text.split_at(*target_length);
-                        written = may_write && self.write(*level, target, message);
-                        unwritten += u64::from(!written);
-                        if may_write {
-                            failed = (!written).then(Instant::now);
-                        }
-                        text.clear();
+                    let may_write = failed.is_none_or(|at| start.duration_since(at) >= PAUSE);
+                    let (target, message) = line.text.split_at(line.target_length);
+                    let written = may_write && self.write(line.level, target, message);
+                    if may_write {
+                        written_for += start.elapsed();
+                        failed = (!written).then(Instant::now);
                     }
-                    written_for += start.elapsed();
+                    line.text.clear();
                     let mut queue = self.lock();
-                    queue.note_result(written, unwritten);
-                    queue.pool.append(&mut lines);
+                    queue.note_result(written, 1);
+                    queue.pool.push(line);
                     if !queue.patience.is_zero() {
                         self.progress.notify_all();
                     }
@@ -284,32 +269,22 @@ impl LogChannel {
                     reported = Instant::now();
                     let written = self.write(Level::Warn, module_path!(), &format!("{count} log lines skipped"));
                     failed = (!written).then_some(reported);
-                    self.lock().note_result(written, if written { 0 } else { count });
+                    self.lock().note_result(written, count);
                 }
             }
         }
     }
 
-    /// Waits for lines, which it takes, or for the time to report skipped ones.
-    fn next_job(&self, reported: Instant, lines: &mut Vec<LogLine>) -> Job {
+    /// Waits for a line, or for the time to report skipped ones.
+    fn next_job(&self, reported: Instant) -> Job {
         let mut queue = self.lock();
-        let mut has_lingered = false;
         loop {
             let may_report = (queue.flushing && !queue.sink_failed) || reported.elapsed() >= PAUSE;
             if queue.skipped > 0 && may_report {
                 return Job::ReportSkipped(mem::take(&mut queue.skipped));
             }
-            if !queue.waiting.is_empty() {
-                let count = queue.waiting.len().min(BATCH);
-                lines.extend(queue.waiting.drain(..count));
-                return Job::Write;
-            }
-            if !has_lingered && !queue.flushing && queue.skipped == 0 {
-                has_lingered = true;
-                queue.writer_lingers = true;
-                queue = self.work.wait_timeout(queue, LINGER).unwrap_or_else(PoisonError::into_inner).0;
-                queue.writer_lingers = false;
-                continue;
+            if let Some(line) = queue.waiting.pop_front() {
+                return Job::Write(line);
             }
             queue.writer_is_idle = true;
             self.progress.notify_all();

@@ -225,7 +225,9 @@ fn place<'a>(
         (None, Some(port)) => Err(format!(
             "{service} needs a host: write {service}@127.0.0.1:{port}, or {service}@0.0.0.0:{port} for every address"
         )),
-        (Some(_), None) => Err(format!("{service} needs a port: write {service}@{}:PORT", address.unwrap_or_default())),
+        (Some(_), None) => {
+            Err(format!("{service} needs a port: write {service}@{}:PORT", address.unwrap_or_default().escape_debug()))
+        }
         (None, None) => Err(format!("{service} needs an address: write {service}@HOST:PORT")),
     }
     .map_err(ParseError::new)

@@ -27,7 +27,7 @@ fn every_service_logs_its_start_and_its_statistics_to_a_file() {
 #[test]
 fn stuck_stderr_delays_the_exit_by_half_a_second_and_not_by_the_grace_time() {
     let (reader, writer) = io::pipe().expect("a pipe");
-    let arguments = ["serve", "hello@127.0.0.1:0", "--json", "--grace=30s"];
+    let arguments = ["serve", "hello@127.0.0.1:0", "--json", "--no-guard", "--grace=30s"];
     let server = Server::spawn_without_log(udpong(&arguments).stderr(writer));
     let client = connect(server.address());
     for _ in 0..2_000 {

@@ -10,7 +10,7 @@ use crate::harness::{
     Server, ServerOutput, connect, flood, needs, receive, request, request_until_answered, run, udpong,
 };
 
-const HELLO: [&str; 5] = ["serve", "hello@127.0.0.1:0", "--json", "--grace", "60s"];
+const HELLO: [&str; 6] = ["serve", "hello@127.0.0.1:0", "--json", "--no-guard", "--grace", "60s"];
 
 /// Floods a server, stops it, and checks that it answered every datagram for which the kernel had room.
 fn flood_and_stop(server: Server, datagrams: u64) {
@@ -46,7 +46,7 @@ fn unread_pipe_costs_log_lines_and_no_datagrams() {
 #[test]
 fn stuck_stderr_does_not_prevent_shutdown() {
     let (reader, writer) = io::pipe().expect("a pipe");
-    let server = Server::spawn_without_log(udpong(&["serve", "hello@127.0.0.1:0", "--json"]).stderr(writer));
+    let server = Server::spawn_without_log(udpong(&HELLO[..4]).stderr(writer));
     flood(server.address(), b"a message", 10_000);
     request_until_answered(server.address());
     let output = server.stop();
@@ -58,7 +58,7 @@ fn stuck_stderr_does_not_prevent_shutdown() {
 #[test]
 fn slow_stderr_costs_no_datagrams() {
     let (mut reader, writer) = io::pipe().expect("a pipe");
-    let server = Server::spawn_without_log(udpong(&HELLO[..3]).stderr(writer));
+    let server = Server::spawn_without_log(udpong(&HELLO[..4]).stderr(writer));
     let slow_reader = thread::spawn(move || {
         while reader.read(&mut [0; 100]).is_ok_and(|read| read > 0) {
             thread::sleep(Duration::from_millis(2));
@@ -101,7 +101,7 @@ fn serves_and_stops_without_stdout_and_stderr() {
     for redirection in [">&2", ">&- 2>&- <&-"] {
         let (reader, writer) = io::pipe().expect("a pipe");
         drop(reader);
-        let mut command = redirected(redirection, &["serve", "hello@127.0.0.1:0"]);
+        let mut command = redirected(redirection, &["serve", "hello@127.0.0.1:0", "--no-guard"]);
         let server = Server::spawn_without_log(command.stderr(writer));
         let socket = connect(server.address());
         for _ in 0..1000 {
