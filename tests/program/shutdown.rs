@@ -60,8 +60,8 @@ fn second_signal_exits_with_130() {
     let (reader, writer) = io::pipe().expect("a pipe");
     let server = Server::spawn_without_log(udpong(&["serve", "hello@127.0.0.1:0"]).stderr(writer));
     let socket = connect(server.address());
-    for _ in 0..2000 {
-        assert_eq!(request(&socket, b"you"), b"Hello you");
+    for i in 0..2000 {
+        assert_eq!(request(&socket, format!("you, {i}").as_bytes()), format!("Hello you, {i}").as_bytes());
     }
     signal_repeatedly(server.pid());
     assert_eq!(server.wait().status.code(), Some(130));
