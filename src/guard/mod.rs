@@ -18,7 +18,9 @@ use self::rate_limit::RateLimiter;
 pub use self::trust::Network;
 #[cfg(any(test, feature = "stamp"))]
 use crate::net::Datagram;
-use crate::net::{Delivery, Envelope, Outgoing, Run};
+#[cfg(test)]
+use crate::net::Envelope;
+use crate::net::{Delivery, Outgoing, Run};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
 const MAX_AMPLIFICATION: usize = 3;
@@ -163,7 +165,10 @@ impl Guard {
     /// Decides for a single datagram.
     #[cfg(test)]
     fn check(&self, datagram: &Datagram<'_>, reply: &Outgoing<'_>, now: Instant) -> Result<(), Refusal> {
-        self.check_run(&(*datagram).into(), reply, now).reason.map_or(Ok(()), Err)
+        let &Datagram { source, local, delivery, arrival, hop_limit, payload } = datagram;
+        let envelope = Envelope { source, local, delivery, arrival, hop_limit };
+        let run = Run { envelope: &envelope, bytes: payload, segment: payload.len().max(1) };
+        self.check_run(&run, reply, now).reason.map_or(Ok(()), Err)
     }
 
     /// Decides for the first datagrams of a run, often for all of them, whether their replies may be sent; if so, charges
@@ -174,7 +179,7 @@ impl Guard {
     /// The loop detector comes last, so that it sees only what the rate allows.
     pub fn check_run(&self, run: &Run<'_>, reply: &Outgoing<'_>, now: Instant) -> Verdict {
         let (count, source) = (run.count(), run.envelope.source);
-        if let Err(refusal) = self.check_source(&run.envelope) {
+        if let Err(refusal) = self.check_source(source, run.envelope.delivery) {
             return Verdict::refuse(count, refusal);
         }
         // A run that returns begins with a payload that was the first one of a run before; otherwise it will be the next
@@ -205,7 +210,7 @@ impl Guard {
         may_be_reply: bool,
         now: Instant,
     ) -> Result<(), Refusal> {
-        self.check_source(&Run::from(*datagram).envelope)?;
+        self.check_source(datagram.source, datagram.delivery)?;
         if self.exempts(datagram.source.ip()) {
             return Ok(());
         }
@@ -224,12 +229,12 @@ impl Guard {
     /// # Errors
     ///
     /// The reason for not answering what comes from there.
-    pub fn check_source(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        let (ip, port) = (envelope.source.ip(), envelope.source.port());
+    pub fn check_source(&self, source: SocketAddr, delivery: Delivery) -> Result<(), Refusal> {
+        let (ip, port) = (source.ip(), source.port());
         if port == 0 || is_unanswerable(ip) {
             return Err(Refusal::Unanswerable);
         }
-        if !self.answers_groups && envelope.delivery == Delivery::Group {
+        if !self.answers_groups && delivery == Delivery::Group {
             return Err(Refusal::GroupCopy);
         }
         if self.enabled && self.refused_ports[usize::from(port / 64)] >> (port % 64) & 1 == 1 {

@@ -245,6 +245,9 @@ impl<'a> Outgoing<'a> {
     /// Returns `count` datagrams of the run, from the one with this index on.
     #[must_use]
     pub fn slice(&self, index: usize, count: usize) -> Self {
+        if count == self.count {
+            return *self;
+        }
         let [before, pieces, after] = self.parts;
         Self { parts: [before, piece_of(pieces, self.piece, index, count), after], count, ..*self }
     }

@@ -79,7 +79,7 @@ impl From<SocketAddr> for Envelope {
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
     /// What is known about each of its datagrams.
-    pub envelope: Envelope,
+    pub envelope: &'a Envelope,
     /// The payloads, one after the other.
     pub bytes: &'a [u8],
     /// The length of the payloads in bytes; the last one may be shorter. Never 0.
@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
 
     /// Returns the datagrams in order.
     pub fn datagrams(self) -> impl Iterator<Item = Datagram<'a>> {
-        let Envelope { source, local, delivery, arrival, hop_limit } = self.envelope;
+        let &Envelope { source, local, delivery, arrival, hop_limit } = self.envelope;
         (0..self.count()).map(move |i| Datagram {
             source,
             local,
@@ -115,13 +115,6 @@ impl<'a> Run<'a> {
             hop_limit,
             payload: self.payload(i),
         })
-    }
-}
-
-impl<'a> From<Datagram<'a>> for Run<'a> {
-    fn from(Datagram { source, local, delivery, arrival, hop_limit, payload }: Datagram<'a>) -> Self {
-        let envelope = Envelope { source, local, delivery, arrival, hop_limit };
-        Self { envelope, bytes: payload, segment: payload.len().max(1) }
     }
 }
 
@@ -146,7 +139,10 @@ impl ReceiveBatch {
     /// Returns the messages in the order of their arrival, each as a run.
     pub fn runs(&self) -> impl Iterator<Item = Run<'_>> {
         let slots = self.messages.iter().zip(self.arena.chunks(STRIDE));
-        slots.map(|(&Message { length, segment, envelope }, slot)| Run { envelope, bytes: &slot[..length], segment })
+        slots.map(|(message, slot)| {
+            let Message { length, segment, envelope } = message;
+            Run { envelope, bytes: &slot[..*length], segment: *segment }
+        })
     }
 
     /// Returns the datagrams in the order of their arrival.

@@ -306,7 +306,7 @@ impl<S: Transport> Endpoint<S> {
                 // All of the run at once, unless the guard decides differently for a part of it.
                 let (reply, verdict) = reply_to(&run, template.as_ref(), guard, now);
                 match &mut link {
-                    None => replies.extend(reply.into_iter().flat_map(Outgoing::sends)),
+                    None => add(&mut replies, reply),
                     Some(link) => reply.into_iter().flat_map(Outgoing::datagrams).for_each(|reply| {
                         replies.extend(impair(link, &reply, arrived));
                     }),
@@ -328,12 +328,13 @@ impl<S: Transport> Endpoint<S> {
         let Resources { received, replies: batch, guard, share } = resources;
         let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         stamp.begin(now);
-        for datagram in received.datagrams() {
+        for run in received.runs() {
             self.receive_errors = 0;
-            let run = datagram.into();
             self.count(&run, logged);
-            if let Err(refusal) = stamp.reflect(&datagram, guard, now) {
-                self.refuse(&run, &Verdict::refuse(1, refusal), now);
+            for datagram in run.datagrams() {
+                if let Err(refusal) = stamp.reflect(&datagram, guard, now) {
+                    self.refuse(&run, &Verdict::refuse(1, refusal), now);
+                }
             }
         }
         let mut link = self.link.take();
@@ -473,10 +474,18 @@ fn reply_to<'a>(
     now: Instant,
 ) -> (Option<Outgoing<'a>>, Verdict) {
     let Some(template) = template else { return (None, Verdict::refuse(run.count(), Refusal::Discard)) };
-    let Envelope { source: to, local: from, .. } = run.envelope;
+    let &Envelope { source: to, local: from, .. } = run.envelope;
     let reply = Outgoing { to, from, parts: template.reply(run.bytes), count: run.count(), piece: run.segment };
     let verdict = guard.check_run(run, &reply, now);
     ((verdict.answered > 0).then(|| reply.slice(0, verdict.answered)), verdict)
+}
+
+/// Adds a run, in parts that can leave as one send each.
+fn add<'a>(replies: &mut Vec<Outgoing<'a>>, run: Option<Outgoing<'a>>) {
+    match run {
+        Some(single) if single.count == 1 => replies.push(single),
+        run => replies.extend(run.into_iter().flat_map(Outgoing::sends)),
+    }
 }
 
 /// Removes the first `count` datagrams from runs; returns how many of these have none left. `each` gets what is removed.

@@ -13,7 +13,7 @@ use log::{debug, warn};
 use super::{ERRORS_IN_A_ROW, LINK_TURN, State, Task};
 use crate::impair::{Link, header_length};
 use crate::logging::throttle::Times;
-use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Run, Transport};
+use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport};
 use crate::reactor::Reactor;
 use crate::relay::direction::Progress;
 use crate::relay::is_own;
@@ -117,7 +117,7 @@ impl State {
     fn check_source(&self, datagram: &Datagram<'_>) -> Result<(), Refusal> {
         let source = datagram.source;
         // A disabled guard has no other reason.
-        self.guard.check_source(&Run::from(*datagram).envelope).map_err(|_| Refusal::Unanswerable)?;
+        self.guard.check_source(source, datagram.delivery).map_err(|_| Refusal::Unanswerable)?;
         let is_loop = source == self.sessions.target() || is_own(source, self.listener.address);
         if is_loop { Err(Refusal::Loop) } else { Ok(()) }
     }
