@@ -22,8 +22,7 @@ pub const CONNECTIONS: usize = 16;
 /// A connection ends after this time, whatever its client does.
 pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long to wait after the system refused a connection, for want of file descriptors for instance: trying again at once
-/// would spin.
+/// How long to wait after the system refused a connection, typically with `EMFILE`: trying again at once would spin.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// At most this many bytes are read and discarded after the response.

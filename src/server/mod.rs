@@ -4,6 +4,7 @@ mod bind;
 mod board;
 pub(crate) mod endpoint;
 mod metrics;
+mod replies;
 pub(crate) mod reply;
 pub(crate) mod reply_queue;
 mod service;

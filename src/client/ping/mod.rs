@@ -2,6 +2,7 @@
 
 mod metrics;
 mod output;
+mod pinged;
 mod record;
 mod run;
 

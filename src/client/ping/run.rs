@@ -1,7 +1,6 @@
 //! The reactor's tasks of a ping: for each target one per flow and its schedule, and the status of all.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -10,8 +9,8 @@ use mio::Interest;
 use mio::event::Source;
 
 use super::Options;
-use super::metrics::metrics;
 use super::output::Output;
+use super::pinged::{End, Observation, Target};
 use super::record::Record;
 use crate::client::flow::{Flow, arrival};
 use crate::client::probe::flows::Choice;
@@ -19,10 +18,10 @@ use crate::client::probe::schedule::IntervalSchedule;
 use crate::client::report::{Clock, PingReport, table};
 use crate::client::status_signal::StatusSignal;
 use crate::client::{Error, target, wait_notice};
-use crate::metrics::{self as monitor, Exposition, Monitor, Observed};
-use crate::net::{self, IoBackend, Outgoing, ReceiveBatch};
+use crate::metrics::{self as monitor, Monitor, Observed};
+use crate::net::{self, IoBackend, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
-use crate::reactor::{Handler, Key, Precision, Reactor, Readiness, Wants};
+use crate::reactor::{Handler, Precision, Reactor, Readiness, Wants};
 use crate::stamp::reflector::ClockQuality;
 
 /// At most this many probes per turn, before answers are received again.
@@ -60,36 +59,6 @@ pub(super) struct Run<'a> {
     monitor: Option<Monitor>,
 }
 
-/// The part of one target.
-struct Target<'a> {
-    /// As the user wrote it.
-    written: &'a str,
-    /// The other addresses of its name, in the order in which they are tried if the port is closed.
-    others: VecDeque<SocketAddr>,
-    record: Record<'a>,
-    flows: Vec<Flow>,
-    /// The payload of the next probe.
-    probe: Vec<u8>,
-    schedule: IntervalSchedule,
-    schedule_key: Option<Key>,
-    /// The flow of the next probe is not writable.
-    blocked: bool,
-    end: End,
-}
-
-/// When the part of a target is over, after its last probe has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// Probes are due or in flight.
-    NotYet,
-    /// Duplicates are waited for until then; `None` if that is beyond the clock's range.
-    At(Option<Instant>),
-    /// What had arrived by then is received.
-    Receiving(Instant),
-    /// It is over.
-    Over,
-}
-
 impl<'a> Run<'a> {
     /// Creates a ping to targets as they were written, each with at least one address. `make_output` is called with the
     /// first addresses and the start.
@@ -101,25 +70,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self, Error> {
         let start = Instant::now();
         let count = targets.len();
-        let create = |(index, (written, mut others)): (usize, (&'a str, VecDeque<SocketAddr>))| {
-            let address = others.pop_front();
-            let address = address.ok_or_else(|| Error::Failed(format!("{written:?} has no address")))?;
-            // The probes to all targets are spread over the interval.
-            let due = start + options.interval.mul_f64(index as f64 / count as f64);
-            let mut record = Record::new(address, index, count, options, start);
-            record.expect_refusal(!others.is_empty());
-            Ok(Target {
-                written,
-                others,
-                probe: record.payload.as_bytes().to_vec(),
-                record,
-                flows: Vec::new(),
-                schedule: IntervalSchedule::new(due, options.interval, options.count, options.deadline),
-                schedule_key: None,
-                blocked: false,
-                end: End::NotYet,
-            })
-        };
+        let create = |(index, target)| Target::new(target, (index, count), options, start);
         let targets = targets.into_iter().enumerate().map(create).collect::<Result<Vec<_>, Error>>()?;
         let addresses: Vec<_> = targets.iter().map(|target| target.record.target).collect();
         let monitor = Monitor::open(&options.monitor, None, shutdown).map_err(Error::Failed)?;
@@ -340,56 +291,6 @@ impl<'a> Run<'a> {
             several => table(several, self.options.terminal),
         };
         self.output.text(&text)
-    }
-}
-
-/// What the monitor shows.
-struct Observation<'a>(&'a [Target<'a>]);
-
-impl Observed for Observation<'_> {
-    fn metrics(&self) -> Exposition {
-        metrics(self.0.iter().map(|Target { written, record, .. }| (*written, &record.metrics, record.stamp_report())))
-    }
-
-    fn status(&self) -> String {
-        let counts = self.0.iter().map(|target| target.record.tracker.counts());
-        let (answered, ended) = counts.fold((0, 0), |(a, e), counts| (a + counts.answered, e + counts.ended()));
-        format!("{} targets: {answered} of {ended} probes answered", self.0.len())
-    }
-}
-
-impl Target<'_> {
-    fn is_sending(&self, stopped: bool) -> bool {
-        !stopped && self.schedule.next().is_some()
-    }
-
-    /// Returns when to send; `None` while a send would block.
-    fn next_probe(&self, stopped: bool) -> Option<Instant> {
-        self.schedule.next().filter(|_| !self.blocked && !stopped)
-    }
-
-    fn has_received(&self, end: Instant) -> bool {
-        self.flows.iter().all(|flow| flow.received_by().is_some_and(|time| time >= end))
-    }
-
-    /// Sends the next probe on a flow; returns whether it left or failed.
-    fn send(&mut self, index: usize, clock: ClockQuality, output: &mut Output<'_>) -> Result<bool, Error> {
-        let Self { record, flows, probe, .. } = self;
-        let flow = &mut flows[index];
-        let now = record.write_probe(clock, probe);
-        let datagram = Outgoing::new(record.target, None, [probe, b"", b""]);
-        match flow.send(&[datagram], now).error {
-            None => record.sent(index, now, output),
-            Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                flow.would_block();
-                return Ok(false);
-            }
-            Some(error) => {
-                record.sent(index, now, output);
-                record.refused_to_send(&error, now, output)?;
-            }
-        }
-        Ok(true)
     }
 }
 

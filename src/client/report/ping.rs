@@ -403,7 +403,7 @@ mod tests {
         ([127, 0, 0, 1], 5000).into()
     }
 
-    /// A report of `sent` probes, of which the first few are answered after so many microseconds each.
+    /// A report of `sent` probes, of which the first few are answered after that many microseconds each.
     fn report(sent: usize, answered: &[u64], flows: Option<Vec<FlowReport>>) -> PingReport {
         let start = Instant::now();
         let timeout = Duration::from_secs(1);

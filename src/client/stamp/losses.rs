@@ -205,7 +205,7 @@ impl Losses {
 }
 
 impl Numbers {
-    /// Begins with the first number that came, after so many packets were sent.
+    /// Begins with the first number that came, when that many packets were sent.
     fn new(number: u64, sent: u64) -> Self {
         // A session that began with the first packet has fewer numbers than packets.
         let base = if sent == 0 { number } else { (number + 1).saturating_sub(sent) };
