@@ -27,7 +27,7 @@ impl SendBatch {
     pub fn put_back(&mut self, mut list: Vec<Outgoing<'_>>) {
         list.clear();
         // Collecting the iterator of a vector into elements of the same layout reuses its allocation. The standard
-        // library does this without a promise; `tests/allocation.rs` fails if it ends.
+        // library does this without a promise; `tests/allocation_server.rs` fails if it ends.
         self.spare.push(list.into_iter().map_while(|_| None).collect());
     }
 
