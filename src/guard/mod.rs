@@ -197,7 +197,8 @@ impl Guard {
     }
 
     /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of a
-    /// loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few exceptions.
+    /// loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few exceptions. If
+    /// the other end of a loop repeats a text of its own, the payloads are identical.
     ///
     /// # Errors
     ///
@@ -215,7 +216,13 @@ impl Guard {
             return Ok(());
         }
         self.check_lengths(datagram.source, datagram.payload.len(), length, now)?;
-        let is_loop = may_be_reply && self.loop_detector.is_loop_of_replies(datagram.source, now);
+        let &Datagram { source, payload, .. } = datagram;
+        let is_loop = if may_be_reply {
+            self.loop_detector.is_loop_of_replies(source, now)
+        } else {
+            let is_new = source.ip().is_loopback() && self.recent_payloads.is_new(source.port(), payload);
+            !is_new && self.loop_detector.is_loop(source, payload, b"", b"", now)
+        };
         if is_loop { Err(Refusal::Loop) } else { Ok(()) }
     }
 
@@ -388,6 +395,25 @@ mod tests {
                     assert_eq!(check_delivery(&guard, source, delivery), Err(Refusal::Unanswerable), "{source}");
                 }
             }
+        }
+    }
+
+    #[cfg(feature = "stamp")]
+    #[test]
+    fn every_thousandth_identical_payload_is_not_reflected() {
+        let now = Instant::now();
+        for source in ["192.0.2.1:4000", "127.0.0.1:4000"] {
+            let guard = Guard::new(vec![], 0, now);
+            let datagram = Datagram {
+                source: source.parse().expect("an address"),
+                local: None,
+                delivery: Delivery::Unicast,
+                arrival: None,
+                hop_limit: None,
+                payload: b"Hello UDP Client",
+            };
+            let refused = |_: &i32| guard.check_reflection(&datagram, 44, false, now) == Err(Refusal::Loop);
+            assert_eq!((0..3_500).filter(refused).count(), 3, "{source}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! A file with the metrics, for node_exporter's textfile collector: replaced as a whole, by a thread of its own.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
@@ -72,7 +72,11 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     temporary.push(name);
     temporary.push(format!(".{}", std::process::id()));
     let temporary = path.with_file_name(temporary);
-    let result = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
+    // Left behind by another process of this number, or put there: it is not written through.
+    let _ = fs::remove_file(&temporary);
+    let file = File::options().write(true).create_new(true).open(&temporary);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    let result = written.and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -93,6 +97,19 @@ mod tests {
         file.finish("last\n").expect("a file");
         assert_eq!(fs::read_to_string(&path).expect("a file"), "last\n");
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    }
+
+    #[test]
+    fn link_in_place_of_the_temporary_file_is_not_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, other) = (folder.path().join("udpong.prom"), folder.path().join("other"));
+        fs::write(&other, "kept").expect("a file");
+        let temporary = folder.path().join(format!(".udpong.prom.{}", std::process::id()));
+        std::os::unix::fs::symlink(&other, temporary).expect("a link");
+        let file = MetricsFile::create(&path, "first\n").expect("a file");
+        file.finish("last\n").expect("a file");
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "last\n");
+        assert_eq!(fs::read_to_string(&other).expect("a file"), "kept");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Session {
     key: Option<Key>,
     mode: Mode,
     ssid: u16,
+    /// An answer had the identifier.
+    is_known: bool,
     /// The hop limit that packets leave with, if it was chosen.
     hop_limit: Option<u8>,
     /// T1 of the packet that was written last.
@@ -106,6 +108,7 @@ impl Session {
             mode: Mode::of(options.key.as_ref()),
             key: options.key.clone(),
             ssid,
+            is_known: false,
             hop_limit,
             written: 0,
             timestamps: VecDeque::new(),
@@ -173,8 +176,9 @@ impl Session {
             return None;
         }
         let reply = Reply::read(answer, self.mode)?;
-        // A reflector that knows no sessions, as of TWAMP Light, has zero here.
-        if reply.ssid != self.ssid && reply.ssid != 0 {
+        // A reflector that knows no sessions, as of TWAMP Light, has zero here; from one that knows ours, that is the answer
+        // to a request that was cut, and its number belongs to another session.
+        if reply.ssid != self.ssid && (reply.ssid != 0 || self.is_known) {
             return None;
         }
         let sequence = sequence(reply.sender_sequence, next)?;
@@ -207,6 +211,7 @@ impl Session {
             Answer::Duplicate(Some(sequence)) => (*sequence, false),
             Answer::Duplicate(None) | Answer::Unmatched => return None,
         };
+        self.is_known |= reply.ssid == self.ssid;
         self.losses.answered(sequence, is_first, reply.sender_sequence, reply.sequence, received);
         let Answer::First { round_trip, .. } = answer else { return None };
         let processing = u64::try_from(transmitted.saturating_sub(received)).map(Duration::from_nanos);
