@@ -58,6 +58,8 @@ pub fn answer(received: &[u8], respond: impl FnOnce(&str) -> Response) -> Option
         Err(error) => return Some(Response::other("400 Bad Request", &error.to_string())),
     }
     let (method, path) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
+    // RFC 9112 wants the absolute form, http://host/path, to be accepted too.
+    let path = path.strip_prefix("http://").map_or(path, |rest| rest.find('/').map_or("/", |slash| &rest[slash..]));
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     match method {
         "GET" => Some(respond(path)),
@@ -78,6 +80,12 @@ mod tests {
             _ => Response::other("404 Not Found", "no"),
         };
         answer(request.as_bytes(), respond).map(|response| &response.status[..3])
+    }
+
+    #[test]
+    fn absolute_form_is_accepted() {
+        assert_eq!(status("GET http://localhost:9500/metrics HTTP/1.1\r\n\r\n"), Some("200"));
+        assert_eq!(status("GET http://localhost:9500 HTTP/1.1\r\n\r\n"), Some("404"));
     }
 
     #[test]

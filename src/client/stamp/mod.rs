@@ -337,6 +337,23 @@ mod tests {
     }
 
     #[test]
+    fn answer_of_another_session_of_the_reflector_is_unmatched() {
+        let mut pair = Pair::new(false, false, 44);
+        // Without the identifier, as if the request had been cut.
+        let cut = |mut reply: Vec<u8>| {
+            reply[14..16].fill(0);
+            reply
+        };
+        let (.., reply) = pair.reflect([1_000, 1_000]);
+        assert!(pair.session.find_in(&cut(reply.clone()), pair.sent).is_some(), "perhaps of TWAMP Light");
+        let (_, found) = pair.session.find_in(&reply, pair.sent).expect("an answer");
+        pair.session.answered(&mut first(0, 3_000), &found, T1 + 3_000, None);
+        let (.., reply) = pair.reflect([1_000, 1_000]);
+        assert!(pair.session.find_in(&reply, pair.sent).is_some());
+        assert!(pair.session.find_in(&cut(reply), pair.sent).is_none());
+    }
+
+    #[test]
     fn round_trip_is_without_the_time_in_the_reflector() {
         for (signed, size) in [(false, 44), (false, 48), (false, 1_000), (true, 112), (true, 136), (true, 1_000)] {
             let mut pair = Pair::new(signed, false, size);
