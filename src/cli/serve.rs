@@ -284,13 +284,14 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         return Err(Failure::new(Failure::USAGE, message));
     }
     let options = options(args)?;
+    // Before anything else opens a file: a wrong LISTEN_FDS would claim that, too.
+    let inherited = inherited_sockets().map_err(|message| Failure::new(Failure::FAILED, message))?;
     let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
     let log = LogWriter::install(logger(args.log, args.quiet)?).map_err(|error| failed("start the log", error))?;
     let shutdown = shutdown_on_signals(Failure::FAILED)?;
 
     // Before and after serving, the log may delay the program: there is a line for each of perhaps many services.
     log.set_patience(LOG_PATIENCE);
-    let inherited = inherited_sockets().map_err(|message| Failure::new(Failure::FAILED, message))?;
     let server = Server::bind_or_inherit(&services, inherited, options, shutdown).inspect_err(|_| {
         log.flush(Instant::now() + LOG_PATIENCE);
     })?;
