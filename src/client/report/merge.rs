@@ -36,8 +36,10 @@ pub struct Merge {
 /// The results for one target.
 #[derive(Debug, Default)]
 struct Target {
-    /// Round trips one by one or in histograms.
-    latencies: Option<Latencies>,
+    /// Round trips in the histograms of logs.
+    logged: Option<Latencies>,
+    /// Round trips one by one, from streams. They are those of the log if there is one.
+    streamed: Option<Latencies>,
     /// The reports of ping and bench.
     reports: Option<Reports>,
 }
@@ -129,7 +131,7 @@ impl Merge {
             let histogram: Result<Histogram<u64>, _> = Deserializer::new().deserialize(&mut &*bytes);
             let histogram = histogram.map_err(|error| invalid(&error))?;
             let target = interval.tag().map_or(name, |tag| tag.as_str());
-            self.target(target).latencies.get_or_insert_with(Latencies::new).add(&histogram);
+            self.target(target).logged.get_or_insert_with(Latencies::new).add(&histogram);
         }
         Ok(())
     }
@@ -149,7 +151,7 @@ impl Merge {
                 (None, Some(Times::One(millis))) if object.seq.is_some() => {
                     let time = std::time::Duration::try_from_secs_f64(millis / 1e3);
                     let time = time.map_err(|_| format!("{millis} ms is no round trip"))?;
-                    target.latencies.get_or_insert_with(Latencies::new).record(time);
+                    target.streamed.get_or_insert_with(Latencies::new).record(time);
                 }
                 (None, None) => {}
                 (None, Some(_)) => return Err("no report of ping or bench: an object without its schema".to_owned()),
@@ -206,7 +208,8 @@ fn to_nanoseconds(millis: f64) -> f64 {
 
 impl Target {
     fn report(self, target: String) -> MergedTarget {
-        let Self { latencies, reports } = self;
+        let Self { logged, streamed, reports } = self;
+        let latencies = logged.or(streamed);
         let histogram_count = latencies.as_ref().map(|latencies| latencies.histogram().len());
         let answers = reports.as_ref().map(|reports| reports.answers);
         let mut rtt_ms = latencies.as_ref().map(Latencies::summary);
@@ -388,6 +391,17 @@ mod tests {
         assert_eq!(report.warnings().len(), 1, "1 round trip of 8 answers");
         let json = serde_json::to_value(&report).expect("JSON");
         assert_eq!((&json["targets"][0]["count"], &json["targets"][0]["sent"]), (&json!(1), &json!(10)));
+    }
+
+    #[test]
+    fn stream_and_log_of_one_run_are_counted_once() {
+        let stream = br#"{"seq":1,"target":"a:1","outcome":"answered","rtt_ms":0.25,"bytes":9}
+            {"schema":2,"target":"a:1","sent":1,"answered":1,"rtt_ms":{"min":0.25,"mean":0.25,"max":0.25,"stddev":0.0}}"#;
+        let log = log("a:1", &[250]);
+        for files in [[&stream[..], &log], [&log, stream]] {
+            let report = merged(&files);
+            assert_eq!((report.targets[0].count, report.warnings()), (Some(1), Vec::new()));
+        }
     }
 
     #[test]
