@@ -48,9 +48,8 @@ struct Target {
 #[derive(Debug, Default)]
 struct Reports {
     sent: u64,
-    /// Those without any answer, and those without one in time: late and refused ones, too.
+    /// Those without an answer in time: late, lost and refused.
     lost: u64,
-    without_timely_answer: u64,
     /// Probes with an answer, whose round trips `times` describes.
     answers: u64,
     times: Summary,
@@ -171,8 +170,7 @@ impl Reports {
         // No file has such counts unless somebody made it up.
         let sum = |counts: &[u64]| counts.iter().copied().fold(0, u64::saturating_add);
         self.sent = sum(&[self.sent, object.sent]);
-        self.lost = sum(&[self.lost, object.lost]);
-        self.without_timely_answer = sum(&[self.without_timely_answer, object.lost, object.late, object.refused]);
+        self.lost = sum(&[self.lost, object.late, object.lost, object.refused]);
         let answers = sum(&[object.answered, object.late, object.truncated, object.altered]);
         if let (Some(Times::Many(times)), 1..) = (&object.rtt_ms, answers) {
             self.times = if self.answers == 0 { *times } else { join(self.times, self.answers, *times, answers) };
@@ -229,7 +227,6 @@ impl Target {
             sent: reports.as_ref().map(|reports| reports.sent),
             lost: reports.as_ref().map(|reports| reports.lost),
             rtt_ms: rtt_ms.unwrap_or_default(),
-            without_timely_answer: reports.as_ref().map(|reports| reports.without_timely_answer),
             reported: answers,
             latencies,
         }
@@ -251,8 +248,6 @@ struct MergedTarget {
     sent: Option<u64>,
     lost: Option<u64>,
     rtt_ms: Summary,
-    #[serde(skip)]
-    without_timely_answer: Option<u64>,
     /// How many probes had an answer according to the reports.
     #[serde(skip)]
     reported: Option<u64>,
@@ -277,8 +272,8 @@ impl MergedReport {
     pub fn text(&self, terminal: Terminal) -> String {
         let row = |target: &MergedTarget| {
             let loss = |lost: u64| (lost, 100.0 * lost as f64 / target.sent.unwrap_or_default().max(1) as f64);
-            let MergedTarget { target: name, sent, rtt_ms, without_timely_answer, .. } = target;
-            Row { target: name.clone(), sent: *sent, lost: without_timely_answer.map(loss), times: *rtt_ms }
+            let MergedTarget { target: name, sent, lost, rtt_ms, .. } = target;
+            Row { target: name.clone(), sent: *sent, lost: lost.map(loss), times: *rtt_ms }
         };
         let mut text = Table { rows: self.targets.iter().map(row).collect(), terminal }.to_string();
         if self.targets.iter().any(|target| target.count > Some(0) && target.rtt_ms.p50.is_none()) {
@@ -358,7 +353,7 @@ mod tests {
         assert_eq!(
             json_of(&[PING.as_bytes(), BENCH.as_bytes()]),
             json!({"schema": 1, "targets": [{
-                "target": "a:1", "count": 16, "sent": 18, "lost": 1,
+                "target": "a:1", "count": 16, "sent": 18, "lost": 3,
                 "rtt_ms": {
                     "min": 0.5, "mean": 3.0, "max": 9.0, "stddev": 1.870829, "p50": null, "p90": null, "p99": null,
                     "p99_9": null
