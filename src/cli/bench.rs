@@ -129,8 +129,9 @@ JSON:
   reordered           answers that arrived after the answer to a later
                       datagram of the same source port
   unmatched           answers that belong to no datagram
-  in_flight           datagrams sent that have not ended, when a second
-                      signal ended the wait; counted nowhere else
+  in_flight           datagrams sent that had not ended when a second
+                      signal, or a target that refuses everything, ended
+                      the wait; counted nowhere else
   loss_percent        late, lost and refused together
   silent_s            time without an answer at the end, if datagrams were
                       sent into it
