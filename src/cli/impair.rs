@@ -169,7 +169,7 @@ outcomes. Changing one impairment does not change the decisions of the others.
 ";
 
 /// The fields of `impaired` in JSON.
-pub const JSON: &str = "\
+pub const JSON: &str = "    \
     impaired          null without impairments, else:
       lost            lost by loss or in a blackout
       duplicated      second copies

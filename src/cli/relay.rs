@@ -144,15 +144,15 @@ JSON:
     received_bytes    their payloads, in bytes
     forwarded         datagrams sent
     forwarded_bytes   their payloads, in bytes
-";
-
-const MORE_JSON: &str = "    \
     refused           datagrams refused, by reason
     failed            datagrams that the system did not send, by error
     receive_errors    errors returned in place of a datagram, by error
     unsent            datagrams that still waited at the end
     kernel_dropped    datagrams dropped because a receive buffer was
                       full; null if the system does not report it
+";
+
+const MORE_JSON: &str = "  \
   sessions            with these fields:
     opened            sessions opened
     expired           sessions ended after --idle
