@@ -9,8 +9,8 @@ use udpong::client::bench::{self, Options};
 use udpong::client::{Load, Shape, Terminal};
 
 use super::{
-    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
-    print_error, shutdown_with_report_on_signals, units, unless_forced,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, check_distinct,
+    json, print, print_error, shutdown_with_report_on_signals, units, unless_forced,
 };
 
 /// Load a UDP responder and measure throughput and latency.
@@ -184,6 +184,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         plot: args.plot.is_some(),
         hdr: args.hdr.clone(),
     };
+    check_distinct(args.plot.as_deref(), args.hdr.as_deref())?;
     let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
     let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
