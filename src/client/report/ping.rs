@@ -377,7 +377,7 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
     Plot { title, summary, quantity, series }.svg()
 }
 
-/// Returns a table of several targets, a line each.
+/// Returns a table of several targets, a line each, and a note if probes are in flight.
 pub fn table(reports: &[PingReport], terminal: Terminal) -> String {
     let row = |report: &PingReport| Row {
         target: report.target.to_string(),
@@ -385,7 +385,11 @@ pub fn table(reports: &[PingReport], terminal: Terminal) -> String {
         lost: Some((report.counts.without_timely_answer(), report.counts.loss_percent())),
         times: report.rtt_ms.summary,
     };
-    Table { rows: reports.iter().map(row).collect(), terminal }.to_string()
+    let table = Table { rows: reports.iter().map(row).collect(), terminal }.to_string();
+    match reports.iter().map(|report| report.in_flight).sum() {
+        0 => table,
+        in_flight => table + &terminal.wrap(&format!("{in_flight} in flight, not counted\n")),
+    }
 }
 
 #[cfg(test)]
@@ -454,6 +458,15 @@ mod tests {
         assert!(text.contains(lines), "{text}");
         let json = serde_json::to_value(&report).expect("JSON");
         assert_eq!(json["flows"][0], json!({"port": 40001, "sent": 4, "lost": 2, "p50_ms": 0.5}));
+    }
+
+    #[test]
+    fn table_shows_what_is_in_flight() {
+        let (ended, mut forced) = (report(3, &[5], None), report(3, &[5], None));
+        assert_eq!(table(&[ended.clone(), forced.clone()], Terminal::default()).lines().count(), 3);
+        forced.in_flight = 2;
+        let text = table(&[ended, forced], Terminal::default());
+        assert!(text.ends_with("\n2 in flight, not counted\n"), "{text}");
     }
 
     #[test]
