@@ -274,7 +274,17 @@ impl PingReport {
     /// [`Error::Unmet`] when there was no intact answer in time or a limit is exceeded; its message says which.
     pub fn check(&self, limits: &Limits) -> Result<(), Error> {
         let exceeded = self.stamp.as_ref().map(|stamp| stamp.exceeded(limits)).unwrap_or_default();
-        check(self.target, &self.counts, &self.rtt_ms.summary, limits, exceeded)
+        let result = check(self.target, &self.counts, &self.rtt_ms.summary, limits, exceeded);
+        let strangers = match self.counts {
+            OutcomeCounts { answered: 0, unmatched, .. } if self.stamp.is_some() => unmatched,
+            _ => 0,
+        };
+        let answers = match strangers {
+            0 => return result,
+            1 => "1 answer was".to_owned(),
+            several => format!("{several} answers were"),
+        };
+        result.map_err(|why| Error::Unmet(format!("{why} ({answers} not STAMP, or not signed with this key)")))
     }
 }
 
