@@ -9,8 +9,8 @@ use udpong::client::bench::{self, Options};
 use udpong::client::{Load, Shape, Terminal};
 
 use super::{
-    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, json, print,
-    print_error, shutdown_with_report_on_signals, units, unless_forced,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, check_distinct,
+    json, print, print_error, shutdown_with_report_on_signals, units, unless_forced,
 };
 
 /// Load a UDP responder and measure throughput and latency.
@@ -129,8 +129,9 @@ JSON:
   reordered           answers that arrived after the answer to a later
                       datagram of the same source port
   unmatched           answers that belong to no datagram
-  in_flight           datagrams sent that have not ended, when a second
-                      signal ended the wait; counted nowhere else
+  in_flight           datagrams sent that had not ended when a second
+                      signal, or a target that refuses everything, ended
+                      the wait; counted nowhere else
   loss_percent        late, lost and refused together
   silent_s            time without an answer at the end, if datagrams were
                       sent into it
@@ -183,6 +184,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         plot: args.plot.is_some(),
         hdr: args.hdr.clone(),
     };
+    check_distinct(args.plot.as_deref(), args.hdr.as_deref())?;
     let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
     let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;

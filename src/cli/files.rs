@@ -23,6 +23,18 @@ pub fn about_file(file: &Path, why: &dyn Display) -> Failure {
     Failure::new(Failure::USAGE, format!("{}: {why}", file.display()))
 }
 
+/// Checks that a picture and a log do not overwrite each other.
+pub fn check_distinct(plot: Option<&Path>, hdr: Option<&Path>) -> Result<(), Failure> {
+    let (Some(plot), Some(hdr)) = (plot, hdr) else { return Ok(()) };
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // Both may go to what keeps nothing, such as /dev/null.
+    let is_file = plot.metadata().map_or(true, |metadata| metadata.is_file());
+    if is_file && absolute(plot) == absolute(hdr) {
+        return Err(about_file(plot, &"--plot and --hdr need a file each"));
+    }
+    Ok(())
+}
+
 /// The file of a picture, opened before there is anything to draw: a wrong name should not cost a measurement. Until then it
 /// keeps its content, which a measurement that fails should not cost either.
 #[derive(Debug)]
@@ -49,5 +61,19 @@ impl<'a> PlotFile<'a> {
 
     fn cannot_write(path: &Path, error: &io::Error) -> Failure {
         Failure::new(Failure::USAGE, format!("cannot write {}: {error}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picture_and_log_need_a_file_each() {
+        let check = |plot: &str, hdr: &str| check_distinct(Some(Path::new(plot)), Some(Path::new(hdr)));
+        assert!(check("no-such-file", "no-such-file").is_err() && check("no-such-file", "./no-such-file").is_err());
+        assert!(check("a.svg", "a.hdr").is_ok() && check_distinct(Some(Path::new("a.svg")), None).is_ok());
+        #[cfg(unix)]
+        assert!(check("/dev/null", "/dev/null").is_ok());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use udpong::impair::{BitRate, Blackout, Distribution, GilbertElliott, Impairments, Loss, Probability, Seed, duration};
 
-use super::units;
+use super::{Failure, units};
 
 /// Declares the impairments of a link, with `$prefix` before the name of each option.
 macro_rules! link_args {
@@ -87,6 +87,12 @@ macro_rules! link_args {
                     || blackout.is_some()
             }
 
+            /// Returns the name of an option that is given and only changes how others impair.
+            pub fn dependent_option(&self) -> Option<&'static str> {
+                let distribution = self.distribution.map(|_| concat!("--", $prefix, "distribution"));
+                distribution.or(self.limit.map(|_| concat!("--", $prefix, "limit")))
+            }
+
             /// Overrides impairments with the options that are given.
             pub fn apply(&self, impairments: Impairments) -> Impairments {
                 let loss = self.loss.map(Loss::Independent).or(self.loss_model.map(Loss::Bursts));
@@ -139,6 +145,24 @@ pub struct SeedArgs {
     pub seed: Option<Seed>,
 }
 
+impl SeedArgs {
+    /// Returns the name of the option if it is given.
+    pub fn dependent_option(self) -> Option<&'static str> {
+        self.seed.map(|_| "--seed")
+    }
+}
+
+/// Returns a usage error if there is an option that needs an impairment, and none is given.
+pub fn check_is_impaired(is_given: bool, dependent_option: Option<&str>) -> Result<(), Failure> {
+    match dependent_option {
+        Some(option) if !is_given => {
+            let message = format!("{option} has no effect without an impairment, such as --delay 40ms or --loss 2%");
+            Err(Failure::new(Failure::USAGE, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The section on impairments in the help of a command.
 pub const DETAILS: &str = "\
 Stages:
@@ -169,7 +193,7 @@ outcomes. Changing one impairment does not change the decisions of the others.
 ";
 
 /// The fields of `impaired` in JSON.
-pub const JSON: &str = "\
+pub const JSON: &str = "    \
     impaired          null without impairments, else:
       lost            lost by loss or in a blackout
       duplicated      second copies

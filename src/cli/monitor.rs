@@ -17,7 +17,7 @@ pub struct MonitorArgs {
 
     /// Keep the metrics in a file, for node_exporter (NAME.prom)
     ///
-    /// The file is replaced as a whole, every --stats or 15 seconds and at the end.
+    /// The file is replaced as a whole, every 15 seconds, or every --stats where there is one, and at the end.
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     metrics_file: Option<PathBuf>,
 }

@@ -11,8 +11,8 @@ use udpong::client::{Error, Limits, PingReport, StampOptions, Terminal};
 
 use super::monitor::MonitorArgs;
 use super::{
-    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, habits, json,
-    print, shutdown_with_report_on_signals, stamp_key, units, unless_forced,
+    EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, check_distinct,
+    habits, json, print, shutdown_with_report_on_signals, stamp_key, units, unless_forced,
 };
 
 /// Send a probe every second and report how each one ends.
@@ -264,6 +264,7 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         hdr: args.hdr.clone(),
         monitor: (&args.monitor).into(),
     };
+    check_distinct(args.plot.as_deref(), args.hdr.as_deref())?;
     let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
     let results = ping::ping_all(&args.targets, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;

@@ -10,7 +10,7 @@ use udpong::impair::Impairments;
 use udpong::logging::writer::LogWriter;
 use udpong::relay::{IoBackend, Options, Relay};
 
-use super::impair::{self, DownArgs, LinkArgs, SeedArgs, UpArgs};
+use super::impair::{self, DownArgs, LinkArgs, SeedArgs, UpArgs, check_is_impaired};
 use super::monitor::MonitorArgs;
 use super::serve::{LOG_PATIENCE, io_backend, log_level, logger, print};
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
@@ -144,15 +144,15 @@ JSON:
     received_bytes    their payloads, in bytes
     forwarded         datagrams sent
     forwarded_bytes   their payloads, in bytes
-";
-
-const MORE_JSON: &str = "    \
     refused           datagrams refused, by reason
     failed            datagrams that the system did not send, by error
     receive_errors    errors returned in place of a datagram, by error
     unsent            datagrams that still waited at the end
     kernel_dropped    datagrams dropped because a receive buffer was
                       full; null if the system does not report it
+";
+
+const MORE_JSON: &str = "  \
   sessions            with these fields:
     opened            sessions opened
     expired           sessions ended after --idle
@@ -187,6 +187,11 @@ fn details() -> String {
 
 /// Forwards until a stop is requested, then logs and prints the statistics.
 pub fn run(args: &RelayArgs) -> Result<(), Failure> {
+    let [both, up, down] = [args.both.is_given(), args.up.is_given(), args.down.is_given()];
+    let of_both = args.both.dependent_option().or(args.seed.dependent_option());
+    check_is_impaired(both || up || down, of_both)?;
+    check_is_impaired(both || up, args.up.dependent_option())?;
+    check_is_impaired(both || down, args.down.dependent_option())?;
     let failed = |what: &str, error: io::Error| Failure::new(Failure::FAILED, format!("cannot {what}: {error}"));
     let log = LogWriter::install(logger(args.log, args.quiet)?).map_err(|error| failed("start the log", error))?;
     let shutdown = shutdown_on_signals(Failure::FAILED)?;

@@ -42,7 +42,7 @@ JSON:
     target   its address, or the file of a log without tags
     count    round trips that rtt_ms describes
     sent     probes sent
-    lost     probes without an answer
+    lost     probes without an answer in time: late, lost and refused
     rtt_ms   round trips in milliseconds: min, mean, max, stddev, p50, p90,
              p99 and p99_9
 

@@ -17,7 +17,7 @@ use udpong::server::{IoBackend, Network, Options, Server, Service};
 use udpong::service_manager::inherited_sockets;
 use udpong::stamp::ReflectorOptions;
 
-use super::impair::{self, LinkArgs, SeedArgs};
+use super::impair::{self, LinkArgs, SeedArgs, check_is_impaired};
 use super::monitor::MonitorArgs;
 use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 
@@ -283,6 +283,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         let message = "--stamp-key-file and --stamp-stateless are for the service stamp, which is not served";
         return Err(Failure::new(Failure::USAGE, message));
     }
+    let impairments = &args.impairments;
+    let dependent_option = impairments.dependent_option().or(args.seed.dependent_option());
+    check_is_impaired(impairments.is_given(), dependent_option)?;
     let options = options(args)?;
     // Before anything else opens a file: a wrong LISTEN_FDS would claim that, too.
     let inherited = inherited_sockets().map_err(|message| Failure::new(Failure::FAILED, message))?;

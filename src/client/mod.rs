@@ -94,8 +94,9 @@ fn notify(errors: &mut dyn Write, message: &dyn Display) {
 /// Returns the notice that a shutdown waits for what is in flight, `what`.
 fn wait_notice(left: Duration, what: &str) -> String {
     // Rounded up: it is an upper bound.
-    let seconds = left.as_millis().div_ceil(1000);
-    format!("waiting up to {seconds} s for {what}; Ctrl+C again to stop now")
+    let millis = left.as_micros().div_ceil(1000);
+    let time = if millis < 1000 { format!("{millis} ms") } else { format!("{} s", millis.div_ceil(1000)) };
+    format!("waiting up to {time} for {what}; Ctrl+C again to stop now")
 }
 
 /// Converts the error of writing results.
@@ -117,4 +118,16 @@ impl From<io::Error> for Error {
 fn print_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Error> {
     serde_json::to_writer(&mut *out, value).map_err(io::Error::from).map_err(cannot_write)?;
     out.write_all(b"\n").and_then(|()| out.flush()).map_err(cannot_write)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_below_a_second_is_in_milliseconds() {
+        let shown = |micros| wait_notice(Duration::from_micros(micros), "1 probe");
+        assert_eq!(shown(199_001), "waiting up to 200 ms for 1 probe; Ctrl+C again to stop now");
+        assert!(shown(999_001).contains("up to 1 s") && shown(1_000_001).contains("up to 2 s"));
+    }
 }

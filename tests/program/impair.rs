@@ -310,10 +310,24 @@ fn fails_for_impairments_that_do_not_work_together() {
         (&["--seed=9007199254740992"], "write a whole number from 0 to 9007199254740991"),
         (&["--distribution=pareto2"], "write uniform, normal or pareto"),
         (&["--limit=0"], "write a whole number of at least 1"),
+        (&["--limit=5"], "--limit has no effect without an impairment"),
+        (&["--distribution=normal"], "--distribution has no effect without an impairment"),
+        (&["--seed=5"], "--seed has no effect without an impairment"),
     ] {
         let output = run(&mut udpong(&[&["serve", "hello@127.0.0.1:0"], arguments].concat()), b"");
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
         assert!(error.contains(message), "{arguments:?}: {error}");
+    }
+    for (arguments, option) in [
+        (&["--limit=5"][..], "--limit"),
+        (&["--seed=5"], "--seed"),
+        (&["--up-limit=5", "--down-loss=1%"], "--up-limit"),
+        (&["--down-distribution=pareto", "--up-loss=1%"], "--down-distribution"),
+    ] {
+        let output = run(&mut udpong(&[&["relay", "127.0.0.1:0", "127.0.0.1:9"], arguments].concat()), b"");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(&format!("{option} has no effect without an impairment")), "{arguments:?}: {error}");
     }
 }

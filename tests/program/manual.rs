@@ -121,6 +121,15 @@ fn long_help_ends_with_the_reference_sections() {
 }
 
 #[test]
+fn impaired_is_described_at_the_level_of_its_neighbours() {
+    for command in ["serve", "relay"] {
+        let help = stdout(&[command, "--help"]);
+        let has = |indentation: &str, field: &str| help.contains(&format!("\n{indentation}{field} "));
+        assert!(has("    ", "received") && has("    ", "impaired") && has("      ", "over_limit"), "{help}");
+    }
+}
+
+#[test]
 fn examples_of_serve_are_accepted() {
     let help = stdout(&["serve", "--help"]);
     let examples = help.split("\nExamples:\n").nth(1).and_then(|text| text.split("\n\n").next()).expect("examples");

@@ -259,6 +259,8 @@ fn what_is_no_reflector_does_not_answer() {
         let report = report(&output);
         assert_eq!(output.status.code(), Some(1));
         assert_eq!((count(&report, "/unmatched"), count(&report, "/lost")), (2, 2));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.ends_with(" (2 answers were not STAMP, or not signed with this key)\n"), "{error}");
         assert_eq!((count(&report, "/unknown_direction"), &report["reflector"]), (2, &Value::Null));
     }
 }

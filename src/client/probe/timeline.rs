@@ -17,6 +17,8 @@ pub struct Timeline {
     slice_length: Duration,
     slices: Vec<Slice>,
     most: usize,
+    /// The shortest and the longest round trip, exactly.
+    range: Option<(Duration, Duration)>,
 }
 
 /// The probes that were sent within one slice of time.
@@ -34,17 +36,24 @@ impl Timeline {
     /// to 1,024.
     pub fn new(start: Instant, slice_length: Duration, most: usize) -> Self {
         let slice_length = slice_length.max(Duration::from_nanos(1));
-        Self { start, slice_length, slices: Vec::new(), most: most.clamp(64, MOST_SLICES) }
+        Self { start, slice_length, slices: Vec::new(), most: most.clamp(64, MOST_SLICES), range: None }
     }
 
     /// Records the round trip of a probe that was sent at `sent`.
     pub fn record(&mut self, sent: Instant, round_trip: Duration) {
+        let (shortest, longest) = self.range.unwrap_or((round_trip, round_trip));
+        self.range = Some((shortest.min(round_trip), longest.max(round_trip)));
         self.slice_at(sent).record(u64::try_from(round_trip.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Records that a probe that was sent at `sent` got no answer in time.
     pub fn lose(&mut self, sent: Instant) {
         self.slice_at(sent).lost += 1;
+    }
+
+    /// Returns the shortest and the longest round trip, which those of slices may exceed by rounding.
+    pub fn range(&self) -> Option<(Duration, Duration)> {
+        self.range
     }
 
     /// Returns the slices from the start of the run.

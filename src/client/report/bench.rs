@@ -178,10 +178,11 @@ impl BenchReport {
         let latency = self.latency_ms.p99.unwrap_or_default();
         let due = self.measurement.time.as_secs_f64() * f64::from(self.measurement.rate);
         let limit = format!("the generator was the limit, not {}", self.target);
-        if (self.sent as f64) < 0.99 * due {
-            Some(format!("{limit}: {} of {:.0} datagrams left in time", self.sent, due))
+        let left = self.sent.saturating_add(self.in_flight as u64);
+        if (left as f64) < 0.99 * due {
+            Some(format!("{limit}: {left} of {due:.0} datagrams left in time"))
         } else if lateness > 1.0 && lateness > latency / 10.0 {
-            Some(format!("{limit}: 1 of 100 datagrams left over {lateness:.3} ms late"))
+            Some(format!("{limit}: 1% of the datagrams left over {lateness:.3} ms late"))
         } else {
             None
         }
@@ -359,6 +360,13 @@ mod tests {
         assert_eq!(json["lateness_ms"]["p99"], Value::Null);
         assert!(report.check(&Limits::default()).is_err());
         assert!(report.warnings().is_empty());
+    }
+
+    #[test]
+    fn datagrams_in_flight_have_left() {
+        let (lateness, rate) = (Some(Latencies::from_micros(&[400])), 600);
+        let measurement = Measurement { lateness, rate, in_flight: 200, ..measurement(Latencies::from_micros(&[500])) };
+        assert_eq!(BenchReport::new(target(), measurement).warnings(), Vec::<String>::new());
     }
 
     #[test]

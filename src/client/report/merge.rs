@@ -36,8 +36,10 @@ pub struct Merge {
 /// The results for one target.
 #[derive(Debug, Default)]
 struct Target {
-    /// Round trips one by one or in histograms.
-    latencies: Option<Latencies>,
+    /// Round trips in the histograms of logs.
+    logged: Option<Latencies>,
+    /// Round trips one by one, from streams. They are those of the log if there is one.
+    streamed: Option<Latencies>,
     /// The reports of ping and bench.
     reports: Option<Reports>,
 }
@@ -46,9 +48,8 @@ struct Target {
 #[derive(Debug, Default)]
 struct Reports {
     sent: u64,
-    /// Those without any answer, and those without one in time: late and refused ones, too.
+    /// Those without an answer in time: late, lost and refused.
     lost: u64,
-    without_timely_answer: u64,
     /// Probes with an answer, whose round trips `times` describes.
     answers: u64,
     times: Summary,
@@ -129,7 +130,7 @@ impl Merge {
             let histogram: Result<Histogram<u64>, _> = Deserializer::new().deserialize(&mut &*bytes);
             let histogram = histogram.map_err(|error| invalid(&error))?;
             let target = interval.tag().map_or(name, |tag| tag.as_str());
-            self.target(target).latencies.get_or_insert_with(Latencies::new).add(&histogram);
+            self.target(target).logged.get_or_insert_with(Latencies::new).add(&histogram);
         }
         Ok(())
     }
@@ -149,7 +150,7 @@ impl Merge {
                 (None, Some(Times::One(millis))) if object.seq.is_some() => {
                     let time = std::time::Duration::try_from_secs_f64(millis / 1e3);
                     let time = time.map_err(|_| format!("{millis} ms is no round trip"))?;
-                    target.latencies.get_or_insert_with(Latencies::new).record(time);
+                    target.streamed.get_or_insert_with(Latencies::new).record(time);
                 }
                 (None, None) => {}
                 (None, Some(_)) => return Err("no report of ping or bench: an object without its schema".to_owned()),
@@ -169,8 +170,7 @@ impl Reports {
         // No file has such counts unless somebody made it up.
         let sum = |counts: &[u64]| counts.iter().copied().fold(0, u64::saturating_add);
         self.sent = sum(&[self.sent, object.sent]);
-        self.lost = sum(&[self.lost, object.lost]);
-        self.without_timely_answer = sum(&[self.without_timely_answer, object.lost, object.late, object.refused]);
+        self.lost = sum(&[self.lost, object.late, object.lost, object.refused]);
         let answers = sum(&[object.answered, object.late, object.truncated, object.altered]);
         if let (Some(Times::Many(times)), 1..) = (&object.rtt_ms, answers) {
             self.times = if self.answers == 0 { *times } else { join(self.times, self.answers, *times, answers) };
@@ -206,7 +206,8 @@ fn to_nanoseconds(millis: f64) -> f64 {
 
 impl Target {
     fn report(self, target: String) -> MergedTarget {
-        let Self { latencies, reports } = self;
+        let Self { logged, streamed, reports } = self;
+        let latencies = logged.or(streamed);
         let histogram_count = latencies.as_ref().map(|latencies| latencies.histogram().len());
         let answers = reports.as_ref().map(|reports| reports.answers);
         let mut rtt_ms = latencies.as_ref().map(Latencies::summary);
@@ -226,7 +227,6 @@ impl Target {
             sent: reports.as_ref().map(|reports| reports.sent),
             lost: reports.as_ref().map(|reports| reports.lost),
             rtt_ms: rtt_ms.unwrap_or_default(),
-            without_timely_answer: reports.as_ref().map(|reports| reports.without_timely_answer),
             reported: answers,
             latencies,
         }
@@ -248,8 +248,6 @@ struct MergedTarget {
     sent: Option<u64>,
     lost: Option<u64>,
     rtt_ms: Summary,
-    #[serde(skip)]
-    without_timely_answer: Option<u64>,
     /// How many probes had an answer according to the reports.
     #[serde(skip)]
     reported: Option<u64>,
@@ -274,8 +272,8 @@ impl MergedReport {
     pub fn text(&self, terminal: Terminal) -> String {
         let row = |target: &MergedTarget| {
             let loss = |lost: u64| (lost, 100.0 * lost as f64 / target.sent.unwrap_or_default().max(1) as f64);
-            let MergedTarget { target: name, sent, rtt_ms, without_timely_answer, .. } = target;
-            Row { target: name.clone(), sent: *sent, lost: without_timely_answer.map(loss), times: *rtt_ms }
+            let MergedTarget { target: name, sent, lost, rtt_ms, .. } = target;
+            Row { target: name.clone(), sent: *sent, lost: lost.map(loss), times: *rtt_ms }
         };
         let mut text = Table { rows: self.targets.iter().map(row).collect(), terminal }.to_string();
         if self.targets.iter().any(|target| target.count > Some(0) && target.rtt_ms.p50.is_none()) {
@@ -355,7 +353,7 @@ mod tests {
         assert_eq!(
             json_of(&[PING.as_bytes(), BENCH.as_bytes()]),
             json!({"schema": 1, "targets": [{
-                "target": "a:1", "count": 16, "sent": 18, "lost": 1,
+                "target": "a:1", "count": 16, "sent": 18, "lost": 3,
                 "rtt_ms": {
                     "min": 0.5, "mean": 3.0, "max": 9.0, "stddev": 1.870829, "p50": null, "p90": null, "p99": null,
                     "p99_9": null
@@ -388,6 +386,17 @@ mod tests {
         assert_eq!(report.warnings().len(), 1, "1 round trip of 8 answers");
         let json = serde_json::to_value(&report).expect("JSON");
         assert_eq!((&json["targets"][0]["count"], &json["targets"][0]["sent"]), (&json!(1), &json!(10)));
+    }
+
+    #[test]
+    fn stream_and_log_of_one_run_are_counted_once() {
+        let stream = br#"{"seq":1,"target":"a:1","outcome":"answered","rtt_ms":0.25,"bytes":9}
+            {"schema":2,"target":"a:1","sent":1,"answered":1,"rtt_ms":{"min":0.25,"mean":0.25,"max":0.25,"stddev":0.0}}"#;
+        let log = log("a:1", &[250]);
+        for files in [[&stream[..], &log], [&log, stream]] {
+            let report = merged(&files);
+            assert_eq!((report.targets[0].count, report.warnings()), (Some(1), Vec::new()));
+        }
     }
 
     #[test]

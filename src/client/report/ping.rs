@@ -274,7 +274,17 @@ impl PingReport {
     /// [`Error::Unmet`] when there was no intact answer in time or a limit is exceeded; its message says which.
     pub fn check(&self, limits: &Limits) -> Result<(), Error> {
         let exceeded = self.stamp.as_ref().map(|stamp| stamp.exceeded(limits)).unwrap_or_default();
-        check(self.target, &self.counts, &self.rtt_ms.summary, limits, exceeded)
+        let result = check(self.target, &self.counts, &self.rtt_ms.summary, limits, exceeded);
+        let strangers = match self.counts {
+            OutcomeCounts { answered: 0, unmatched, .. } if self.stamp.is_some() => unmatched,
+            _ => 0,
+        };
+        let answers = match strangers {
+            0 => return result,
+            1 => "1 answer was".to_owned(),
+            several => format!("{several} answers were"),
+        };
+        result.map_err(|why| Error::Unmet(format!("{why} ({answers} not STAMP, or not signed with this key)")))
     }
 }
 
@@ -377,7 +387,7 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
     Plot { title, summary, quantity, series }.svg()
 }
 
-/// Returns a table of several targets, a line each.
+/// Returns a table of several targets, a line each, and a note if probes are in flight.
 pub fn table(reports: &[PingReport], terminal: Terminal) -> String {
     let row = |report: &PingReport| Row {
         target: report.target.to_string(),
@@ -385,7 +395,11 @@ pub fn table(reports: &[PingReport], terminal: Terminal) -> String {
         lost: Some((report.counts.without_timely_answer(), report.counts.loss_percent())),
         times: report.rtt_ms.summary,
     };
-    Table { rows: reports.iter().map(row).collect(), terminal }.to_string()
+    let table = Table { rows: reports.iter().map(row).collect(), terminal }.to_string();
+    match reports.iter().map(|report| report.in_flight).sum() {
+        0 => table,
+        in_flight => table + &terminal.wrap(&format!("{in_flight} in flight, not counted\n")),
+    }
 }
 
 #[cfg(test)]
@@ -454,6 +468,15 @@ mod tests {
         assert!(text.contains(lines), "{text}");
         let json = serde_json::to_value(&report).expect("JSON");
         assert_eq!(json["flows"][0], json!({"port": 40001, "sent": 4, "lost": 2, "p50_ms": 0.5}));
+    }
+
+    #[test]
+    fn table_shows_what_is_in_flight() {
+        let (ended, mut forced) = (report(3, &[5], None), report(3, &[5], None));
+        assert_eq!(table(&[ended.clone(), forced.clone()], Terminal::default()).lines().count(), 3);
+        forced.in_flight = 2;
+        let text = table(&[ended, forced], Terminal::default());
+        assert!(text.ends_with("\n2 in flight, not counted\n"), "{text}");
     }
 
     #[test]

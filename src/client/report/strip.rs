@@ -20,13 +20,16 @@ const ASCII_BARS: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
 pub struct Strip {
     columns: Vec<Slice>,
     duration: Duration,
+    /// The shortest and the longest round trip.
+    limits: (Duration, Duration),
     terminal: Terminal,
 }
 
 impl Strip {
     /// Creates the strip of a run, which is at most as wide as the terminal.
     pub fn new(timeline: &Timeline, terminal: Terminal) -> Self {
-        Self { columns: timeline.columns(terminal.width), duration: timeline.duration(), terminal }
+        let limits = timeline.range().unwrap_or_default();
+        Self { columns: timeline.columns(terminal.width), duration: timeline.duration(), limits, terminal }
     }
 
     /// Returns the line that explains the strip; `None` if the run is too short for one.
@@ -58,8 +61,13 @@ impl Strip {
 
     /// Returns the shortest and the longest median.
     fn range(&self) -> Option<(Duration, Duration)> {
-        let medians = || self.columns.iter().filter_map(Slice::median);
+        let medians = || self.columns.iter().filter_map(|column| self.median(column));
         Some((medians().min()?, medians().max()?))
+    }
+
+    /// Returns the median of a column, which is not rounded to less than the shortest or more than the longest round trip.
+    fn median(&self, column: &Slice) -> Option<Duration> {
+        column.median().map(|median| median.clamp(self.limits.0, self.limits.1))
     }
 
     fn bar(&self, median: Duration) -> char {
@@ -77,7 +85,7 @@ impl Strip {
 
 impl Display for Strip {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let strip = self.columns.iter().map(|column| match column.median() {
+        let strip = self.columns.iter().map(|column| match self.median(column) {
             _ if column.lost > 0 => self.loss(),
             Some(median) => self.bar(median),
             None => ' ',
@@ -129,6 +137,16 @@ mod tests {
     fn steady_run_is_flat_and_wide_range_fits() {
         assert_eq!(strip(&[10, 12, 14, 13], 80, true), ("rtt over 4s: ▁ 10 to 14 ms".to_owned(), "▁▁▁▁".to_owned()));
         assert_eq!(strip(&[1, 60_000], 80, true).1, "▁█");
+    }
+
+    #[test]
+    fn medians_are_within_shortest_and_longest_round_trip() {
+        for nanos in 20_000..21_000 {
+            let (start, round_trip) = (Instant::now(), Duration::from_nanos(nanos));
+            let mut timeline = Timeline::new(start, Duration::from_secs(1), MOST_SLICES);
+            (0..2).for_each(|second| timeline.record(start + Duration::from_secs(second), round_trip));
+            assert_eq!(Strip::new(&timeline, Terminal::default()).range(), Some((round_trip, round_trip)));
+        }
     }
 
     #[test]
