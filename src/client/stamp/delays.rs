@@ -5,8 +5,11 @@ use serde::Serialize;
 
 use crate::client::probe::latency::{HIGHEST_TRACKABLE, percentile, to_millis};
 
-/// The least by which room is made below the shortest delay, in nanoseconds.
+/// By how much room is made below the shortest delay at first, in nanoseconds.
 const LEAST_ROOM: i64 = 1_000;
+
+/// After this many moves of the base the room doubles, so that a drift of the clocks causes few of them.
+const MOVES_PER_DOUBLING: u32 = 8;
 
 /// Records the delays of one direction: the time of arrival by one clock less that of departure by another, in nanoseconds.
 ///
@@ -18,6 +21,8 @@ pub struct Delays {
     histogram: Histogram<u64>,
     /// A little below the shortest delay.
     base: i64,
+    /// How often the base has moved.
+    moves: u32,
     min: i64,
     max: i64,
     count: u64,
@@ -44,7 +49,7 @@ pub struct DelaySummary {
 impl Delays {
     /// Creates an empty record.
     pub fn new() -> Self {
-        Self { histogram: empty(), base: 0, min: i64::MAX, max: i64::MIN, count: 0, mean: 0.0, first: 0 }
+        Self { histogram: empty(), base: 0, moves: 0, min: i64::MAX, max: i64::MIN, count: 0, mean: 0.0, first: 0 }
     }
 
     /// Records a delay and returns its variation, as far as the shortest delay is known by now.
@@ -105,10 +110,11 @@ impl Delays {
         }
     }
 
-    /// Moves the base below `delay`, by a part of the range, so that it moves seldom: each time costs some precision.
+    /// Moves the base below `delay`. Each time costs some precision, and so does the room: by a part of the range, a single
+    /// long delay would spoil all others.
     fn make_room(&mut self, delay: i64) {
-        let range = self.max.saturating_sub(delay);
-        let base = delay.saturating_sub(LEAST_ROOM.max(range / 16));
+        let base = delay.saturating_sub(LEAST_ROOM << (self.moves / MOVES_PER_DOUBLING).min(32));
+        self.moves += 1;
         let shift = self.base.abs_diff(base);
         let old = std::mem::replace(&mut self.histogram, empty());
         for bucket in old.iter_recorded() {
@@ -148,6 +154,33 @@ mod tests {
             assert!((summary.p50.expect("a median") - 0.000_5).abs() < 2e-5, "{summary:?}");
             assert!((summary.p99.expect("a percentile") - 0.008).abs() < 2e-5, "{summary:?}");
         }
+    }
+
+    #[test]
+    fn long_delay_does_not_spoil_the_others() {
+        for long in [4_000_000_000, 86_400_000_000_000] {
+            let mut delays = Delays::new();
+            let mut record = |delay: i64| {
+                delays.record(delay);
+            };
+            (0..150).for_each(|i| record(20_000_000 + i * 10_000));
+            record(long);
+            (0..150).for_each(|i| record(19_900_000 + i * 10_000));
+            let (p50, p99) =
+                (delays.variations().p50.expect("a median"), delays.variations().p99.expect("a percentile"));
+            assert!((p50 - 0.8).abs() < 0.02 && (p99 - 1.57).abs() < 0.04, "{p50} {p99}");
+        }
+    }
+
+    #[test]
+    fn drift_moves_the_base_seldom() {
+        let mut delays = Delays::new();
+        for i in 0..100_000 {
+            delays.record(-1_000 * i);
+        }
+        assert!(delays.moves < 150, "{}", delays.moves);
+        let median = delays.variations().p50.expect("a median");
+        assert!((median - 50.0).abs() < 0.5, "{median}");
     }
 
     #[test]
