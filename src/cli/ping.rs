@@ -217,8 +217,8 @@ STAMP:
 A reflector numbers its answers, so a missing number is a loss on the way back,
 and a probe for which none is missing was lost on the way there. A probe that is
 lost after the last answer may be either. A stateless reflector repeats the
-numbers of probes, and directions cannot be told. The variation of delays needs
-no synchronized clocks, unless one drifts noticeably in the course of a run.
+numbers of probes, so losses have no direction. The variation of delays needs no
+synchronized clocks, unless one drifts noticeably in the course of a run.
 ";
 
 const SIGNALS: &str = "\

@@ -103,20 +103,7 @@ fn file_that_is_no_payload_is_refused() {
 #[test]
 fn name_server_that_is_not_udpong_answers_every_query() {
     needs!("dnsmasq");
-    let resolver = Responder::command(
-        "dnsmasq",
-        &[
-            "--keep-in-foreground",
-            "--port=PORT",
-            "--listen-address=127.0.0.1",
-            "--bind-interfaces",
-            "--no-resolv",
-            "--no-hosts",
-            "--pid-file=",
-            "--conf-file=/dev/null",
-            "--address=/example.com/192.0.2.7",
-        ],
-    );
+    let resolver = Responder::name_server("example.com");
     let query = "123401000001000000000000076578616d706c6503636f6d0000010001";
     let ping = ["-c", "100", "-i", "5ms", "-W", "10s", "--json", "--hex", query];
     let ping = report(&output(&[&["ping", &resolver.target()][..], &ping].concat()));

@@ -445,20 +445,7 @@ print(sent)
 #[test]
 fn dig_reaches_a_resolver_through_a_bad_network() {
     needs!("dig", "dnsmasq");
-    let resolver = Responder::command(
-        "dnsmasq",
-        &[
-            "--keep-in-foreground",
-            "--port=PORT",
-            "--listen-address=127.0.0.1",
-            "--bind-interfaces",
-            "--no-resolv",
-            "--no-hosts",
-            "--pid-file=",
-            "--conf-file=/dev/null",
-            "--address=/example.test/192.0.2.7",
-        ],
-    );
+    let resolver = Responder::name_server("example.test");
     let impairments = ["--loss=20%", "--duplicate=20%", "--delay=5ms", "--jitter=5ms", "--seed=4"];
     let relay = relay(resolver.target().parse().expect("an address"), &impairments);
     let port = relay.address().port().to_string();

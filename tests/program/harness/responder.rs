@@ -39,6 +39,14 @@ while True:
         Self { child, address: ([127, 0, 0, 1], port).into() }
     }
 
+    /// Starts dnsmasq, which answers queries for `domain` and what is below it with 192.0.2.7.
+    pub fn name_server(domain: &str) -> Self {
+        let address = format!("--address=/{domain}/192.0.2.7");
+        let fixed = ["--keep-in-foreground", "--port=PORT", "--listen-address=127.0.0.1", "--bind-interfaces"];
+        let files = ["--no-resolv", "--no-hosts", "--pid-file=", "--conf-file=/dev/null", &address];
+        Self::command("dnsmasq", &[&fixed[..], &files[..]].concat())
+    }
+
     /// Starts a command. `PORT` in its arguments stands for the port to listen on.
     pub fn command(program: &str, arguments: &[&str]) -> Self {
         let address = free_address("127.0.0.1:0");
