@@ -40,7 +40,9 @@ fn split_text(text: &str) -> Result<(Option<&str>, Option<&str>), ParseError> {
     if let Some(port) = bare_port(text) {
         return Err(ParseError::new(format!("{text:?} is a port without its colon: write :{port}")));
     }
-    if !text.starts_with('[') && (!host.chars().all(is_host_character) || is_number(host)) {
+    let is_bracketed = text.starts_with('[');
+    let is_host = host.chars().all(|c| is_host_character(c) || (is_bracketed && c == ':'));
+    if !is_host || (!is_bracketed && is_number(host)) {
         return Err(malformed());
     }
     Ok(((!host.is_empty()).then_some(host), port))
@@ -116,7 +118,19 @@ mod tests {
     #[test]
     fn errors_name_what_to_write_instead() {
         let error = |text: &str| split(text).expect_err(text).to_string();
-        for text in ["", "[::1", "[::1]x", "[]:5", "[]", "Hello, server!", "a/b:5", "2130706433", "5000:5000"] {
+        for text in [
+            "",
+            "[::1",
+            "[::1]x",
+            "[]:5",
+            "[]",
+            "[:\n]",
+            "[: 1]:5",
+            "Hello, server!",
+            "a/b:5",
+            "2130706433",
+            "5000:5000",
+        ] {
             assert!(error(text).starts_with(&format!("{text:?} is not an address: ")), "{text}");
         }
         assert_eq!(error("5000"), "\"5000\" is a port without its colon: write :5000");
