@@ -34,7 +34,7 @@ use udpong::{client, server};
 
 use bench::BenchArgs;
 use datagrams::{EgressArgs, PayloadArgs};
-use files::{PlotFile, about_file, check_distinct, read};
+use files::{PlotFile, about_file, check_distinct, check_merged_once, read};
 use manual::{CompletionsArgs, ManArgs};
 use ping::PingArgs;
 use relay::RelayArgs;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use udpong::client::{Merge, Terminal};
 
-use super::{Failure, PlotFile, TEMPLATE, about_file, json, print, print_error, read};
+use super::{Failure, PlotFile, TEMPLATE, about_file, check_merged_once, json, print, print_error, read};
 
 /// Merge the results of ping and bench, from one host or many.
 ///
@@ -59,6 +59,7 @@ Exit status:
 
 /// Reads the files and prints what they give together.
 pub fn run(args: &ReportArgs) -> Result<(), Failure> {
+    check_merged_once(&args.files, args.plot.as_deref())?;
     let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let mut merge = Merge::default();
     for file in &args.files {

@@ -272,3 +272,30 @@ fn report_says_which_file_is_wrong() {
         assert!(text(&output.stderr).starts_with(&format!("udpong: {name}: {why}")), "{output:?}");
     }
 }
+
+#[test]
+fn file_is_merged_once_and_not_overwritten() {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, link, other) = (path("a.json"), path("link.json"), path("b.json"));
+    let result = r#"{"schema":2,"target":"a:1","sent":1,"answered":1}"#;
+    fs::write(&file, result).expect("written");
+    fs::write(&other, result).expect("written");
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    let indirect = format!("{}/./a.json", folder.path().display());
+    for (arguments, error) in [
+        (&[&file, &other, &file][..], format!("{file}: the same file is given twice")),
+        (&[&file, &link], format!("{link}: the same file is given twice")),
+        (&[&file, &indirect], format!("{indirect}: the same file is given twice")),
+        (&[&"-".to_owned(), &"-".to_owned()], "-: the same file is given twice".to_owned()),
+        (&[&file, &"--plot".to_owned(), &link], format!("{link}: --plot would overwrite what is merged")),
+    ] {
+        let arguments: Vec<_> = arguments.iter().map(|argument| argument.as_str()).collect();
+        let output = run(&mut udpong(&[&["report"][..], &arguments].concat()), b"");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
+        assert!(text(&output.stderr).starts_with(&format!("udpong: {error}")), "{output:?}");
+    }
+    assert_eq!(fs::read_to_string(&file).expect("the file"), result);
+    // Equal content is no reason: another host may have measured the same.
+    assert_eq!(json(&["report", "--json", &file, &other])["targets"][0]["sent"], 2);
+}
