@@ -263,9 +263,13 @@ fn report_says_which_file_is_wrong() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("notes.txt").display().to_string();
     fs::write(&file, "# notes\nnothing\n").expect("written");
+    let head = folder.path().join("head.hdr").display().to_string();
+    fs::write(&head, "#[Histogram log format version 1.3]\n#[StartTime: 1.0 (seconds since epoch)]\n")
+        .expect("written");
     for (name, why) in [
         (&*file, "line 2 is neither JSON of ping or bench nor part of an HdrHistogram log"),
         ("/nowhere", "cannot read it"),
+        (&head, "the file has no histogram"),
     ] {
         let output = run(&mut udpong(&["report", name]), b"");
         assert_eq!(output.status.code(), Some(2));
