@@ -47,7 +47,7 @@ pub struct PingArgs {
     /// Measure each direction, against a STAMP reflector (RFC 8762)
     ///
     /// Also against one of TWAMP Light.
-    #[arg(long, conflicts_with_all = ["flows", "hex", "file", "pattern"], hide_short_help = true)]
+    #[arg(long, conflicts_with_all = NOT_STAMP, hide_short_help = true)]
     #[arg(help_heading = "STAMP")]
     stamp: bool,
 
@@ -55,6 +55,7 @@ pub struct PingArgs {
     ///
     /// The key is the content of the file, less one final line feed.
     #[arg(long, value_name = "PATH", requires = "stamp", hide_short_help = true, help_heading = "STAMP")]
+    #[arg(conflicts_with_all = NOT_STAMP)]
     stamp_key_file: Option<PathBuf>,
 
     /// Rotate over N source ports, 1 to 1024, and report each
@@ -124,14 +125,17 @@ pub struct PingArgs {
 
     /// Maximum share lost on the way to the reflector (1%)
     #[arg(long, value_name = "PERCENT", value_parser = units::percent, requires = "stamp", hide_short_help = true)]
-    #[arg(help_heading = "STAMP")]
+    #[arg(help_heading = "STAMP", conflicts_with_all = NOT_STAMP)]
     max_loss_up: Option<f64>,
 
     /// Maximum share of what it returned that is lost on the way back
     #[arg(long, value_name = "PERCENT", value_parser = units::percent, requires = "stamp", hide_short_help = true)]
-    #[arg(help_heading = "STAMP")]
+    #[arg(help_heading = "STAMP", conflicts_with_all = NOT_STAMP)]
     max_loss_down: Option<f64>,
 }
+
+/// What --stamp excludes. So does each option that requires it: the parser does not ask for an option that is excluded.
+const NOT_STAMP: [&str; 4] = ["flows", "hex", "file", "pattern"];
 
 const EXAMPLES: &str = "\
 Examples:

@@ -23,7 +23,7 @@ pub struct SendArgs {
     target: String,
 
     /// At most 65507 bytes [default: every line of the standard input]
-    #[arg(value_name = "MESSAGE", conflicts_with_all = ["hex", "file", "pattern"])]
+    #[arg(value_name = "MESSAGE", conflicts_with_all = ["hex", "file", "pattern", "size"])]
     message: Option<OsString>,
 
     /// Time to wait for an answer (300ms, 5s, 1m30s)

@@ -75,8 +75,11 @@ fn own_payloads_exclude_each_other() {
             assert!(text(&output.stderr).contains(option), "{output:?}");
         }
     }
-    let output = output(&["send", ":1", "message", "--hex", "00"]);
-    assert!(text(&output.stderr).contains("cannot be used with"), "{output:?}");
+    for options in [["--hex", "00"], ["--size", "5"]] {
+        let output = output(&[&["send", ":1", "message"][..], &options].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(text(&output.stderr).contains("cannot be used with"), "{output:?}");
+    }
 }
 
 #[test]

@@ -272,6 +272,9 @@ fn sizes_and_options_that_make_no_sense_are_usage_errors() {
         (&["--stamp", "127.0.0.1", "--flows", "3"], "cannot be used with"),
         (&["--stamp", "127.0.0.1", "--hex", "00"], "cannot be used with"),
         (&["127.0.0.1", "--max-loss-up", "1%"], "--stamp"),
+        (&["127.0.0.1", "-c1", "--max-loss-up", "1%", "--flows", "3"], "cannot be used with"),
+        (&["127.0.0.1", "-c1", "--max-loss-down", "1%", "--pattern", "00"], "cannot be used with"),
+        (&["127.0.0.1", "-c1", "--stamp-key-file", "/dev/null", "--hex", "00"], "cannot be used with"),
     ] {
         let output = run(udpong(&["ping"]).args(arguments), b"");
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
