@@ -10,6 +10,7 @@ use udpong::client::ping::{self, Format, Options};
 use udpong::client::{Error, Limits, PingReport, StampOptions, Terminal};
 
 use super::monitor::MonitorArgs;
+use super::units::{FILE_OR_STDOUT, output_file};
 use super::{
     EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, check_distinct,
     habits, json, print, shutdown_with_report_on_signals, stamp_key, units, unless_forced,
@@ -108,13 +109,15 @@ pub struct PingArgs {
     json_stream: bool,
 
     /// Draw the round trips over time and their distribution, as SVG
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    #[arg(long, value_name = "FILE", value_parser = output_file(FILE_OR_STDOUT))]
+    #[arg(hide_short_help = true, help_heading = "Output")]
     plot: Option<PathBuf>,
 
     /// Log the round trips for "udpong report" and other tools
     ///
     /// The file is an HdrHistogram log (V2) in nanoseconds, with an interval a second and the target as tag.
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    #[arg(long, value_name = "FILE", value_parser = output_file(FILE_OR_STDOUT))]
+    #[arg(hide_short_help = true, help_heading = "Output")]
     hdr: Option<PathBuf>,
 
     #[command(flatten)]

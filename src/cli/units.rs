@@ -3,9 +3,11 @@
 //! Each returns its error as one line that says what to write instead; clap puts the value and the option before it.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use udpong::client::{EgressSource, LONGEST_PAYLOAD};
 
 /// Parses a duration: `300ms`, `5s`, `1m30s`, `50us`, or a number of seconds such as `0.2`.
@@ -135,6 +137,14 @@ pub fn egress_source(text: &str) -> Result<EgressSource, String> {
         Err(_) => Err("write an address without a port, or the name of an interface".to_owned()),
     }
 }
+
+/// Returns a parser for the name of a file that is written. It refuses `-`, which would become the name of a file.
+pub fn output_file(advice: &'static str) -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(move |path| if path.as_os_str() == "-" { Err(advice) } else { Ok(path) })
+}
+
+/// The advice for a file that need not be replaced as a whole.
+pub const FILE_OR_STDOUT: &str = "write the name of a file, or /dev/stdout";
 
 /// Parses digits with an optional k or M behind them.
 fn scaled(text: &str, step: u64) -> Option<u64> {

@@ -163,6 +163,30 @@ fn file_that_cannot_be_written_costs_no_measurement() {
 }
 
 #[test]
+fn dash_is_no_name_of_a_file_that_is_written() {
+    let folder = TempDir::new().expect("a folder");
+    for (arguments, advice) in [
+        (&["ping", ":1", "-c", "1", "--plot"][..], "write the name of a file, or /dev/stdout\n"),
+        (&["ping", ":1", "-c", "1", "--hdr"], "write the name of a file, or /dev/stdout\n"),
+        (&["bench", ":1", "--plot"], "write the name of a file, or /dev/stdout\n"),
+        (&["bench", ":1", "--hdr"], "write the name of a file, or /dev/stdout\n"),
+        (&["report", "a.hdr", "--plot"], "write the name of a file, or /dev/stdout\n"),
+        (&["ping", ":1", "-c", "1", "--metrics-file"], "write the name of a file\n"),
+        (&["serve", "hello@127.0.0.1:0", "--for", "1ms", "--metrics-file"], "write the name of a file\n"),
+    ] {
+        let output = run(udpong(arguments).arg("-").current_dir(&folder), b"");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
+        assert!(text(&output.stderr).contains(advice), "{output:?}");
+        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
+    }
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    let ping = ["ping", &target, "-c", "1", "--json", "--plot", "/dev/stdout", "--hdr", "/dev/stdout"];
+    let stdout = text(&run(&mut udpong(&ping), b"").stdout);
+    assert!(stdout.contains("#[Histogram log") && stdout.trim_end().ends_with("</svg>"), "{stdout}");
+}
+
+#[test]
 fn picture_is_replaced_only_by_another() {
     let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
     let folder = TempDir::new().expect("a folder");
