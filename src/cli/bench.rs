@@ -52,7 +52,7 @@ pub struct BenchArgs {
     /// Datagrams per send
     ///
     /// On Linux with UDP_SEGMENT. With --rate R, N datagrams leave together every N/R seconds.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), default_value = "1")]
+    #[arg(long, value_name = "N", value_parser = units::within::<u8>(1..=64), default_value = "1")]
     #[arg(hide_short_help = true, help_heading = "Load")]
     segments: u8,
 

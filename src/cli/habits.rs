@@ -1,8 +1,11 @@
 //! What to write instead of arguments that similar programs take. Pure, but for the arguments of the process.
 
+use std::ffi::OsString;
+
+use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
 
-use super::units;
+use super::{Cli, units};
 
 /// Options that a command does not have, and what to write instead.
 type Hints = &'static [(&'static [&'static str], &'static str)];
@@ -68,6 +71,22 @@ pub fn explain(error: &clap::Error) -> Option<String> {
     explain_option(error).or_else(|| separate_port(&arguments()))
 }
 
+/// Returns the error about a negative number behind an option. The parser takes such a number for an option of its own, and
+/// advises to write `--` before it.
+pub fn explain_negative_number(arguments: impl Iterator<Item = OsString>) -> Option<clap::Error> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        match (argument.as_encoded_bytes(), joined.last_mut()) {
+            ([b'-', b'0'..=b'9' | b'.', ..], Some(option)) if option.as_encoded_bytes().starts_with(b"-") => {
+                option.push(if option.as_encoded_bytes().starts_with(b"--") { "=" } else { "" });
+                option.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    Cli::try_parse_from(joined).err().filter(|error| error.kind() == ErrorKind::ValueValidation)
+}
+
 /// Returns a better error for an unknown option.
 fn explain_option(error: &clap::Error) -> Option<String> {
     let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
@@ -117,10 +136,9 @@ fn rate_after_quiet(arguments: &[String]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
+    use clap::CommandFactory;
 
     use super::*;
-    use crate::cli::Cli;
 
     fn explained(arguments: &[&str]) -> String {
         let error = Cli::try_parse_from([&["udpong"], arguments].concat()).expect_err("an unknown option");
@@ -134,6 +152,19 @@ mod tests {
         assert!(explained(&["serve", "--port=7"]).contains("part of the service"));
         assert_eq!(explained(&["ping", ":1", "--unheard-of"]), "");
         assert_eq!(explained(&["report", "-z"]), "");
+    }
+
+    #[test]
+    fn negative_number_is_a_value_of_the_option_before_it() {
+        let error = |line: &str| explain_negative_number(line.split(' ').map(OsString::from)).map(|e| e.to_string());
+        for line in ["ping :1 -c -1", "ping -q --count -1 :1", "ping :1 -qc -4 -n", "bench -n -1 -h"] {
+            let error = error(&format!("udpong {line}")).unwrap_or_else(|| panic!("no error in {line}"));
+            assert!(error.contains("invalid value '-") && error.contains("a whole number of at least 1"), "{error}");
+        }
+        for line in ["send :1 -1", "send :1 -- -1", "ping -4 :1", "ping -q -1 :1", "ping --json -1 :1", "ping --no -1"]
+        {
+            assert_eq!(error(&format!("udpong {line}")), None, "{line}");
+        }
     }
 
     #[test]

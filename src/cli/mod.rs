@@ -114,6 +114,7 @@ fn parse_and_run() -> Result<(), Failure> {
         Ok(cli) => cli,
         // clap prints its own errors, and help, and ends the program.
         Err(error) => {
+            let error = habits::explain_negative_number(std::env::args_os()).unwrap_or(error);
             let explained = habits::explain(&error).map(|hint| Failure::new(Failure::USAGE, hint));
             return Err(explained.unwrap_or_else(|| error.exit()));
         }

@@ -62,7 +62,7 @@ pub struct PingArgs {
     /// Rotate over N source ports, 1 to 1024, and report each
     ///
     /// Finds the broken one of several paths or backends.
-    #[arg(long, value_name = "N", value_parser = units::flows, hide_short_help = true, help_heading = "Probes")]
+    #[arg(long, value_name = "N", value_parser = units::within::<usize>(1..=1024), hide_short_help = true, help_heading = "Probes")]
     flows: Option<usize>,
 
     #[command(flatten)]

@@ -3,6 +3,7 @@
 //! Each returns its error as one line that says what to write instead; clap puts the value and the option before it.
 
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -22,9 +23,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses a [`duration`] longer than 0.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        Duration::ZERO => Err("write a duration longer than 0, such as 300ms".to_owned()),
-        duration => Ok(duration),
+    match duration(text) {
+        Err(why) if !text.starts_with('-') => Err(why),
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("write a duration longer than 0, such as 300ms".to_owned()),
     }
 }
 
@@ -76,10 +78,13 @@ pub fn workers(text: &str) -> Result<NonZeroUsize, String> {
     workers.ok_or_else(|| "write auto, or 1 to 1024".to_owned())
 }
 
-/// Parses a number of source ports: 1 to 1,024.
-pub fn flows(text: &str) -> Result<usize, String> {
-    let flows = scaled(text, 1000).filter(|flows| (1..=1024).contains(flows));
-    flows.and_then(|flows| flows.try_into().ok()).ok_or_else(|| "write 1 to 1024".to_owned())
+/// Returns a parser for whole numbers in a range.
+pub fn within<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = scaled(text, 1000).filter(|number| range.contains(number));
+        let number = number.and_then(|number| number.try_into().ok());
+        number.ok_or_else(|| format!("write a number from {} to {}", range.start(), range.end()))
+    }
 }
 
 /// The bytes of a hexadecimal number.
@@ -214,6 +219,7 @@ mod tests {
         for neither in ["1.5", "0.0001k", "1.5x", "1..5k", "1e3k", "nan.k", "1.5G"] {
             assert!(count(neither).is_err_and(|error| error.starts_with("write a whole number")), "{neither}");
         }
+        let flows = within::<usize>(1..=1024);
         assert!(flows("0").is_err() && flows("1025").is_err() && flows("1024") == Ok(1024));
     }
 
