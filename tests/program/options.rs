@@ -204,6 +204,9 @@ fn mistakes_are_usage_errors_that_say_what_to_write() {
         (&["bench", ":1", "-t", "-.5s"], "'-.5s' for '--time <DURATION>': write a duration longer than 0"),
         (&["send", ":1", "--retries", "-1"], "'-1' for '--retries <N>': write a number from 0 to 4294967295\n"),
         (&["relay", ":1", ":2", "--loss", "-1%"], "write 0% to 100%"),
+        (&["send", "localhost", "-p", "7"], "the port is part of the target, as in HOST:5000"),
+        (&["relay", ":1", ":2", "--latency", "40ms"], "the delay is --delay"),
+        (&["relay", ":1", ":2", "--drop=1%"], "the loss is --loss"),
         (&["send", ":1", "-1"], "tip: to pass '-1' as a value, use '-- -1'"),
         (&["ping", "5000"], "write :5000\n"),
         (&["ping", "70000"], "write HOST:PORT"),
@@ -215,6 +218,8 @@ fn mistakes_are_usage_errors_that_say_what_to_write() {
         (&["send", "[ff02::1]:7", "hi"], "ff02::1 is a multicast address, which is not supported"),
         (&["send", "localhost", "7", "hi"], "write localhost:7\n"),
         (&["send", "udp://[::1]:7/", "hi"], "write [::1]:7\n"),
+        (&["send", "UDP:localhost:7", "hi"], "is an address of socat: write localhost:7\n"),
+        (&["relay", "udp://:7000", ":7"], "write :7000\n"),
         (&["send", "5000", "hi", "there"], "unexpected argument 'there'"),
     ] {
         let output = output(arguments);
