@@ -104,7 +104,7 @@ impl BenchReport {
         let Measurement { time, clients, counts, ref latencies, ref lateness, silence, .. } = measurement;
         let per_second = |number: f64| if time.is_zero() { 0.0 } else { number / time.as_secs_f64() };
         let mbit = |bytes: u64| (per_second(bytes as f64 * 8.0) / 1e3).round() / 1e3;
-        let seconds = |time: Duration| time.as_millis() as f64 / 1e3;
+        let seconds = |time: Duration| time.as_micros() as f64 / 1e6;
         Self {
             schema: SCHEMA,
             target,
@@ -226,7 +226,11 @@ impl BenchReport {
             // Nothing was measured, least of all for how long.
             return writeln!(f, "--- {} udp bench: {clients} ---\n{counts}", self.target);
         }
-        writeln!(f, "--- {} udp bench: {:.3} s, {clients} ---\n{counts}", self.target, self.seconds)?;
+        let time = match self.measurement.time {
+            short if short < Duration::from_millis(10) => format!("{:.3} ms", short.as_secs_f64() * 1e3),
+            long => format!("{:.3} s", long.as_secs_f64()),
+        };
+        writeln!(f, "--- {} udp bench: {time}, {clients} ---\n{counts}", self.target)?;
         if let Some(note) = self.measurement.attribution.and_then(attribution_note) {
             writeln!(f, "{note}")?;
         }
@@ -315,6 +319,14 @@ mod tests {
             })
         );
         assert!(report.check(&Limits::default()).is_ok());
+    }
+
+    #[test]
+    fn short_time_is_shown() {
+        let short = Measurement { time: Duration::from_nanos(654_321), ..measurement(Latencies::from_micros(&[100])) };
+        let report = BenchReport::new(target(), short);
+        assert!(report.to_string().contains(" udp bench: 0.654 ms, 4 clients ---\n"), "{report}");
+        assert_eq!(serde_json::to_value(&report).expect("JSON")["seconds"], 0.000_654);
     }
 
     #[test]

@@ -243,7 +243,7 @@ impl PingReport {
             target,
             interval_ms: options.interval.as_nanos() as f64 / 1e6,
             size: options.payload.as_ref().map_or(options.size, Vec::len),
-            duration_s: duration.as_millis() as f64 / 1e3,
+            duration_s: duration.as_micros() as f64 / 1e6,
             counts,
             in_flight: tracker.in_flight(),
             loss_percent: loss_percent(&counts),
@@ -431,7 +431,7 @@ mod tests {
         while tracker.time_out(0, start + timeout).is_some() {}
         let latencies = Latencies::from_micros(answered);
         let timeline = Timeline::new(start, timeout, MOST_SLICES);
-        let (options, duration) = (Options::default(), Duration::from_millis(2500));
+        let (options, duration) = (Options::default(), Duration::from_nanos(2_500_020_999));
         PingReport::new(target(), &options, duration, &tracker, (latencies, timeline), Clock::User, flows)
     }
 
@@ -491,7 +491,7 @@ mod tests {
         assert_eq!(
             json,
             json!({
-                "schema": 2, "target": "127.0.0.1:5000", "interval_ms": 1000.0, "size": 56, "duration_s": 2.5, "sent": 3,
+                "schema": 2, "target": "127.0.0.1:5000", "interval_ms": 1000.0, "size": 56, "duration_s": 2.50002, "sent": 3,
                 "answered": 0, "late": 0, "lost": 3, "refused": 0, "truncated": 0, "altered": 0, "duplicate": 0,
                 "reordered": 0, "unmatched": 0, "in_flight": 0, "loss_percent": 100.0, "clock": "user", "attribution": null,
                 "rtt_ms": {
