@@ -193,14 +193,16 @@ JSON:
 With --stamp, in addition:
 
   reflector         stateful, stateless, or null without an answer
-  up, down          the way to the reflector and back: lost, hops (of the
-                    latest answer, or null), delay_variation_ms (min, mean,
-                    p50, p99 and max of what delays exceed the shortest by)
-                    and one_way_ms (these of the delays themselves, and
-                    error; null unless both clocks are synchronized)
+  up, down          the way to the reflector and back: lost (null unless
+                    the reflector is stateful), hops (of the latest answer,
+                    or null), delay_variation_ms (min, mean, p50, p99 and
+                    max of what delays exceed the shortest by) and
+                    one_way_ms (these of the delays themselves, and error;
+                    null unless both clocks are synchronized)
   unknown_direction
                     lost probes whose direction is not known; lost is the
-                    sum of up.lost, down.lost and unknown_direction
+                    sum of up.lost, down.lost and unknown_direction, of
+                    which null counts as 0
   processing_ms     time in the reflector, which is no part of rtt_ms
 
 With --json-stream, for each event:

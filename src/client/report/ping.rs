@@ -374,8 +374,13 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
     };
     let (mut summary, mut quantity) = (counts(&sum), "round trip");
     if let [PingReport { stamp: Some(stamp), .. }] = reports {
-        let [(_, up, _), (_, down, _)] = stamp.directions();
-        summary += &format!("; lost up {up}, down {down}, direction unknown {}", stamp.unknown_direction());
+        let unknown = stamp.unknown_direction();
+        summary += &match stamp.directions() {
+            [(_, Some(up), _), (_, Some(down), _)] => {
+                format!("; lost up {up}, down {down}, direction unknown {unknown}")
+            }
+            _ => format!("; lost in unknown direction {unknown}"),
+        };
         quantity = "round trip, delay variation";
         series.iter_mut().for_each(|series| series.name = "round trip".to_owned());
         series.extend(stamp.variations().map(|(direction, histogram)| Series {
