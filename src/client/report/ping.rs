@@ -417,6 +417,7 @@ mod tests {
     use crate::client::probe::flows::Flows;
     use crate::client::probe::payload::{Integrity, ProbeMatch};
     use crate::client::probe::timeline::MOST_SLICES;
+    use crate::client::stamp::{Session, StampOptions};
 
     fn target() -> SocketAddr {
         ([127, 0, 0, 1], 5000).into()
@@ -482,6 +483,26 @@ mod tests {
         forced.in_flight = 2;
         let text = table(&[ended, forced], Terminal::default());
         assert!(text.ends_with("\n2 in flight, not counted\n"), "{text}");
+    }
+
+    #[test]
+    fn answers_that_are_not_stamp_are_named_with_stamp_and_without_any_other() {
+        let error = |answered: &[u64], unmatched, is_stamp: bool| {
+            let mut report = report(3, answered, None);
+            report.counts.unmatched = unmatched;
+            let session = Session::new(&StampOptions::default(), 7, None);
+            let report = report.with_stamp(is_stamp.then(|| session.report(3, 3)));
+            report.check(&Limits { loss: Some(0.0), ..Limits::default() }).expect_err("losses").to_string()
+        };
+        let names = |error: String| error.split_once(" (").map(|(_, note)| note.to_owned());
+        assert_eq!(names(error(&[], 1, true)).as_deref(), Some("1 answer was not STAMP, or not signed with this key)"));
+        assert_eq!(
+            names(error(&[], 2, true)).as_deref(),
+            Some("2 answers were not STAMP, or not signed with this key)")
+        );
+        for other in [error(&[], 0, true), error(&[], 2, false), error(&[5], 2, true)] {
+            assert_eq!(names(other), None);
+        }
     }
 
     #[test]
