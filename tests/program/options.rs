@@ -222,7 +222,13 @@ fn mistakes_are_usage_errors_that_say_what_to_write() {
         (&["relay", "udp://:7000", ":7"], "write :7000\n"),
         (&["send", "5000", "hi", "there"], "unexpected argument 'there'"),
     ] {
-        let output = output(arguments);
+        // So that one that is accepted ends, too.
+        let end = match arguments[0] {
+            "ping" => &["-w", "1s"][..],
+            "relay" => &["--for", "1s"],
+            _ => &[],
+        };
+        let output = output(&[arguments, end].concat());
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()), "{arguments:?}");
         assert!(text(&output.stderr).contains(hint), "{arguments:?}: {output:?}");
     }

@@ -163,8 +163,15 @@ fn file_that_cannot_be_written_costs_no_measurement() {
 }
 
 #[test]
-fn dash_is_no_name_of_a_file_that_is_written() {
+fn file_that_is_written_has_a_name_of_its_own() {
     let folder = TempDir::new().expect("a folder");
+    for arguments in [&["ping", ":1", "-c", "1"][..], &["bench", ":1"]] {
+        let files = ["--plot", "file", "--hdr", "./file"];
+        let output = run(udpong(&[arguments, &files].concat()).current_dir(&folder), b"");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert_eq!(text(&output.stderr), "udpong: file: --plot and --hdr need a file each\n");
+        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
+    }
     for (arguments, advice) in [
         (&["ping", ":1", "-c", "1", "--plot"][..], "write the name of a file, or /dev/stdout\n"),
         (&["ping", ":1", "-c", "1", "--hdr"], "write the name of a file, or /dev/stdout\n"),
