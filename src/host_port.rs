@@ -41,9 +41,9 @@ fn split_text(text: &str) -> Result<(Option<&str>, Option<&str>), ParseError> {
     if let Some(port) = bare_port(text) {
         return Err(ParseError::new(format!("{text:?} is a port without its colon: write :{port}")));
     }
-    let is_bracketed = text.starts_with('[');
-    let is_host = host.chars().all(|c| is_host_character(c) || (is_bracketed && c == ':'));
-    if !is_host || (!is_bracketed && is_number(host)) {
+    // A colon only stands in brackets here.
+    let is_host = host.chars().all(|c| is_host_character(c) || c == ':');
+    if !is_host || (!text.starts_with('[') && is_number(host)) {
         return Err(malformed());
     }
     Ok(((!host.is_empty()).then_some(host), port))
