@@ -187,7 +187,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         plot: args.plot.is_some(),
         hdr: args.hdr.clone(),
     };
-    check_distinct(args.plot.as_deref(), args.hdr.as_deref())?;
+    check_distinct(&[("--plot", args.plot.as_deref()), ("--hdr", args.hdr.as_deref())])?;
     let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
     let report = bench::bench(&args.target, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;

@@ -1,6 +1,6 @@
 //! Files that commands read and write, with errors that name them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -24,14 +24,17 @@ pub fn about_file(file: &Path, why: &dyn Display) -> Failure {
     Failure::new(Failure::USAGE, format!("{}: {why}", file.display()))
 }
 
-/// Checks that a picture and a log do not overwrite each other.
-pub fn check_distinct(plot: Option<&Path>, hdr: Option<&Path>) -> Result<(), Failure> {
-    let (Some(plot), Some(hdr)) = (plot, hdr) else { return Ok(()) };
+/// Checks that no two options write the same file.
+pub fn check_distinct(options: &[(&str, Option<&Path>)]) -> Result<(), Failure> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    // Both may go to what keeps nothing, such as /dev/null.
-    let is_file = plot.metadata().map_or(true, |metadata| metadata.is_file());
-    if is_file && absolute(plot) == absolute(hdr) {
-        return Err(about_file(plot, &"--plot and --hdr need a file each"));
+    // Several may go to what keeps nothing, such as /dev/null.
+    let is_file = |path: &Path| path.metadata().map_or(true, |metadata| metadata.is_file());
+    let mut taken: HashMap<PathBuf, &str> = HashMap::new();
+    let files = options.iter().filter_map(|(option, path)| Some((option, (*path)?)));
+    for (option, path) in files.filter(|(_, path)| is_file(path)) {
+        if let Some(other) = taken.insert(absolute(path), option) {
+            return Err(about_file(path, &format_args!("{other} and {option} need a file each")));
+        }
     }
     Ok(())
 }
@@ -84,11 +87,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn picture_and_log_need_a_file_each() {
-        let check = |plot: &str, hdr: &str| check_distinct(Some(Path::new(plot)), Some(Path::new(hdr)));
-        assert!(check("no-such-file", "no-such-file").is_err() && check("no-such-file", "./no-such-file").is_err());
-        assert!(check("a.svg", "a.hdr").is_ok() && check_distinct(Some(Path::new("a.svg")), None).is_ok());
+    fn options_need_a_file_each() {
+        let check = |a: &str, b: &str, c: &str| {
+            let files = [("--a", a), ("--b", b), ("--c", c)];
+            check_distinct(&files.map(|(option, path)| (option, (!path.is_empty()).then_some(Path::new(path)))))
+        };
+        let error = |a, b, c| check(a, b, c).err().and_then(|failure| failure.message).unwrap_or_default();
+        assert_eq!(error("none", "none", ""), "none: --a and --b need a file each");
+        assert_eq!(error("none", "", "./none"), "./none: --a and --c need a file each");
+        assert_eq!(error("other", "none", "none"), "none: --b and --c need a file each");
+        assert!(check("a.svg", "a.hdr", "a.prom").is_ok() && check("", "", "").is_ok());
         #[cfg(unix)]
-        assert!(check("/dev/null", "/dev/null").is_ok());
+        assert!(check("/dev/null", "/dev/null", "").is_ok());
     }
 }

@@ -21,7 +21,7 @@ pub struct MonitorArgs {
     ///
     /// The file is replaced as a whole, every 15 seconds, or every --stats where there is one, and at the end.
     #[arg(long, value_name = "FILE", value_parser = output_file("write the name of a file"), hide_short_help = true)]
-    metrics_file: Option<PathBuf>,
+    pub metrics_file: Option<PathBuf>,
 }
 
 impl From<&MonitorArgs> for Options {

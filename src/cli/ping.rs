@@ -273,8 +273,9 @@ pub fn run(args: &PingArgs) -> Result<(), Failure> {
         hdr: args.hdr.clone(),
         monitor: (&args.monitor).into(),
     };
-    check_distinct(args.plot.as_deref(), args.hdr.as_deref())?;
-    let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
+    let [plot, hdr] = [&args.plot, &args.hdr].map(Option::as_deref);
+    check_distinct(&[("--plot", plot), ("--hdr", hdr), ("--metrics-file", args.monitor.metrics_file.as_deref())])?;
+    let plot = plot.map(PlotFile::open).transpose()?;
     let shutdown = shutdown_with_report_on_signals()?;
     let results = ping::ping_all(&args.targets, &options, &shutdown, &mut io::stdout(), &mut io::stderr())?;
     let targets = results.len();

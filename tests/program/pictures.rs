@@ -169,9 +169,13 @@ fn file_that_is_written_has_a_name_of_its_own() {
         let files = ["--plot", "file", "--hdr", "./file"];
         let output = run(udpong(&[arguments, &files].concat()).current_dir(&folder), b"");
         assert_eq!(output.status.code(), Some(2), "{output:?}");
-        assert_eq!(text(&output.stderr), "udpong: file: --plot and --hdr need a file each\n");
+        assert_eq!(text(&output.stderr), "udpong: ./file: --plot and --hdr need a file each\n");
         assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
     }
+    let ping = ["ping", ":1", "-c", "1", "--hdr", "file", "--metrics-file", "file"];
+    let output = run(udpong(&ping).current_dir(&folder), b"");
+    assert_eq!(text(&output.stderr), "udpong: file: --hdr and --metrics-file need a file each\n");
+    assert_eq!(output.status.code(), Some(2));
     for (arguments, advice) in [
         (&["ping", ":1", "-c", "1", "--plot"][..], "write the name of a file, or /dev/stdout\n"),
         (&["ping", ":1", "-c", "1", "--hdr"], "write the name of a file, or /dev/stdout\n"),
