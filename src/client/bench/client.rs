@@ -337,8 +337,8 @@ impl Client {
             let found = traffic.payload.find_in(datagram.payload, self.tracker.next_sequence());
             let time = arrival(&datagram, now);
             let answer = self.tracker.match_answer(flow, found, time);
-            // A limited number of datagrams is measured to the last answer.
-            let in_window = sending || traffic.left.is_some();
+            // A limited number of datagrams is measured to the last answer, if all of them were sent.
+            let in_window = sending || traffic.left == Some(0);
             results.record_answer(datagram.payload.len(), time, in_window);
             if let Answer::First { outcome, round_trip, .. } = answer {
                 results.record_latency(round_trip, time)?;

@@ -210,7 +210,7 @@ impl<P: FnMut(Progress)> Handler for Run<'_, P> {
         {
             let now = Instant::now();
             if until.is_none() {
-                if let (Some(_), Some(last)) = (self.state.traffic.left, self.state.results.last_answer()) {
+                if let (Some(0), Some(last)) = (self.state.traffic.left, self.state.results.last_answer()) {
                     *sent_for = last.saturating_duration_since(self.start).max(*sent_for);
                 }
                 *until = now.checked_add(linger(&self.state.results.latencies, self.state.shape.timeout));
