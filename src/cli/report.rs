@@ -62,7 +62,6 @@ Exit status:
 /// Reads the files and prints what they give together.
 pub fn run(args: &ReportArgs) -> Result<(), Failure> {
     check_merged_once(&args.files, args.plot.as_deref())?;
-    let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let mut merge = Merge::default();
     for file in &args.files {
         let content = read(file, u64::MAX)?;
@@ -70,6 +69,10 @@ pub fn run(args: &ReportArgs) -> Result<(), Failure> {
         merge.add(&name, &content).map_err(|why| about_file(file, &why))?;
     }
     let report = merge.report();
+    if let (Some(plot), false) = (&args.plot, report.has_histogram()) {
+        return Err(about_file(plot, &"there is nothing to draw: give logs, written with --hdr"));
+    }
+    let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let printed = print(&if args.json { json(&report)? } else { report.text(Terminal::of_stdout()) });
     if let Some(plot) = plot {
         plot.write(&report.svg()?)?;

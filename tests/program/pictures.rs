@@ -313,6 +313,18 @@ fn report_says_which_file_is_wrong() {
 }
 
 #[test]
+fn picture_of_reports_without_a_log_is_not_drawn() {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, picture) = (path("a.json"), path("a.svg"));
+    fs::write(&file, r#"{"schema":2,"target":"a:1","sent":1,"answered":1}"#).expect("written");
+    let output = run(&mut udpong(&["report", &file, "--plot", &picture]), b"");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(text(&output.stderr).ends_with("there is nothing to draw: give logs, written with --hdr\n"), "{output:?}");
+    assert!(fs::metadata(&picture).is_err());
+}
+
+#[test]
 fn file_is_merged_once_and_not_overwritten() {
     let folder = TempDir::new().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();

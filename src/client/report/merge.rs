@@ -273,6 +273,11 @@ impl MergedReport {
         differ.collect()
     }
 
+    /// Returns whether there is anything to [draw](Self::svg): a log or a stream.
+    pub fn has_histogram(&self) -> bool {
+        self.targets.iter().any(|target| target.latencies.is_some())
+    }
+
     /// Returns the report as text, which ends with a line break: a table, and the histogram of all targets.
     pub fn text(&self, terminal: Terminal) -> String {
         let row = |target: &MergedTarget| {
