@@ -29,6 +29,9 @@ fn split_text(text: &str) -> Result<(Option<&str>, Option<&str>), ParseError> {
     } else {
         match text.split_once(':') {
             Some((_, port)) if port.contains(':') => {
+                if !text.chars().all(|c| is_host_character(c) || c == ':') {
+                    return Err(malformed());
+                }
                 return Err(ParseError::new(format!(
                     "{text:?} has too many colons: write an IPv6 address in brackets, as in [::1]:5000"
                 )));
@@ -140,6 +143,8 @@ mod tests {
             "a/b:5",
             "2130706433",
             "5000:5000",
+            "a:1,b:2",
+            "a:1 b:2",
         ] {
             assert!(error(text).starts_with(&format!("{text:?} is not an address: ")), "{text}");
         }

@@ -55,7 +55,10 @@ const BENCH: Hints = &[
 /// Those of nc(1), ncat(1), socat(1) and nping(1).
 const SEND: Hints = &[
     (&["-u", "--udp"], "it always sends UDP"),
-    (&["-w", "--wait", "-t", "-T", "--idle-timeout"], "the time to wait for an answer is -W"),
+    (
+        &["-w", "--wait", "-t", "-T", "--idle-timeout"],
+        "the time to wait for an answer is -W, and --no-wait waits for none",
+    ),
     (&["-q", "-N"], "it ends after the last answer, or at once with --no-wait"),
     (&["-i", "--delay"], "each line is sent when the one before it was answered or -W has passed"),
     (
@@ -91,15 +94,30 @@ const RELAY: Hints = &[
     (&["--tamper"], "the share with a flipped bit is --corrupt"),
 ];
 
-const COMMANDS: [(&str, Hints); 5] =
-    [("serve", SERVE), ("ping", PING), ("bench", BENCH), ("send", SEND), ("relay", RELAY)];
+const REPORT: Hints = &[
+    (&["-o", "--output"], "write > FILE for the report, and --plot FILE for a picture"),
+    (&["-j", "-J"], "write --json"),
+    (&["--hdr"], "write the names of logs without an option"),
+];
+
+const COMMANDS: [(&str, Hints); 6] =
+    [("serve", SERVE), ("ping", PING), ("bench", BENCH), ("send", SEND), ("relay", RELAY), ("report", REPORT)];
 
 /// Returns a better error for an argument that the command does not have, if another program has it.
 pub fn explain(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
     }
-    explain_option(error).or_else(|| separate_port(&arguments()))
+    explain_option(error).or_else(|| separate_port(&arguments())).or_else(|| explain_words(error))
+}
+
+/// Returns a better error for a message of several words.
+fn explain_words(error: &clap::Error) -> Option<String> {
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let is_message = context(ContextKind::Usage).contains("udpong send");
+    let word = context(ContextKind::InvalidArg);
+    (is_message && !word.starts_with('-'))
+        .then(|| format!("{word:?} is one word too many: write a message of several words in quotes"))
 }
 
 /// Returns the error about a negative number behind an option. The parser takes such a number for an option of its own, and
@@ -182,13 +200,16 @@ mod tests {
         assert!(explained(&["ping", ":1", "-M", "do"]).contains("--dont-fragment"));
         assert!(explained(&["serve", "--port=7"]).contains("part of the service"));
         assert!(explained(&["send", "-u", "-w1", ":1", "hi"]).ends_with("-u: it always sends UDP"));
-        assert!(explained(&["send", ":1", "-w1"]).ends_with("-w: the time to wait for an answer is -W"));
+        assert!(explained(&["send", ":1", "-w1"]).contains("-w: the time to wait for an answer is -W"));
+        assert!(explained(&["report", "a.hdr", "-o", "x"]).contains("--plot FILE for a picture"));
+        assert!(explained(&["send", ":1", "two", "words"]).starts_with("\"words\" is one word too many"));
+
         assert!(explained(&["send", "localhost", "-p", "7"]).contains("part of the target, as in HOST:5000"));
         assert!(explained(&["relay", ":1", ":2", "--latency=40ms"]).contains("the delay is --delay"));
         assert!(explained(&["relay", ":1", ":2", "--drop", "1%"]).contains("the loss is --loss"));
         assert!(explained(&["relay", "-l", "7", ":2"]).contains("as in :7000 HOST:5000"));
         assert_eq!(explained(&["ping", ":1", "--unheard-of"]), "");
-        assert_eq!(explained(&["report", "-z"]), "");
+        assert_eq!((explained(&["report", "-z"]), explained(&["bench", ":1", "x"])), (String::new(), String::new()));
     }
 
     #[test]

@@ -220,7 +220,9 @@ fn mistakes_are_usage_errors_that_say_what_to_write() {
         (&["send", "udp://[::1]:7/", "hi"], "write [::1]:7\n"),
         (&["send", "UDP:localhost:7", "hi"], "is an address of socat: write localhost:7\n"),
         (&["relay", "udp://:7000", ":7"], "write :7000\n"),
-        (&["send", "5000", "hi", "there"], "unexpected argument 'there'"),
+        (&["send", "5000", "hi", "there"], "write a message of several words in quotes"),
+        (&["report", "a.hdr", "-o", "x"], "write > FILE for the report"),
+        (&["ping", "127.0.0.1:1,127.0.0.1:2"], "is not an address: write HOST:PORT"),
     ] {
         // So that one that is accepted ends, too.
         let end = match arguments[0] {
