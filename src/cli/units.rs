@@ -66,7 +66,7 @@ pub fn rate(text: &str) -> Result<u32, String> {
 /// Parses a [`rate`] of at least 1.
 pub fn positive_rate(text: &str) -> Result<u32, String> {
     let rate = rate(text).ok().filter(|rate| *rate > 0);
-    rate.ok_or_else(|| advice(text, 1000, "write a whole number of at least 1, such as 1000 or 10k"))
+    rate.ok_or_else(|| advice(text, 1000, "write a whole number from 1 to 4294967295, such as 1000 or 10k"))
 }
 
 /// Parses a number of threads: 1 to 1,024, or `auto` for one per core.

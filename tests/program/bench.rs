@@ -293,7 +293,7 @@ fn usage_errors_exit_with_2() {
         (&["--segments", "2", "-s", "0"], "do not fit"),
         (&["--segments", "8", "--in-flight", "4"], "--in-flight 8 or more"),
         (&["--segments", "65"], "65"),
-        (&["--rate", "0"], "at least 1"),
+        (&["--rate", "0"], "from 1 to"),
         (&["--rate", "1k", "--in-flight", "2"], "cannot be used with"),
     ] {
         let output = bench(":5000", arguments);

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry, LogIteratorError};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::histogram::BarChart;
@@ -60,6 +61,8 @@ struct Reports {
 struct Object {
     schema: Option<u64>,
     target: Option<String>,
+    /// Of a merged report.
+    targets: Option<IgnoredAny>,
     seq: Option<u64>,
     #[serde(default)]
     sent: u64,
@@ -143,6 +146,9 @@ impl Merge {
     fn add_json(&mut self, content: &[u8]) -> Result<(), String> {
         for object in serde_json::Deserializer::from_slice(content).into_iter() {
             let object: Object = object.map_err(|error| format!("no report of ping or bench: {error}"))?;
+            if object.targets.is_some() {
+                return Err("a merged report cannot be merged: give the files that it is made of".to_owned());
+            }
             let Some(target) = &object.target else {
                 return Err("no report of ping or bench: an object without a target".to_owned());
             };
@@ -454,7 +460,8 @@ mod tests {
         }
         assert!(error(b"#comment\n1.000,1.000,5.000,AAAA\n").contains("line 2 has no valid histogram"));
         assert!(error(b"{\"schema\":1,\"target\":\"a:1\"}").contains("version 1 of the report"));
-        assert!(error(b"{\"schema\":1,\"targets\":[]}").contains("without a target"));
+        assert!(error(b"{\"schema\":1,\"targets\":[]}").contains("a merged report cannot be merged"));
+        assert!(error(b"{\"schema\":2}").contains("without a target"));
         assert!(error(b"{\"schema\":2,").contains("no report of ping or bench"));
     }
 
