@@ -11,6 +11,7 @@ use crate::parse_error::ParseError;
 ///
 /// If the text has another form, or the port is not a number from 0 to 65535.
 pub fn split(text: &str) -> Result<(Option<&str>, Option<u16>), ParseError> {
+    check_no_scheme(text)?;
     let (host, port) = split_text(text)?;
     Ok((host, port.map(|port| parse_port(port, "1 to 65535, or 0 for any free one")).transpose()?))
 }
@@ -40,9 +41,9 @@ fn split_text(text: &str) -> Result<(Option<&str>, Option<&str>), ParseError> {
     if let Some(port) = bare_port(text) {
         return Err(ParseError::new(format!("{text:?} is a port without its colon: write :{port}")));
     }
-    let is_bracketed = text.starts_with('[');
-    let is_host = host.chars().all(|c| is_host_character(c) || (is_bracketed && c == ':'));
-    if !is_host || (!is_bracketed && is_number(host)) {
+    // A colon only stands in brackets here.
+    let is_host = host.chars().all(|c| is_host_character(c) || c == ':');
+    if !is_host || (!text.starts_with('[') && is_number(host)) {
         return Err(malformed());
     }
     Ok(((!host.is_empty()).then_some(host), port))
@@ -56,13 +57,7 @@ fn split_text(text: &str) -> Result<(Option<&str>, Option<&str>), ParseError> {
 /// As [`split`].
 #[cfg(feature = "client")]
 pub fn split_target(text: &str) -> Result<(Option<&str>, Option<u16>), ParseError> {
-    if let Some((scheme, rest)) = text.split_once("://")
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    {
-        let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let place = if split_target(place).is_ok() { place } else { "HOST:PORT" };
-        return Err(ParseError::new(format!("{text:?} is a URL: write {place}")));
-    }
+    check_no_scheme(text)?;
     let is_quotable = || !text.contains(|c: char| c == '\'' || c.is_control());
     let is_message = || !text.chars().all(|c| is_host_character(c) || ":[]".contains(c)) && is_quotable();
     let target = split_text(text).and_then(|(host, port)| {
@@ -78,6 +73,21 @@ pub fn split_target(text: &str) -> Result<(Option<&str>, Option<u16>), ParseErro
         true => ParseError::new(format!("{error} (to send it as a message: udpong send :5000 '{text}')")),
         false => error,
     })
+}
+
+/// Returns an error for a URL and for an address of socat, such as `UDP:localhost:7`.
+fn check_no_scheme(text: &str) -> Result<(), ParseError> {
+    let url = text.split_once("://").filter(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    let is_udp = |protocol: &str| protocol.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("udp"));
+    let socat = text.split_once(':').filter(|(protocol, rest)| is_udp(protocol) && rest.contains(':'));
+    let (what, rest) = match (url, socat) {
+        (Some((_, rest)), _) => ("a URL", rest),
+        (None, Some((_, rest))) => ("an address of socat", rest),
+        (None, None) => return Ok(()),
+    };
+    let place = rest.split(['/', '?', '#', ',']).next().unwrap_or_default();
+    let place = if split(place).is_ok() { place } else { "HOST:PORT" };
+    Err(ParseError::new(format!("{text:?} is {what}: write {place}")))
 }
 
 /// Returns the port if the text is nothing else, so that its colon is missing.
@@ -154,6 +164,16 @@ mod tests {
         ] {
             assert_eq!(error(url), format!("{url:?} is a URL: write {target}"));
         }
+        for (address, target) in [
+            ("UDP:localhost:7", "localhost:7"),
+            ("udp4-sendto:127.0.0.1:7,reuseaddr", "127.0.0.1:7"),
+            ("UDP6:[::1]:7", "[::1]:7"),
+            ("UDP:a:b", "HOST:PORT"),
+        ] {
+            assert_eq!(error(address), format!("{address:?} is an address of socat: write {target}"));
+            assert_eq!(split(address).expect_err(address).to_string(), error(address));
+        }
+        assert!(split_target("udp:7").is_ok());
         assert_eq!(error("127.0.0.1:99999"), "\"99999\" is not a port: write a number from 1 to 65535");
         assert!(error("localhost:0").contains("port 0") && error("localhost:00").contains("port 0"));
     }

@@ -8,6 +8,7 @@ use clap::Args;
 use udpong::client::bench::{self, Options};
 use udpong::client::{Load, Shape, Terminal};
 
+use super::units::{FILE_OR_STDOUT, output_file};
 use super::{
     EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, check_distinct,
     json, print, print_error, shutdown_with_report_on_signals, units, unless_forced,
@@ -51,7 +52,7 @@ pub struct BenchArgs {
     /// Datagrams per send
     ///
     /// On Linux with UDP_SEGMENT. With --rate R, N datagrams leave together every N/R seconds.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64), default_value = "1")]
+    #[arg(long, value_name = "N", value_parser = units::within::<u8>(1..=64), default_value = "1")]
     #[arg(hide_short_help = true, help_heading = "Load")]
     segments: u8,
 
@@ -96,13 +97,15 @@ pub struct BenchArgs {
     json: bool,
 
     /// Draw the latencies over time and their distribution, as SVG
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    #[arg(long, value_name = "FILE", value_parser = output_file(FILE_OR_STDOUT))]
+    #[arg(hide_short_help = true, help_heading = "Output")]
     plot: Option<PathBuf>,
 
     /// Log the latencies for "udpong report" and other tools
     ///
     /// The file is an HdrHistogram log (V2) in nanoseconds, with an interval a second and the target as tag.
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    #[arg(long, value_name = "FILE", value_parser = output_file(FILE_OR_STDOUT))]
+    #[arg(hide_short_help = true, help_heading = "Output")]
     hdr: Option<PathBuf>,
 
     #[command(flatten)]

@@ -72,7 +72,7 @@ pub struct EgressArgs {
     dscp: Option<u8>,
 
     /// Time to live (IPv4) or hop limit (IPv6), 1 to 255
-    #[arg(long, value_name = "HOPS", value_parser = clap::value_parser!(u8).range(1..), hide_short_help = true)]
+    #[arg(long, value_name = "HOPS", value_parser = units::within::<u8>(1..=255), hide_short_help = true)]
     #[arg(help_heading = "Network")]
     ttl: Option<u8>,
 

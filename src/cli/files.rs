@@ -1,9 +1,10 @@
 //! Files that commands read and write, with errors that name them.
 
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Failure;
 
@@ -33,6 +34,20 @@ pub fn check_distinct(plot: Option<&Path>, hdr: Option<&Path>) -> Result<(), Fai
         return Err(about_file(plot, &"--plot and --hdr need a file each"));
     }
     Ok(())
+}
+
+/// Checks that no file is merged twice, or merged and then overwritten by a picture.
+pub fn check_merged_once(files: &[PathBuf], plot: Option<&Path>) -> Result<(), Failure> {
+    // A link and its target are one file. What has no path of its own, such as a pipe, keeps its name.
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut seen = HashSet::new();
+    if let Some(twice) = files.iter().find(|file| !seen.insert(real(file))) {
+        return Err(about_file(twice, &"the same file is given twice"));
+    }
+    match plot.filter(|plot| seen.contains(&real(plot))) {
+        Some(plot) => Err(about_file(plot, &"--plot would overwrite what is merged: write the name of another file")),
+        None => Ok(()),
+    }
 }
 
 /// The file of a picture, opened before there is anything to draw: a wrong name should not cost a measurement. Until then it

@@ -1,8 +1,11 @@
 //! What to write instead of arguments that similar programs take. Pure, but for the arguments of the process.
 
+use std::ffi::OsString;
+
+use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
 
-use super::units;
+use super::{Cli, units};
 
 /// Options that a command does not have, and what to write instead.
 type Hints = &'static [(&'static [&'static str], &'static str)];
@@ -49,16 +52,47 @@ const BENCH: Hints = &[
     (&["-u", "--udp"], "it always sends UDP"),
 ];
 
-/// Those of nc(1) and nping(1).
+/// Those of nc(1), ncat(1), socat(1) and nping(1).
 const SEND: Hints = &[
     (&["-u", "--udp"], "it always sends UDP"),
-    (&["-w"], "the time to wait for an answer is -W"),
+    (&["-w", "--wait", "-t", "-T", "--idle-timeout"], "the time to wait for an answer is -W"),
+    (&["-q", "-N"], "it ends after the last answer, or at once with --no-wait"),
+    (&["-i", "--delay"], "each line is sent when the one before it was answered or -W has passed"),
+    (
+        &["-p", "-g", "--source-port"],
+        "the port is part of the target, as in HOST:5000, and the source port is any free one",
+    ),
+    (&["-l", "--listen"], "\"udpong serve\" listens"),
+    (&["-z"], "\"udpong ping -c 1\" shows whether there is an answer"),
+    (&["-c", "--count"], "\"udpong ping -c\" sends several"),
+    (&["-n", "--nodns"], "addresses are always numeric"),
+    (&["-v", "--verbose"], "a message without an answer is always reported"),
+    (&["-b"], "broadcast is not supported"),
     (&["--data"], "exact bytes are --hex"),
     (&["--data-string"], "write the message after the target"),
     (&["--data-length"], "the size is -s, with --pattern"),
 ];
 
-const COMMANDS: [(&str, Hints); 4] = [("serve", SERVE), ("ping", PING), ("bench", BENCH), ("send", SEND)];
+/// Those of socat(1), and words of netem(8) and similar programs.
+const RELAY: Hints = &[
+    (
+        &["-l", "--listen", "-p", "--port", "--to", "--target", "--upstream", "--remote"],
+        "write where to listen and where to forward to, as in :7000 HOST:5000",
+    ),
+    (&["-u", "--udp"], "it always forwards UDP"),
+    (&["-t", "-T", "-w", "--timeout"], "the time after which a session ends is --idle, the time to run --for"),
+    (&["-c", "-n"], "the number of datagrams is --count"),
+    (&["-v", "--verbose"], "every datagram is logged unless there is -q"),
+    (&["--max-clients", "--max-connections"], "the number of clients is --max-sessions"),
+    (&["--latency", "--lag"], "the delay is --delay, --up-delay or --down-delay"),
+    (&["--drop", "--packet-loss"], "the loss is --loss, --up-loss or --down-loss"),
+    (&["--bandwidth", "--bw", "--target-bw", "--throttle"], "the bandwidth is --rate, --up-rate or --down-rate"),
+    (&["--out-of-order", "--gap"], "the share that overtakes others is --reorder"),
+    (&["--tamper"], "the share with a flipped bit is --corrupt"),
+];
+
+const COMMANDS: [(&str, Hints); 5] =
+    [("serve", SERVE), ("ping", PING), ("bench", BENCH), ("send", SEND), ("relay", RELAY)];
 
 /// Returns a better error for an argument that the command does not have, if another program has it.
 pub fn explain(error: &clap::Error) -> Option<String> {
@@ -66,6 +100,22 @@ pub fn explain(error: &clap::Error) -> Option<String> {
         return None;
     }
     explain_option(error).or_else(|| separate_port(&arguments()))
+}
+
+/// Returns the error about a negative number behind an option. The parser takes such a number for an option of its own, and
+/// advises to write `--` before it.
+pub fn explain_negative_number(arguments: impl Iterator<Item = OsString>) -> Option<clap::Error> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        match (argument.as_encoded_bytes(), joined.last_mut()) {
+            ([b'-', b'0'..=b'9' | b'.', ..], Some(option)) if option.as_encoded_bytes().starts_with(b"-") => {
+                option.push(if option.as_encoded_bytes().starts_with(b"--") { "=" } else { "" });
+                option.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    Cli::try_parse_from(joined).err().filter(|error| error.kind() == ErrorKind::ValueValidation)
 }
 
 /// Returns a better error for an unknown option.
@@ -117,10 +167,9 @@ fn rate_after_quiet(arguments: &[String]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
+    use clap::CommandFactory;
 
     use super::*;
-    use crate::cli::Cli;
 
     fn explained(arguments: &[&str]) -> String {
         let error = Cli::try_parse_from([&["udpong"], arguments].concat()).expect_err("an unknown option");
@@ -132,8 +181,27 @@ mod tests {
         assert_eq!(explained(&["bench", ":1", "-z", "5s"]), "there is no option -z: the time to measure is -t");
         assert!(explained(&["ping", ":1", "-M", "do"]).contains("--dont-fragment"));
         assert!(explained(&["serve", "--port=7"]).contains("part of the service"));
+        assert!(explained(&["send", "-u", "-w1", ":1", "hi"]).ends_with("-u: it always sends UDP"));
+        assert!(explained(&["send", ":1", "-w1"]).ends_with("-w: the time to wait for an answer is -W"));
+        assert!(explained(&["send", "localhost", "-p", "7"]).contains("part of the target, as in HOST:5000"));
+        assert!(explained(&["relay", ":1", ":2", "--latency=40ms"]).contains("the delay is --delay"));
+        assert!(explained(&["relay", ":1", ":2", "--drop", "1%"]).contains("the loss is --loss"));
+        assert!(explained(&["relay", "-l", "7", ":2"]).contains("as in :7000 HOST:5000"));
         assert_eq!(explained(&["ping", ":1", "--unheard-of"]), "");
         assert_eq!(explained(&["report", "-z"]), "");
+    }
+
+    #[test]
+    fn negative_number_is_a_value_of_the_option_before_it() {
+        let error = |line: &str| explain_negative_number(line.split(' ').map(OsString::from)).map(|e| e.to_string());
+        for line in ["ping :1 -c -1", "ping -q --count -1 :1", "ping :1 -qc -4 -n", "bench -n -1 -h"] {
+            let error = error(&format!("udpong {line}")).unwrap_or_else(|| panic!("no error in {line}"));
+            assert!(error.contains("invalid value '-") && error.contains("a whole number of at least 1"), "{error}");
+        }
+        for line in ["send :1 -1", "send :1 -- -1", "ping -4 :1", "ping -q -1 :1", "ping --json -1 :1", "ping --no -1"]
+        {
+            assert_eq!(error(&format!("udpong {line}")), None, "{line}");
+        }
     }
 
     #[test]

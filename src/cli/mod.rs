@@ -34,7 +34,7 @@ use udpong::{client, server};
 
 use bench::BenchArgs;
 use datagrams::{EgressArgs, PayloadArgs};
-use files::{PlotFile, about_file, check_distinct, read};
+use files::{PlotFile, about_file, check_distinct, check_merged_once, read};
 use manual::{CompletionsArgs, ManArgs};
 use ping::PingArgs;
 use relay::RelayArgs;
@@ -114,6 +114,7 @@ fn parse_and_run() -> Result<(), Failure> {
         Ok(cli) => cli,
         // clap prints its own errors, and help, and ends the program.
         Err(error) => {
+            let error = habits::explain_negative_number(std::env::args_os()).unwrap_or(error);
             let explained = habits::explain(&error).map(|hint| Failure::new(Failure::USAGE, hint));
             return Err(explained.unwrap_or_else(|| error.exit()));
         }

@@ -6,6 +6,8 @@ use clap::Args;
 use udpong::metrics::{Address, Options};
 use udpong::service_manager::ServiceManager;
 
+use super::units::output_file;
+
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Monitoring")]
 pub struct MonitorArgs {
@@ -18,7 +20,7 @@ pub struct MonitorArgs {
     /// Keep the metrics in a file, for node_exporter (NAME.prom)
     ///
     /// The file is replaced as a whole, every 15 seconds, or every --stats where there is one, and at the end.
-    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    #[arg(long, value_name = "FILE", value_parser = output_file("write the name of a file"), hide_short_help = true)]
     metrics_file: Option<PathBuf>,
 }
 

@@ -10,6 +10,7 @@ use udpong::client::ping::{self, Format, Options};
 use udpong::client::{Error, Limits, PingReport, StampOptions, Terminal};
 
 use super::monitor::MonitorArgs;
+use super::units::{FILE_OR_STDOUT, output_file};
 use super::{
     EgressArgs, Failure, FamilyArgs, LIMIT_EXIT_STATUS, LimitArgs, PayloadArgs, PlotFile, TEMPLATE, check_distinct,
     habits, json, print, shutdown_with_report_on_signals, stamp_key, units, unless_forced,
@@ -47,7 +48,7 @@ pub struct PingArgs {
     /// Measure each direction, against a STAMP reflector (RFC 8762)
     ///
     /// Also against one of TWAMP Light.
-    #[arg(long, conflicts_with_all = ["flows", "hex", "file", "pattern"], hide_short_help = true)]
+    #[arg(long, conflicts_with_all = NOT_STAMP, hide_short_help = true)]
     #[arg(help_heading = "STAMP")]
     stamp: bool,
 
@@ -55,12 +56,13 @@ pub struct PingArgs {
     ///
     /// The key is the content of the file, less one final line feed.
     #[arg(long, value_name = "PATH", requires = "stamp", hide_short_help = true, help_heading = "STAMP")]
+    #[arg(conflicts_with_all = NOT_STAMP)]
     stamp_key_file: Option<PathBuf>,
 
     /// Rotate over N source ports, 1 to 1024, and report each
     ///
     /// Finds the broken one of several paths or backends.
-    #[arg(long, value_name = "N", value_parser = units::flows, hide_short_help = true, help_heading = "Probes")]
+    #[arg(long, value_name = "N", value_parser = units::within::<usize>(1..=1024), hide_short_help = true, help_heading = "Probes")]
     flows: Option<usize>,
 
     #[command(flatten)]
@@ -107,13 +109,15 @@ pub struct PingArgs {
     json_stream: bool,
 
     /// Draw the round trips over time and their distribution, as SVG
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    #[arg(long, value_name = "FILE", value_parser = output_file(FILE_OR_STDOUT))]
+    #[arg(hide_short_help = true, help_heading = "Output")]
     plot: Option<PathBuf>,
 
     /// Log the round trips for "udpong report" and other tools
     ///
     /// The file is an HdrHistogram log (V2) in nanoseconds, with an interval a second and the target as tag.
-    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = "Output")]
+    #[arg(long, value_name = "FILE", value_parser = output_file(FILE_OR_STDOUT))]
+    #[arg(hide_short_help = true, help_heading = "Output")]
     hdr: Option<PathBuf>,
 
     #[command(flatten)]
@@ -124,14 +128,17 @@ pub struct PingArgs {
 
     /// Maximum share lost on the way to the reflector (1%)
     #[arg(long, value_name = "PERCENT", value_parser = units::percent, requires = "stamp", hide_short_help = true)]
-    #[arg(help_heading = "STAMP")]
+    #[arg(help_heading = "STAMP", conflicts_with_all = NOT_STAMP)]
     max_loss_up: Option<f64>,
 
     /// Maximum share of what it returned that is lost on the way back
     #[arg(long, value_name = "PERCENT", value_parser = units::percent, requires = "stamp", hide_short_help = true)]
-    #[arg(help_heading = "STAMP")]
+    #[arg(help_heading = "STAMP", conflicts_with_all = NOT_STAMP)]
     max_loss_down: Option<f64>,
 }
+
+/// What --stamp excludes. So does each option that requires it: the parser does not ask for an option that is excluded.
+const NOT_STAMP: [&str; 4] = ["flows", "hex", "file", "pattern"];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -186,14 +193,16 @@ JSON:
 With --stamp, in addition:
 
   reflector         stateful, stateless, or null without an answer
-  up, down          the way to the reflector and back: lost, hops (of the
-                    latest answer, or null), delay_variation_ms (min, mean,
-                    p50, p99 and max of what delays exceed the shortest by)
-                    and one_way_ms (these of the delays themselves, and
-                    error; null unless both clocks are synchronized)
+  up, down          the way to the reflector and back: lost (null unless
+                    the reflector is stateful), hops (of the latest answer,
+                    or null), delay_variation_ms (min, mean, p50, p99 and
+                    max of what delays exceed the shortest by) and
+                    one_way_ms (these of the delays themselves, and error;
+                    null unless both clocks are synchronized)
   unknown_direction
                     lost probes whose direction is not known; lost is the
-                    sum of up.lost, down.lost and unknown_direction
+                    sum of up.lost, down.lost and unknown_direction, of
+                    which null counts as 0
   processing_ms     time in the reflector, which is no part of rtt_ms
 
 With --json-stream, for each event:

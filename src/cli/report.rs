@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use udpong::client::{Merge, Terminal};
 
-use super::{Failure, PlotFile, TEMPLATE, about_file, json, print, print_error, read};
+use super::units::{FILE_OR_STDOUT, output_file};
+use super::{Failure, PlotFile, TEMPLATE, about_file, check_merged_once, json, print, print_error, read};
 
 /// Merge the results of ping and bench, from one host or many.
 ///
@@ -24,7 +25,8 @@ pub struct ReportArgs {
     json: bool,
 
     /// Draw the distribution of the round trips, as SVG
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(long, value_name = "FILE", value_parser = output_file(FILE_OR_STDOUT))]
+    #[arg(help_heading = "Output")]
     plot: Option<PathBuf>,
 }
 
@@ -59,6 +61,7 @@ Exit status:
 
 /// Reads the files and prints what they give together.
 pub fn run(args: &ReportArgs) -> Result<(), Failure> {
+    check_merged_once(&args.files, args.plot.as_deref())?;
     let plot = args.plot.as_deref().map(PlotFile::open).transpose()?;
     let mut merge = Merge::default();
     for file in &args.files {

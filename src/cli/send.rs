@@ -23,7 +23,7 @@ pub struct SendArgs {
     target: String,
 
     /// At most 65507 bytes [default: every line of the standard input]
-    #[arg(value_name = "MESSAGE", conflicts_with_all = ["hex", "file", "pattern"])]
+    #[arg(value_name = "MESSAGE", conflicts_with_all = ["hex", "file", "pattern", "size"])]
     message: Option<OsString>,
 
     /// Time to wait for an answer (300ms, 5s, 1m30s)
@@ -34,7 +34,7 @@ pub struct SendArgs {
     /// How many times to repeat a message that is not answered
     ///
     /// By default none: not every message may arrive twice.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "When to stop")]
+    #[arg(long, value_name = "N", value_parser = units::within::<u32>(0..=u32::MAX.into()), default_value = "0", help_heading = "When to stop")]
     retries: u32,
 
     /// Send and do not wait for an answer (syslog, statsd)

@@ -3,9 +3,12 @@
 //! Each returns its error as one line that says what to write instead; clap puts the value and the option before it.
 
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use udpong::client::{EgressSource, LONGEST_PAYLOAD};
 
 /// Parses a duration: `300ms`, `5s`, `1m30s`, `50us`, or a number of seconds such as `0.2`.
@@ -20,9 +23,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses a [`duration`] longer than 0.
 pub fn positive_duration(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        Duration::ZERO => Err("write a duration longer than 0, such as 300ms".to_owned()),
-        duration => Ok(duration),
+    match duration(text) {
+        Err(why) if !text.starts_with('-') => Err(why),
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("write a duration longer than 0, such as 300ms".to_owned()),
     }
 }
 
@@ -74,10 +78,13 @@ pub fn workers(text: &str) -> Result<NonZeroUsize, String> {
     workers.ok_or_else(|| "write auto, or 1 to 1024".to_owned())
 }
 
-/// Parses a number of source ports: 1 to 1,024.
-pub fn flows(text: &str) -> Result<usize, String> {
-    let flows = scaled(text, 1000).filter(|flows| (1..=1024).contains(flows));
-    flows.and_then(|flows| flows.try_into().ok()).ok_or_else(|| "write 1 to 1024".to_owned())
+/// Returns a parser for whole numbers in a range.
+pub fn within<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = scaled(text, 1000).filter(|number| range.contains(number));
+        let number = number.and_then(|number| number.try_into().ok());
+        number.ok_or_else(|| format!("write a number from {} to {}", range.start(), range.end()))
+    }
 }
 
 /// The bytes of a hexadecimal number.
@@ -135,6 +142,14 @@ pub fn egress_source(text: &str) -> Result<EgressSource, String> {
         Err(_) => Err("write an address without a port, or the name of an interface".to_owned()),
     }
 }
+
+/// Returns a parser for the name of a file that is written. It refuses `-`, which would become the name of a file.
+pub fn output_file(advice: &'static str) -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(move |path| if path.as_os_str() == "-" { Err(advice) } else { Ok(path) })
+}
+
+/// The advice for a file that need not be replaced as a whole.
+pub const FILE_OR_STDOUT: &str = "write the name of a file, or /dev/stdout";
 
 /// Parses digits with an optional k or M behind them.
 fn scaled(text: &str, step: u64) -> Option<u64> {
@@ -204,6 +219,7 @@ mod tests {
         for neither in ["1.5", "0.0001k", "1.5x", "1..5k", "1e3k", "nan.k", "1.5G"] {
             assert!(count(neither).is_err_and(|error| error.starts_with("write a whole number")), "{neither}");
         }
+        let flows = within::<usize>(1..=1024);
         assert!(flows("0").is_err() && flows("1025").is_err() && flows("1024") == Ok(1024));
     }
 

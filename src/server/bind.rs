@@ -1,7 +1,7 @@
 //! Where services listen: host names become addresses, and addresses become sockets.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
 
 use log::{debug, log};
@@ -90,7 +90,7 @@ pub(super) fn places<'a>(
         for address in &addresses {
             if let Some((other, at)) = taken.iter().find(|(_, at)| overlap(*at, *address)) {
                 let (a, b) = (other.name(), service.name());
-                let elsewhere = service.moved_to(service.other_port(address.port()));
+                let elsewhere = elsewhere(service, *address, |place| !taken.iter().any(|(_, at)| overlap(*at, place)));
                 return Err(Error::Conflict(format!(
                     "{a} on {at} and {b} on {address} cannot share the port: try {elsewhere}"
                 )));
@@ -179,11 +179,11 @@ fn is_not_available(error: &io::Error) -> bool {
 }
 
 fn cannot_listen(service: &Service, address: SocketAddr, error: &io::Error) -> Error {
-    let elsewhere = service.moved_to(service.other_port(address.port()));
+    let elsewhere = || elsewhere(service, address, |place| UdpSocket::bind(place).is_ok());
     let why = match error.kind() {
-        io::ErrorKind::AddrInUse => format!("address already in use (is another server running? try {elsewhere})"),
+        io::ErrorKind::AddrInUse => format!("address already in use (is another server running? try {})", elsewhere()),
         io::ErrorKind::PermissionDenied => {
-            format!("permission denied (low ports need root or CAP_NET_BIND_SERVICE; try {elsewhere})")
+            format!("permission denied (low ports need root or CAP_NET_BIND_SERVICE; try {})", elsewhere())
         }
         io::ErrorKind::AddrNotAvailable => {
             "this machine has no such address (0.0.0.0 or [::] listens on every address)".to_owned()
@@ -191,6 +191,17 @@ fn cannot_listen(service: &Service, address: SocketAddr, error: &io::Error) -> E
         _ => error.to_string(),
     };
     Error::Listen(format!("cannot listen on {address} ({}): {why}", service.name()))
+}
+
+/// Returns a service on another port that is free, as text for the command line.
+fn elsewhere(service: &Service, mut address: SocketAddr, is_free: impl Fn(SocketAddr) -> bool) -> String {
+    let first = service.other_port(address.port());
+    let mut ports = (first..=u16::MAX).chain(1025..first).take(1000);
+    let free = ports.find(|port| {
+        address.set_port(*port);
+        is_free(address)
+    });
+    service.moved_to(free.unwrap_or(first))
 }
 
 fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketAddr)> {

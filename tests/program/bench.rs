@@ -196,6 +196,31 @@ fn stopped_generator_reports_its_lateness() {
     assert!(stderr(&output).contains("the generator was the limit"), "{}", stderr(&output));
 }
 
+/// The window of a limited number ends with the last answer, long after the last datagram was due.
+#[test]
+fn slow_responder_is_not_blamed_on_the_generator() {
+    let server = Server::start(&["echo@127.0.0.1:0", "-q", "--delay", "1500ms"]);
+    let output = bench(&server.address().to_string(), &["--rate", "100", "-n", "20", "-W", "10s", "--json"]);
+    assert_eq!(count(&report(&output), "answered"), 20);
+    assert_eq!(stderr(&output), "");
+}
+
+/// The generator is stopped for a moment, so that 1 % of the datagrams leave very late. All of them leave.
+#[test]
+fn silent_responder_is_not_blamed_on_the_generator() {
+    let mut server = Server::start(&["discard@127.0.0.1:0"]);
+    let mut command = udpong(&["bench", &server.address().to_string(), "--rate", "100", "-n", "200", "-W", "10ms"]);
+    let child = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    server.wait_for_line("Received message", 9);
+    signal("STOP", child.id());
+    thread::sleep(Duration::from_millis(300));
+    signal("CONT", child.id());
+    let output = child.wait_with_output().expect("its output");
+    let report = report(&output);
+    assert!(report["lateness_ms"]["p99"].as_f64().is_some_and(|p99| p99 > 100.0), "{report}");
+    assert_eq!(stderr(&output), format!("udpong: no answer from {}\n", server.address()));
+}
+
 #[test]
 fn warm_up_is_not_counted() {
     let server = Server::start(&["echo@127.0.0.1:0", "-q", "--json"]);

@@ -314,7 +314,7 @@ fn fails_for_impairments_that_do_not_work_together() {
         (&["--distribution=normal"], "--distribution has no effect without an impairment"),
         (&["--seed=5"], "--seed has no effect without an impairment"),
     ] {
-        let output = run(&mut udpong(&[&["serve", "hello@127.0.0.1:0"], arguments].concat()), b"");
+        let output = run(&mut udpong(&[&["serve", "hello@127.0.0.1:0", "--for=1ms"], arguments].concat()), b"");
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
         assert!(error.contains(message), "{arguments:?}: {error}");
@@ -325,9 +325,17 @@ fn fails_for_impairments_that_do_not_work_together() {
         (&["--up-limit=5", "--down-loss=1%"], "--up-limit"),
         (&["--down-distribution=pareto", "--up-loss=1%"], "--down-distribution"),
     ] {
-        let output = run(&mut udpong(&[&["relay", "127.0.0.1:0", "127.0.0.1:9"], arguments].concat()), b"");
+        let relay = ["relay", "127.0.0.1:0", "127.0.0.1:9", "--for=1ms"];
+        let output = run(&mut udpong(&[&relay, arguments].concat()), b"");
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
         assert!(error.contains(&format!("{option} has no effect without an impairment")), "{arguments:?}: {error}");
+    }
+    for arguments in
+        [&["--seed=5", "--up-loss=1%"][..], &["--limit=5", "--down-loss=1%"], &["--up-limit=5", "--loss=1%"]]
+    {
+        let relay = ["relay", "127.0.0.1:0", "127.0.0.1:9", "--for=1ms"];
+        let output = run(&mut udpong(&[&relay, arguments].concat()), b"");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
     }
 }

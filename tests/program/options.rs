@@ -75,8 +75,11 @@ fn own_payloads_exclude_each_other() {
             assert!(text(&output.stderr).contains(option), "{output:?}");
         }
     }
-    let output = output(&["send", ":1", "message", "--hex", "00"]);
-    assert!(text(&output.stderr).contains("cannot be used with"), "{output:?}");
+    for options in [["--hex", "00"], ["--size", "5"]] {
+        let output = output(&[&["send", ":1", "message"][..], &options].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(text(&output.stderr).contains("cannot be used with"), "{output:?}");
+    }
 }
 
 #[test]
@@ -192,7 +195,19 @@ fn mistakes_are_usage_errors_that_say_what_to_write() {
         (&["ping", ":1", "-A"], "udpong bench"),
         (&["ping", ":1", "-f"], "udpong bench"),
         (&["ping", ":1", "-i", "1x"], "write a number and a unit, such as 300ms"),
-        (&["ping", ":1", "--flows", "0"], "write 1 to 1024\n"),
+        (&["ping", ":1", "--flows", "0"], "write a number from 1 to 1024\n"),
+        (&["ping", ":1", "--ttl", "0"], "write a number from 1 to 255\n"),
+        (&["bench", ":1", "--segments", "65"], "write a number from 1 to 64\n"),
+        (&["ping", ":1", "-c", "-1"], "'-1' for '--count <N>': write a whole number of at least 1"),
+        (&["ping", "-i", "-1", ":1"], "'-1' for '--interval <DURATION>': write a duration longer than 0"),
+        (&["bench", ":1", "--rate", "-5"], "'-5' for '--rate <R>': write a whole number of at least 1"),
+        (&["bench", ":1", "-t", "-.5s"], "'-.5s' for '--time <DURATION>': write a duration longer than 0"),
+        (&["send", ":1", "--retries", "-1"], "'-1' for '--retries <N>': write a number from 0 to 4294967295\n"),
+        (&["relay", ":1", ":2", "--loss", "-1%"], "write 0% to 100%"),
+        (&["send", "localhost", "-p", "7"], "the port is part of the target, as in HOST:5000"),
+        (&["relay", ":1", ":2", "--latency", "40ms"], "the delay is --delay"),
+        (&["relay", ":1", ":2", "--drop=1%"], "the loss is --loss"),
+        (&["send", ":1", "-1"], "tip: to pass '-1' as a value, use '-- -1'"),
         (&["ping", "5000"], "write :5000\n"),
         (&["ping", "70000"], "write HOST:PORT"),
         (&["ping", "localhost", "7"], "a host and its port are one word: write localhost:7\n"),
@@ -203,9 +218,17 @@ fn mistakes_are_usage_errors_that_say_what_to_write() {
         (&["send", "[ff02::1]:7", "hi"], "ff02::1 is a multicast address, which is not supported"),
         (&["send", "localhost", "7", "hi"], "write localhost:7\n"),
         (&["send", "udp://[::1]:7/", "hi"], "write [::1]:7\n"),
+        (&["send", "UDP:localhost:7", "hi"], "is an address of socat: write localhost:7\n"),
+        (&["relay", "udp://:7000", ":7"], "write :7000\n"),
         (&["send", "5000", "hi", "there"], "unexpected argument 'there'"),
     ] {
-        let output = output(arguments);
+        // So that one that is accepted ends, too.
+        let end = match arguments[0] {
+            "ping" => &["-w", "1s"][..],
+            "relay" => &["--for", "1s"],
+            _ => &[],
+        };
+        let output = output(&[arguments, end].concat());
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()), "{arguments:?}");
         assert!(text(&output.stderr).contains(hint), "{arguments:?}: {output:?}");
     }

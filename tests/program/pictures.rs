@@ -163,6 +163,37 @@ fn file_that_cannot_be_written_costs_no_measurement() {
 }
 
 #[test]
+fn file_that_is_written_has_a_name_of_its_own() {
+    let folder = TempDir::new().expect("a folder");
+    for arguments in [&["ping", ":1", "-c", "1"][..], &["bench", ":1"]] {
+        let files = ["--plot", "file", "--hdr", "./file"];
+        let output = run(udpong(&[arguments, &files].concat()).current_dir(&folder), b"");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert_eq!(text(&output.stderr), "udpong: file: --plot and --hdr need a file each\n");
+        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
+    }
+    for (arguments, advice) in [
+        (&["ping", ":1", "-c", "1", "--plot"][..], "write the name of a file, or /dev/stdout\n"),
+        (&["ping", ":1", "-c", "1", "--hdr"], "write the name of a file, or /dev/stdout\n"),
+        (&["bench", ":1", "--plot"], "write the name of a file, or /dev/stdout\n"),
+        (&["bench", ":1", "--hdr"], "write the name of a file, or /dev/stdout\n"),
+        (&["report", "a.hdr", "--plot"], "write the name of a file, or /dev/stdout\n"),
+        (&["ping", ":1", "-c", "1", "--metrics-file"], "write the name of a file\n"),
+        (&["serve", "hello@127.0.0.1:0", "--for", "1ms", "--metrics-file"], "write the name of a file\n"),
+    ] {
+        let output = run(udpong(arguments).arg("-").current_dir(&folder), b"");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
+        assert!(text(&output.stderr).contains(advice), "{output:?}");
+        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
+    }
+    let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
+    let target = server.address().to_string();
+    let ping = ["ping", &target, "-c", "1", "--json", "--plot", "/dev/stdout", "--hdr", "/dev/stdout"];
+    let stdout = text(&run(&mut udpong(&ping), b"").stdout);
+    assert!(stdout.contains("#[Histogram log") && stdout.trim_end().ends_with("</svg>"), "{stdout}");
+}
+
+#[test]
 fn picture_is_replaced_only_by_another() {
     let server = Server::start(&["echo@127.0.0.1:0", "-q"]);
     let folder = TempDir::new().expect("a folder");
@@ -263,12 +294,43 @@ fn report_says_which_file_is_wrong() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("notes.txt").display().to_string();
     fs::write(&file, "# notes\nnothing\n").expect("written");
+    let head = folder.path().join("head.hdr").display().to_string();
+    fs::write(&head, "#[Histogram log format version 1.3]\n#[StartTime: 1.0 (seconds since epoch)]\n")
+        .expect("written");
     for (name, why) in [
         (&*file, "line 2 is neither JSON of ping or bench nor part of an HdrHistogram log"),
         ("/nowhere", "cannot read it"),
+        (&head, "the file has no histogram"),
     ] {
         let output = run(&mut udpong(&["report", name]), b"");
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).starts_with(&format!("udpong: {name}: {why}")), "{output:?}");
     }
+}
+
+#[test]
+fn file_is_merged_once_and_not_overwritten() {
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, link, other) = (path("a.json"), path("link.json"), path("b.json"));
+    let result = r#"{"schema":2,"target":"a:1","sent":1,"answered":1}"#;
+    fs::write(&file, result).expect("written");
+    fs::write(&other, result).expect("written");
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    let indirect = format!("{}/./a.json", folder.path().display());
+    for (arguments, error) in [
+        (&[&file, &other, &file][..], format!("{file}: the same file is given twice")),
+        (&[&file, &link], format!("{link}: the same file is given twice")),
+        (&[&file, &indirect], format!("{indirect}: the same file is given twice")),
+        (&[&"-".to_owned(), &"-".to_owned()], "-: the same file is given twice".to_owned()),
+        (&[&file, &"--plot".to_owned(), &link], format!("{link}: --plot would overwrite what is merged")),
+    ] {
+        let arguments: Vec<_> = arguments.iter().map(|argument| argument.as_str()).collect();
+        let output = run(&mut udpong(&[&["report"][..], &arguments].concat()), b"");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
+        assert!(text(&output.stderr).starts_with(&format!("udpong: {error}")), "{output:?}");
+    }
+    assert_eq!(fs::read_to_string(&file).expect("the file"), result);
+    // Equal content is no reason: another host may have measured the same.
+    assert_eq!(json(&["report", "--json", &file, &other])["targets"][0]["sent"], 2);
 }

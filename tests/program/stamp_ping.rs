@@ -15,8 +15,15 @@ fn report(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     let report = text.lines().last().unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     let report: Value = serde_json::from_str(report).expect("JSON");
-    let [up, down, unknown] = ["/up/lost", "/down/lost", "/unknown_direction"].map(|path| count(&report, path));
-    assert_eq!(up + down + unknown, count(&report, "/lost"), "{report}");
+    let unknown = count(&report, "/unknown_direction");
+    let known = match report["reflector"] == "stateful" {
+        true => count(&report, "/up/lost") + count(&report, "/down/lost"),
+        false => {
+            assert!(report["up"]["lost"].is_null() && report["down"]["lost"].is_null(), "{report}");
+            0
+        }
+    };
+    assert_eq!(known + unknown, count(&report, "/lost"), "{report}");
     report
 }
 
@@ -87,9 +94,20 @@ fn stateless_reflector_is_detected_by_its_first_answer() {
         count(&report, "/lost") > 10 && count(&report, "/unknown_direction") == count(&report, "/lost"),
         "{report}"
     );
-    let output = ping(&target, &["-c", "100", "-i", "2ms", "-W", "200ms", "-q", "--max-loss-up", "99%"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let (plot, metrics) = (file("plot.svg"), file("metrics.prom"));
+    let probes = ["-c", "100", "-i", "2ms", "-W", "200ms", "-q", "--plot", &plot, "--metrics-file", &metrics];
+    let output = ping(&target, &[&probes[..], &["--max-loss-up", "99%"]].concat());
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("\nthe reflector is stateless: "));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("\nthe reflector is stateless: "), "{text}");
+    assert!(text.contains("\nup: lost unknown, ") && text.contains("\ndown: lost unknown, "), "{text}");
+    let metrics = fs::read_to_string(&metrics).expect("metrics");
+    assert_eq!(metrics.matches("\nudpong_ping_direction_lost_probes{").count(), 1, "{metrics}");
+    assert!(metrics.contains(",direction=\"unknown\"} "), "{metrics}");
+    let picture = fs::read_to_string(&plot).expect("a picture");
+    assert!(picture.contains("; lost in unknown direction ") && !picture.contains("lost up"), "{picture}");
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(message.contains("loss up is not known, as the reflector is stateless"), "{message}");
 }
@@ -272,6 +290,9 @@ fn sizes_and_options_that_make_no_sense_are_usage_errors() {
         (&["--stamp", "127.0.0.1", "--flows", "3"], "cannot be used with"),
         (&["--stamp", "127.0.0.1", "--hex", "00"], "cannot be used with"),
         (&["127.0.0.1", "--max-loss-up", "1%"], "--stamp"),
+        (&["127.0.0.1", "-c1", "--max-loss-up", "1%", "--flows", "3"], "cannot be used with"),
+        (&["127.0.0.1", "-c1", "--max-loss-down", "1%", "--pattern", "00"], "cannot be used with"),
+        (&["127.0.0.1", "-c1", "--stamp-key-file", "/dev/null", "--hex", "00"], "cannot be used with"),
     ] {
         let output = run(udpong(&["ping"]).args(arguments), b"");
         let message = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -22,7 +22,7 @@ fn one_line(what: &str, output: &Output, code: i32) -> String {
 
 #[test]
 fn wrong_service_is_exit_2_and_says_what_to_write() {
-    let wrong: [(&[&str], &str); 28] = [
+    let wrong: [(&[&str], &str); 29] = [
         (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard, stamp or reply=TEXT)"),
         (&[""], "there is no service \"\" (choose"),
         (&["Hello"], "there is no service \"Hello\" (choose"),
@@ -53,6 +53,10 @@ fn wrong_service_is_exit_2_and_says_what_to_write() {
         (&["hello@:7000", "echo@127.0.0.2:7000"], "cannot share the port: try echo@127.0.0.2:7001"),
         (&["hello@[::]:7000", "echo@0.0.0.0:7000"], "cannot share the port: try echo@0.0.0.0:7001"),
         (&["hello@:7000", "echo@[::]:7000"], "cannot share the port: try echo@[::]:7001"),
+        (
+            &["hello@127.0.0.1:7000", "ack@127.0.0.1:7001", "echo@127.0.0.1:7000"],
+            "cannot share the port: try echo@127.0.0.1:7002",
+        ),
         (&["fixed", "fixed"], "fixed on 127.0.0.1:20001 and fixed on 127.0.0.1:20001 cannot share the port"),
     ];
     for (arguments, advice) in wrong {
@@ -122,6 +126,20 @@ fn address_in_use_is_exit_1_and_leaves_nothing_bound() {
         assert!(line.contains("is another server running? try echo@"), "{line}");
         UdpSocket::bind(free).expect("the first service's port is free again");
     }
+}
+
+#[test]
+fn port_that_is_suggested_is_free() {
+    let bind = |port: u16| UdpSocket::bind(("127.0.0.98", port)).ok();
+    let port_of = |socket: &UdpSocket| socket.local_addr().expect("an address").port();
+    let (holder, _next) = std::iter::repeat_with(|| bind(0).expect("a free port"))
+        .find_map(|holder| bind(port_of(&holder).checked_add(1)?).map(|next| (holder, next)))
+        .expect("two ports");
+    let port = port_of(&holder);
+    let line = one_line("a held port", &serve(&[&format!("echo@127.0.0.98:{port}")]), 1);
+    let suggested = line.trim_end().strip_suffix(')').and_then(|line| line.rsplit_once(" try echo@127.0.0.98:"));
+    let suggested: u16 = suggested.and_then(|(_, port)| port.parse().ok()).unwrap_or_else(|| panic!("{line}"));
+    assert!(suggested != port && suggested != port + 1, "{line}");
 }
 
 #[test]

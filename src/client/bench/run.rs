@@ -58,17 +58,21 @@ impl State {
 
     /// Returns the report of a run that was sending for a time, and was without an answer at its end.
     pub(super) fn report(&self, (time, silence): (Duration, Silence)) -> BenchReport {
-        let Self { shape, clients, results, .. } = self;
+        let Self { shape, clients, traffic, results, .. } = self;
         let counts = self.counts();
         let rate = match shape.load {
             Load::Rate(rate) => rate,
             Load::InFlight(_) => 0,
         };
+        let in_flight = clients.iter().map(Client::in_flight).sum();
+        // The window of a limited number may end long after the last of them was due.
+        let wanted =
+            traffic.left.map_or(f64::INFINITY, |left| left.saturating_add(counts.sent) as f64 + in_flight as f64);
         let measurement = Measurement {
             time,
             clients: shape.clients,
             counts,
-            in_flight: clients.iter().map(Client::in_flight).sum(),
+            in_flight,
             // The least certain one of any client.
             attribution: clients.iter().filter_map(|client| client.tracker().attribution()).max(),
             sent_bytes: counts.sent * shape.size as u64,
@@ -77,7 +81,7 @@ impl State {
             latencies: results.latencies.clone(),
             timeline: results.timeline.clone(),
             lateness: (rate > 0).then(|| results.lateness.clone()),
-            rate,
+            due: (time.as_secs_f64() * f64::from(rate)).min(wanted),
             silence,
             nobody_listens: results.nobody_listens(),
             error: results.error.clone(),

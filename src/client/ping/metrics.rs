@@ -106,10 +106,11 @@ fn write_directions<'a, T: Iterator<Item = (&'a String, &'a StampReport)>>(
     let help = "Lost probes by direction. One whose direction is found out later is counted as unknown until then.";
     let mut lost = text.family("udpong_ping_direction_lost_probes", Kind::Gauge, help);
     for (target, stamp) in targets() {
-        let unknown = ("unknown", stamp.unknown_direction());
+        let unknown = ("unknown", Some(stamp.unknown_direction()));
         let directions = stamp.directions().map(|(direction, lost, _)| (direction, lost));
         for (direction, count) in directions.into_iter().chain([unknown]) {
-            lost.sample(&[("target", target), ("direction", &direction)], count);
+            // A sample of 0 would claim that nothing was lost there.
+            count.into_iter().for_each(|count| lost.sample(&[("target", target), ("direction", &direction)], count));
         }
     }
     let help = "What delays exceed the shortest by, in seconds.";

@@ -43,8 +43,8 @@ pub struct Measurement {
     pub timeline: Option<Timeline>,
     /// The time from when each datagram was due to when it was sent; `None` in a closed loop.
     pub lateness: Option<Latencies>,
-    /// How many datagrams were due per second; 0 in a closed loop.
-    pub rate: u32,
+    /// How many datagrams were due in the window; 0 in a closed loop.
+    pub due: f64,
     /// What happened since the last answer.
     pub silence: Silence,
     /// Whether the only thing that came back is that the port is closed.
@@ -104,7 +104,7 @@ impl BenchReport {
         let Measurement { time, clients, counts, ref latencies, ref lateness, silence, .. } = measurement;
         let per_second = |number: f64| if time.is_zero() { 0.0 } else { number / time.as_secs_f64() };
         let mbit = |bytes: u64| (per_second(bytes as f64 * 8.0) / 1e3).round() / 1e3;
-        let seconds = |time: Duration| time.as_millis() as f64 / 1e3;
+        let seconds = |time: Duration| time.as_micros() as f64 / 1e6;
         Self {
             schema: SCHEMA,
             target,
@@ -172,16 +172,15 @@ impl BenchReport {
     /// Returns a warning if the generator, and not the responder, limited the result of an open loop.
     ///
     /// That is so if over 1 % of the datagrams that were due were not sent, or if the 99th percentile of the lateness
-    /// is over a tenth of that of the latency. A lateness of up to a millisecond is accepted.
+    /// is over a tenth of that of the latency, if there is any. A lateness of up to a millisecond is accepted.
     fn generator_warning(&self) -> Option<String> {
         let lateness = self.lateness_ms?.p99?;
-        let latency = self.latency_ms.p99.unwrap_or_default();
-        let due = self.measurement.time.as_secs_f64() * f64::from(self.measurement.rate);
+        let due = self.measurement.due;
         let limit = format!("the generator was the limit, not {}", self.target);
         let left = self.sent.saturating_add(self.in_flight as u64);
         if (left as f64) < 0.99 * due {
             Some(format!("{limit}: {left} of {due:.0} datagrams left in time"))
-        } else if lateness > 1.0 && lateness > latency / 10.0 {
+        } else if lateness > 1.0 && self.latency_ms.p99.is_some_and(|latency| lateness > latency / 10.0) {
             Some(format!("{limit}: 1% of the datagrams left over {lateness:.3} ms late"))
         } else {
             None
@@ -226,7 +225,11 @@ impl BenchReport {
             // Nothing was measured, least of all for how long.
             return writeln!(f, "--- {} udp bench: {clients} ---\n{counts}", self.target);
         }
-        writeln!(f, "--- {} udp bench: {:.3} s, {clients} ---\n{counts}", self.target, self.seconds)?;
+        let time = match self.measurement.time {
+            short if short < Duration::from_millis(10) => format!("{:.3} ms", short.as_secs_f64() * 1e3),
+            long => format!("{:.3} s", long.as_secs_f64()),
+        };
+        writeln!(f, "--- {} udp bench: {time}, {clients} ---\n{counts}", self.target)?;
         if let Some(note) = self.measurement.attribution.and_then(attribution_note) {
             writeln!(f, "{note}")?;
         }
@@ -280,7 +283,7 @@ mod tests {
             latencies,
             timeline: None,
             lateness: None,
-            rate: 0,
+            due: 0.0,
             silence: Silence::default(),
             nobody_listens: false,
             error: None,
@@ -315,6 +318,14 @@ mod tests {
             })
         );
         assert!(report.check(&Limits::default()).is_ok());
+    }
+
+    #[test]
+    fn short_time_is_shown() {
+        let short = Measurement { time: Duration::from_nanos(654_321), ..measurement(Latencies::from_micros(&[100])) };
+        let report = BenchReport::new(target(), short);
+        assert!(report.to_string().contains(" udp bench: 0.654 ms, 4 clients ---\n"), "{report}");
+        assert_eq!(serde_json::to_value(&report).expect("JSON")["seconds"], 0.000_654);
     }
 
     #[test]
@@ -364,21 +375,24 @@ mod tests {
 
     #[test]
     fn datagrams_in_flight_have_left() {
-        let (lateness, rate) = (Some(Latencies::from_micros(&[400])), 600);
-        let measurement = Measurement { lateness, rate, in_flight: 200, ..measurement(Latencies::from_micros(&[500])) };
+        let (lateness, due) = (Some(Latencies::from_micros(&[400])), 1200.0);
+        let measurement = Measurement { lateness, due, in_flight: 200, ..measurement(Latencies::from_micros(&[500])) };
         assert_eq!(BenchReport::new(target(), measurement).warnings(), Vec::<String>::new());
     }
 
     #[test]
     fn warns_only_when_generator_was_the_limit() {
-        let warned = |latency: u64, lateness: u64, rate: u32| {
+        let warned = |latencies: &[u64], lateness: u64, due: f64| {
             let lateness = Some(Latencies::from_micros(&[lateness]));
-            let measurement = Measurement { lateness, rate, ..measurement(Latencies::from_micros(&[latency])) };
+            let measurement = Measurement { lateness, due, ..measurement(Latencies::from_micros(latencies)) };
             !BenchReport::new(target(), measurement).warnings().is_empty()
         };
-        assert!(warned(9_000, 2_000, 500));
-        assert!(!warned(90_000, 2_000, 500));
-        assert!(!warned(500, 400, 500));
-        assert!(warned(500, 400, 600));
+        assert!(warned(&[9_000], 2_000, 1000.0));
+        assert!(!warned(&[90_000], 2_000, 1000.0));
+        assert!(!warned(&[500], 400, 1000.0));
+        assert!(warned(&[500], 400, 1200.0));
+        // Without an answer, the lateness spoils no latency.
+        assert!(!warned(&[], 20_000, 1000.0));
+        assert!(warned(&[], 20_000, 1200.0));
     }
 }

@@ -108,14 +108,18 @@ impl Merge {
     }
 
     fn add_log(&mut self, name: &str, content: &[u8]) -> Result<(), String> {
+        let mut intervals = 0;
         for (number, line) in (1..).zip(content.split(|byte| *byte == b'\n')) {
             let line = [line, b"\n"].concat();
-            self.add_line(name, &line).map_err(|why| format!("line {number} {why}"))?;
+            intervals += self.add_line(name, &line).map_err(|why| format!("line {number} {why}"))?;
         }
-        Ok(())
+        // A log is cut off before the first one if its writer was killed.
+        if intervals > 0 { Ok(()) } else { Err("the file has no histogram".to_owned()) }
     }
 
-    fn add_line(&mut self, name: &str, line: &[u8]) -> Result<(), String> {
+    /// Adds a line of a log; returns how many intervals it had.
+    fn add_line(&mut self, name: &str, line: &[u8]) -> Result<usize, String> {
+        let mut intervals = 0;
         for entry in IntervalLogIterator::new(line) {
             let interval = match entry {
                 Ok(LogEntry::Interval(interval)) => interval,
@@ -131,8 +135,9 @@ impl Merge {
             let histogram = histogram.map_err(|error| invalid(&error))?;
             let target = interval.tag().map_or(name, |tag| tag.as_str());
             self.target(target).logged.get_or_insert_with(Latencies::new).add(&histogram);
+            intervals += 1;
         }
-        Ok(())
+        Ok(intervals)
     }
 
     fn add_json(&mut self, content: &[u8]) -> Result<(), String> {
@@ -437,6 +442,11 @@ mod tests {
             error(b"#comment\nhello\n")
                 .contains("line 2 is neither JSON of ping or bench nor part of an HdrHistogram log")
         );
+        let log = log("a:1", &[5]);
+        for lines in 1..=4 {
+            let head = log.split_inclusive(|byte| *byte == b'\n').take(lines).collect::<Vec<_>>().concat();
+            assert_eq!(error(&head), "the file has no histogram");
+        }
         assert!(error(b"#comment\n1.000,1.000,5.000,AAAA\n").contains("line 2 has no valid histogram"));
         assert!(error(b"{\"schema\":1,\"target\":\"a:1\"}").contains("version 1 of the report"));
         assert!(error(b"{\"schema\":1,\"targets\":[]}").contains("without a target"));

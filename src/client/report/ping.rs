@@ -243,7 +243,7 @@ impl PingReport {
             target,
             interval_ms: options.interval.as_nanos() as f64 / 1e6,
             size: options.payload.as_ref().map_or(options.size, Vec::len),
-            duration_s: duration.as_millis() as f64 / 1e3,
+            duration_s: duration.as_micros() as f64 / 1e6,
             counts,
             in_flight: tracker.in_flight(),
             loss_percent: loss_percent(&counts),
@@ -374,8 +374,13 @@ pub fn svg(reports: &[PingReport]) -> Result<String, Error> {
     };
     let (mut summary, mut quantity) = (counts(&sum), "round trip");
     if let [PingReport { stamp: Some(stamp), .. }] = reports {
-        let [(_, up, _), (_, down, _)] = stamp.directions();
-        summary += &format!("; lost up {up}, down {down}, direction unknown {}", stamp.unknown_direction());
+        let unknown = stamp.unknown_direction();
+        summary += &match stamp.directions() {
+            [(_, Some(up), _), (_, Some(down), _)] => {
+                format!("; lost up {up}, down {down}, direction unknown {unknown}")
+            }
+            _ => format!("; lost in unknown direction {unknown}"),
+        };
         quantity = "round trip, delay variation";
         series.iter_mut().for_each(|series| series.name = "round trip".to_owned());
         series.extend(stamp.variations().map(|(direction, histogram)| Series {
@@ -412,6 +417,7 @@ mod tests {
     use crate::client::probe::flows::Flows;
     use crate::client::probe::payload::{Integrity, ProbeMatch};
     use crate::client::probe::timeline::MOST_SLICES;
+    use crate::client::stamp::{Session, StampOptions};
 
     fn target() -> SocketAddr {
         ([127, 0, 0, 1], 5000).into()
@@ -431,7 +437,7 @@ mod tests {
         while tracker.time_out(0, start + timeout).is_some() {}
         let latencies = Latencies::from_micros(answered);
         let timeline = Timeline::new(start, timeout, MOST_SLICES);
-        let (options, duration) = (Options::default(), Duration::from_millis(2500));
+        let (options, duration) = (Options::default(), Duration::from_nanos(2_500_020_999));
         PingReport::new(target(), &options, duration, &tracker, (latencies, timeline), Clock::User, flows)
     }
 
@@ -480,6 +486,26 @@ mod tests {
     }
 
     #[test]
+    fn answers_that_are_not_stamp_are_named_with_stamp_and_without_any_other() {
+        let error = |answered: &[u64], unmatched, is_stamp: bool| {
+            let mut report = report(3, answered, None);
+            report.counts.unmatched = unmatched;
+            let session = Session::new(&StampOptions::default(), 7, None);
+            let report = report.with_stamp(is_stamp.then(|| session.report(3, 3)));
+            report.check(&Limits { loss: Some(0.0), ..Limits::default() }).expect_err("losses").to_string()
+        };
+        let names = |error: String| error.split_once(" (").map(|(_, note)| note.to_owned());
+        assert_eq!(names(error(&[], 1, true)).as_deref(), Some("1 answer was not STAMP, or not signed with this key)"));
+        assert_eq!(
+            names(error(&[], 2, true)).as_deref(),
+            Some("2 answers were not STAMP, or not signed with this key)")
+        );
+        for other in [error(&[], 0, true), error(&[], 2, false), error(&[5], 2, true)] {
+            assert_eq!(names(other), None);
+        }
+    }
+
+    #[test]
     fn times_are_null_without_answer() {
         let report = report(3, &[], None);
         assert_eq!(
@@ -491,7 +517,7 @@ mod tests {
         assert_eq!(
             json,
             json!({
-                "schema": 2, "target": "127.0.0.1:5000", "interval_ms": 1000.0, "size": 56, "duration_s": 2.5, "sent": 3,
+                "schema": 2, "target": "127.0.0.1:5000", "interval_ms": 1000.0, "size": 56, "duration_s": 2.50002, "sent": 3,
                 "answered": 0, "late": 0, "lost": 3, "refused": 0, "truncated": 0, "altered": 0, "duplicate": 0,
                 "reordered": 0, "unmatched": 0, "in_flight": 0, "loss_percent": 100.0, "clock": "user", "attribution": null,
                 "rtt_ms": {

@@ -27,7 +27,8 @@ pub struct StampReport {
 
 #[derive(Clone, Debug, Serialize)]
 struct DirectionReport {
-    lost: u64,
+    /// `None` unless the reflector is stateful: then all losses are of an unknown direction.
+    lost: Option<u64>,
     /// Of those that were sent in this direction.
     #[serde(skip)]
     loss_percent: f64,
@@ -52,12 +53,12 @@ struct OneWay {
 impl StampReport {
     /// Creates the report on `sent` probes, of which `lost` had no answer.
     pub(super) fn new(session: &Session, sent: u64, lost: u64) -> Self {
-        let losses = session.losses.by_direction(lost);
+        let (losses, reflector) = (session.losses.by_direction(lost), session.losses.reflector());
         let direction = |direction: &super::Direction, lost: u64, sent: u64| {
             let delays = direction.delays.delays();
             let error = direction.error.filter(|_| delays.min.is_some());
             DirectionReport {
-                lost,
+                lost: (reflector == Some(ReflectorKind::Stateful)).then_some(lost),
                 loss_percent: if sent == 0 { 0.0 } else { 100.0 * lost as f64 / sent as f64 },
                 hops: direction.hops,
                 delay_variation_ms: direction.delays.variations(),
@@ -66,7 +67,7 @@ impl StampReport {
             }
         };
         Self {
-            reflector: session.losses.reflector(),
+            reflector,
             up: direction(&session.up, losses.up, sent),
             down: direction(&session.down, losses.down, sent.saturating_sub(losses.up)),
             unknown_direction: losses.unknown,
@@ -74,8 +75,9 @@ impl StampReport {
         }
     }
 
-    /// Returns for each direction its name, how many probes were lost in it, and how its delays vary, in milliseconds.
-    pub fn directions(&self) -> [(&'static str, u64, &DelaySummary); 2] {
+    /// Returns for each direction its name, how many probes were lost in it if that is known, and how its delays vary, in
+    /// milliseconds.
+    pub fn directions(&self) -> [(&'static str, Option<u64>, &DelaySummary); 2] {
         [("up", &self.up), ("down", &self.down)]
             .map(|(name, direction)| (name, direction.lost, &direction.delay_variation_ms))
     }
@@ -109,13 +111,12 @@ impl StampReport {
 
 impl Display for StampReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let is_stateful = self.reflector == Some(ReflectorKind::Stateful);
         for (name, direction) in [("up", &self.up), ("down", &self.down)] {
             let DirectionReport { lost, loss_percent, hops, delay_variation_ms: variation, one_way_ms, .. } = direction;
             write!(f, "{name}: ")?;
-            match is_stateful {
-                true => write!(f, "{lost} lost ({})", percent(*loss_percent))?,
-                false => write!(f, "lost unknown")?,
+            match lost {
+                Some(lost) => write!(f, "{lost} lost ({})", percent(*loss_percent))?,
+                None => write!(f, "lost unknown")?,
             }
             if let Some(hops) = hops {
                 write!(f, ", {hops} hops")?;
@@ -152,7 +153,8 @@ mod tests {
         let report = session.report(1, 1);
         let json = serde_json::to_value(&report).expect("JSON");
         let times = serde_json::json!({"min": null, "mean": null, "p50": null, "p99": null, "max": null});
-        let direction = serde_json::json!({"lost": 0, "hops": null, "delay_variation_ms": times, "one_way_ms": null});
+        let direction =
+            serde_json::json!({"lost": null, "hops": null, "delay_variation_ms": times, "one_way_ms": null});
         assert_eq!(
             json,
             serde_json::json!({
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn limits_are_on_what_was_sent_in_a_direction() {
         let direction = |lost, loss_percent| DirectionReport {
-            lost,
+            lost: Some(lost),
             loss_percent,
             hops: None,
             delay_variation_ms: DelaySummary::default(),
