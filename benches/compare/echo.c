@@ -1,5 +1,6 @@
 /* The bare server that udpong is measured against: recvmmsg, UDP_GRO, UDP_SEGMENT and sendmmsg, and nothing else. It has no
- * event loop, log, guard, statistics or queue; an error ends it. Prints its address. */
+ * event loop, log, guard, statistics or queue; an error ends it. Each reply is the text given as an argument, if any, and
+ * the request. Prints its address. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -18,6 +19,7 @@
 #endif
 
 #define MESSAGES 32
+#define SEGMENTS 128 /* The most datagrams that the kernel coalesces. */
 #define BUFFER 65600 /* The longest message; not a power of two, which would strain few cache sets. */
 
 static char buffers[MESSAGES][BUFFER];
@@ -26,8 +28,9 @@ static union {
     struct cmsghdr align;
     char bytes[CMSG_SPACE(sizeof(int))];
 } controls[MESSAGES];
-static struct iovec iovecs[MESSAGES];
+static struct iovec iovecs[MESSAGES][2 * SEGMENTS];
 static struct mmsghdr messages[MESSAGES];
+static struct iovec text;
 
 static void fail(const char *what) {
     perror(what);
@@ -47,24 +50,39 @@ static int segment_length(struct msghdr *message) {
 }
 
 static void prepare_receive(int i) {
-    iovecs[i] = (struct iovec){buffers[i], 65535};
+    iovecs[i][0] = (struct iovec){buffers[i], 65535};
     messages[i].msg_hdr = (struct msghdr){.msg_name = &peers[i],
                                           .msg_namelen = sizeof peers[i],
-                                          .msg_iov = &iovecs[i],
+                                          .msg_iov = iovecs[i],
                                           .msg_iovlen = 1,
                                           .msg_control = &controls[i],
                                           .msg_controllen = sizeof controls[i]};
 }
 
-/* Turns a received message into its echo. */
+/* Puts the text before each datagram of a message. */
+static void insert_text(int i, unsigned segment) {
+    struct iovec *next = iovecs[i];
+    unsigned length = messages[i].msg_len, start = 0;
+    do {
+        unsigned end = segment > 0 && length - start > segment ? start + segment : length;
+        *next++ = text;
+        *next++ = (struct iovec){buffers[i] + start, end - start};
+        start = end;
+    } while (start < length);
+    messages[i].msg_hdr.msg_iovlen = next - iovecs[i];
+}
+
+/* Turns a received message into its reply. */
 static void prepare_send(int i) {
     struct msghdr *message = &messages[i].msg_hdr;
     int length = segment_length(message);
-    iovecs[i].iov_len = messages[i].msg_len;
+    iovecs[i][0].iov_len = messages[i].msg_len;
+    if (text.iov_len > 0)
+        insert_text(i, length);
     message->msg_control = NULL;
     message->msg_controllen = 0;
     if (length > 0 && (unsigned)length < messages[i].msg_len) {
-        unsigned short segment = (unsigned short)length;
+        unsigned short segment = (unsigned short)(length + text.iov_len);
         message->msg_control = &controls[i];
         message->msg_controllen = CMSG_SPACE(sizeof segment);
         struct cmsghdr *c = CMSG_FIRSTHDR(message);
@@ -75,7 +93,7 @@ static void prepare_send(int i) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     int on = 1, size = 4 << 20;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
@@ -89,6 +107,8 @@ int main(void) {
         fail("UDP_GRO");
     if (getsockname(fd, (struct sockaddr *)&address, &length) < 0)
         fail("getsockname");
+    if (argc > 1)
+        text = (struct iovec){argv[1], strlen(argv[1])};
     printf("127.0.0.1:%d\n", ntohs(address.sin_port));
     fflush(stdout);
     for (int i = 0; i < MESSAGES; i++)

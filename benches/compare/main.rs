@@ -37,12 +37,11 @@ const WORKLOADS: [Workload; 6] = [
 const RELAY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The servers that are udpong, by the options of `udpong serve`.
-const UDPONG: [(&str, &[&str]); 6] = [
+const UDPONG: [(&str, &[&str]); 5] = [
     ("udpong echo", &["echo@127.0.0.1:0", "-q"]),
     ("udpong hello", &["hello@127.0.0.1:0", "-q"]),
     ("  portable", &["echo@127.0.0.1:0", "-q", "--io", "portable"]),
     ("  2 workers", &["echo@127.0.0.1:0", "-q", "--workers", "2"]),
-    ("  log on", &["echo@127.0.0.1:0"]),
     ("  spin 50us", &["echo@127.0.0.1:0", "-q", "--spin", "50us"]),
 ];
 
@@ -64,11 +63,13 @@ fn main() -> io::Result<()> {
     }
     // The std loop is the first server: `ratios` relies on it.
     let mut servers = ["std", "mio", "tokio"].map(Server::baseline).into_iter().collect::<io::Result<Vec<_>>>()?;
-    servers.extend(Server::bare_c());
+    servers.extend(Server::bare_c("bare C", ""));
+    servers.extend(Server::bare_c("bare C hello", "Hello "));
     servers.extend(Server::python());
     for (name, options) in UDPONG {
         servers.push(Server::udpong(name, options)?);
     }
+    servers.push(Server::udpong_logging("  log on")?);
     let rounds = measure_all(&servers, LIMIT)?;
     print(&servers, &rounds);
     drop(servers);

@@ -65,7 +65,7 @@ impl Server {
     }
 
     /// Compiles and starts the bare C program, if there is a C compiler and the kernel has what the program uses.
-    pub fn bare_c() -> Option<Self> {
+    pub fn bare_c(name: &'static str, text: &str) -> Option<Self> {
         let directory = env!("CARGO_TARGET_TMPDIR");
         let binary = format!("{directory}/bare-c");
         let mut compiler = Command::new("cc");
@@ -74,16 +74,24 @@ impl Server {
             return None;
         }
         let mut command = on_processor(0, &binary);
-        command.stdout(Stdio::piped());
-        Self::start("bare C", command).ok()
+        command.arg(text).stdout(Stdio::piped());
+        Self::start(name, command).ok()
     }
 
-    /// Starts `udpong serve`. This process reads its log, as a terminal would.
+    /// Starts `udpong serve`. This process reads its log.
     pub fn udpong(name: &'static str, options: &[&str]) -> io::Result<Self> {
         let binary = env!("CARGO_BIN_EXE_udpong");
         let mut command = if options.contains(&"--workers") { Command::new(binary) } else { on_processor(0, binary) };
         command.arg("serve").args(options).stderr(Stdio::piped());
         Self::start(name, command)
+    }
+
+    /// Starts `udpong serve` with its log on and discarded.
+    pub fn udpong_logging(name: &'static str) -> io::Result<Self> {
+        let address = free_address()?;
+        let mut command = on_processor(0, env!("CARGO_BIN_EXE_udpong"));
+        command.args(["serve", &format!("echo@{address}")]).stderr(Stdio::null());
+        Self::start_at(name, command, address)
     }
 
     /// Starts `udpong serve` as the target of relays, beside the generator.
@@ -110,12 +118,19 @@ impl Server {
 
     /// Starts socat as a relay, with a process for each client, if there is socat.
     pub fn socat_relay(target: &Self) -> Option<Self> {
-        let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).ok()?.port();
+        let address = free_address().ok()?;
+        let (host, port) = address.split_once(':')?;
         let mut command = on_processor(0, "socat");
-        command.arg("-T5").arg(format!("UDP4-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr"));
-        let child = command.arg(format!("UDP4:{}", target.address)).stderr(Stdio::null()).spawn().ok()?;
+        command.arg("-T5").arg(format!("UDP4-LISTEN:{port},bind={host},fork,reuseaddr"));
+        command.arg(format!("UDP4:{}", target.address)).stderr(Stdio::null());
+        Self::start_at("socat", command, address).ok()
+    }
+
+    /// Starts a server that does not print its address.
+    fn start_at(name: &'static str, mut command: Command, address: String) -> io::Result<Self> {
+        let child = command.spawn()?;
         thread::sleep(Duration::from_millis(300));
-        Some(Self { name: "socat", child, address: format!("127.0.0.1:{port}") })
+        Ok(Self { name, child, address })
     }
 
     fn start(name: &'static str, mut command: Command) -> io::Result<Self> {
@@ -185,6 +200,10 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn free_address() -> io::Result<String> {
+    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
 /// Returns a command that runs on one processor, if the system can do that, so that server and generator do not

@@ -10,7 +10,7 @@ use mio::Interest;
 use super::probe::backlog::Backlog;
 use super::{Error, target};
 use crate::net::{
-    self, Datagram, Egress, ErrorReport, IoBackend, Outgoing, ReceiveBatch, Received, Sent, Socket, Transport,
+    self, Egress, Envelope, ErrorReport, IoBackend, Outgoing, ReceiveBatch, Received, Sent, Socket, Transport,
 };
 use crate::reactor::{Key, Readiness};
 
@@ -97,16 +97,16 @@ impl Flow {
         self.backlog.received_by()
     }
 
-    /// Sends datagrams. An ICMP error that an earlier datagram has caused is returned by the first call after it, which sends
+    /// Sends a run. An ICMP error that an earlier datagram has caused is returned by the first call after it, which sends
     /// nothing: it becomes a [refusal](Self::next_refusal), and the send is repeated. `now` is a time before.
     ///
     /// An error that is returned is that of the first datagram that did not leave, or that of a full send buffer.
-    pub fn send(&mut self, datagrams: &[Outgoing<'_>], now: Instant) -> Sent {
+    pub fn send(&mut self, run: &Outgoing<'_>, now: Instant) -> Sent {
         let mut count = 0;
         // What cannot be explained belongs to an earlier datagram if this one leaves at the second try.
         let mut unexplained: Option<io::Error> = None;
         for _ in 0..EARLIER_ERRORS {
-            let sent = self.socket.send(&datagrams[count..]);
+            let sent = self.socket.send(&[run.slice(count, run.count - count)]);
             count += sent.count;
             let is_final = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock || net::is_broken(error);
             if sent.count > 0 || sent.error.as_ref().is_none_or(is_final) {
@@ -128,7 +128,7 @@ impl Flow {
                 error => return Sent { count, error },
             }
         }
-        let sent = self.socket.send(&datagrams[count..]);
+        let sent = self.socket.send(&[run.slice(count, run.count - count)]);
         Sent { count: count + sent.count, error: sent.error }
     }
 
@@ -191,10 +191,10 @@ pub fn check_socket(error: &io::Error) -> Result<(), Error> {
     }
 }
 
-/// Returns when an answer arrived: by the kernel's clock if it has a time, otherwise the time after it was `received`. The
+/// Returns when the answers in an envelope arrived: by the kernel's clock if it has a time, otherwise the time after it was `received`. The
 /// only place that decides this.
-pub fn arrival(datagram: &Datagram<'_>, received: Instant) -> Instant {
-    datagram.arrival.unwrap_or(received)
+pub fn arrival(envelope: &Envelope, received: Instant) -> Instant {
+    envelope.arrival.unwrap_or(received)
 }
 
 impl From<io::Error> for Refusal {

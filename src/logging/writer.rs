@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// While lines are skipped, the sink is slower than the loop, and writing without a pause would only take processor
 /// time from the loop. So each time the writer has written for `WRITING_TIME`, it rests `REST_FACTOR` times as long.
 const WRITING_TIME: Duration = Duration::from_millis(1);
-const REST_FACTOR: u32 = 4;
+const REST_FACTOR: u32 = 9;
 /// The longest rest: a single line that took long may have been an exception.
 const MAX_REST: Duration = Duration::from_millis(10);
 

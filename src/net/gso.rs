@@ -46,12 +46,11 @@ impl<'r, 'a> Unsent<'r, 'a> {
     pub fn next_message(&mut self, longest_segment: usize) -> Option<(Outgoing<'a>, &'r [Outgoing<'a>])> {
         let (first, others) = self.runs.split_first()?;
         let rest = first.slice(self.skipped, first.count - self.skipped);
-        let (first, others) = match joined(&rest, others, longest_segment) {
-            Some(joined) => (rest, &others[..joined]),
-            None => (rest.slice(0, 1), &[][..]),
-        };
-        self.skip(count_datagrams(&first, others));
-        Some((first, others))
+        let most = most_datagrams(&rest, longest_segment);
+        let first = rest.slice(0, most.min(rest.count));
+        let joining = if first.count < rest.count { 0 } else { joining(&first, others, most) };
+        self.skip(count_datagrams(&first, &others[..joining]));
+        Some((first, &others[..joining]))
     }
 }
 
@@ -60,23 +59,23 @@ pub fn count_datagrams(first: &Outgoing<'_>, others: &[Outgoing<'_>]) -> usize {
     first.count + others.iter().map(|run| run.count).sum::<usize>()
 }
 
-/// Returns how many of the `others` can leave in one segmented send with `first`; `None` if not even all of `first` can.
+/// Returns how many datagrams of this length one segmented send can carry, at least 1: a single datagram of any length can
+/// leave.
+fn most_datagrams(run: &Outgoing<'_>, longest_segment: usize) -> usize {
+    match run.length_of(0) {
+        segment if segment == 0 || segment > longest_segment || last_length(run) == 0 => 1,
+        segment => MOST_SEGMENTS.min(LONGEST_PAYLOAD / segment),
+    }
+}
+
+/// Returns how many of the `others` can leave in one segmented send with `first`, which carries at most `most` datagrams.
 ///
-/// The datagrams of one send go to one peer from one address and have one length, from 1 to `longest_segment` bytes; the
-/// last one may be shorter. A single datagram of any length can leave.
-fn joined(first: &Outgoing<'_>, others: &[Outgoing<'_>], longest_segment: usize) -> Option<usize> {
-    let last_length = |run: &Outgoing<'_>| run.length_of(run.count - 1);
+/// The datagrams of one send go to one peer from one address and have one length; the last one may be shorter.
+fn joining(first: &Outgoing<'_>, others: &[Outgoing<'_>], most: usize) -> usize {
     let segment = first.length_of(0);
-    if segment == 0 || segment > longest_segment {
-        return (first.count == 1).then_some(0);
-    }
-    let most = MOST_SEGMENTS.min(LONGEST_PAYLOAD / segment);
-    let (mut joined, mut count, mut last) = (0, first.count, last_length(first));
-    if count > most || last == 0 {
-        return None;
-    }
+    let (mut joining, mut count, mut last) = (0, first.count, last_length(first));
     while last == segment
-        && let Some(next) = others.get(joined)
+        && let Some(next) = others.get(joining)
     {
         last = last_length(next);
         let fits = count + next.count <= most && last > 0 && next.length_of(0) <= segment;
@@ -84,10 +83,14 @@ fn joined(first: &Outgoing<'_>, others: &[Outgoing<'_>], longest_segment: usize)
         if next.to != first.to || next.from != first.from || !fits || !is_even {
             break;
         }
-        joined += 1;
+        joining += 1;
         count += next.count;
     }
-    Some(joined)
+    joining
+}
+
+fn last_length(run: &Outgoing<'_>) -> usize {
+    run.length_of(run.count - 1)
 }
 
 /// The longest segment that a socket sends. A failed segmented send lowers it for ten seconds.
@@ -196,7 +199,7 @@ mod tests {
         assert_eq!(messages(&[run(3, 30, 10), run(1, 7, 7), run(1, 7, 7)]), [4, 1]);
         assert_eq!(messages(&[run(3, 30, 10), run(2, 14, 7)]), [3, 2], "two lengths");
         assert_eq!(messages(&[run(2, 2_906, 1_453)]), [1, 1], "long datagrams leave alone");
-        assert_eq!(messages(&[run(65, 65, 1)]), [1, 64], "what exceeds a send does not leave as one");
+        assert_eq!(messages(&[run(65, 65, 1), run(1, 1, 1)]), [64, 2], "a run that exceeds a send is split");
         assert_eq!(messages(&[run(3, 0, 5)]), [1, 1, 1], "empty ones leave alone");
     }
 

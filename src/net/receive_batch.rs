@@ -104,17 +104,15 @@ impl<'a> Run<'a> {
         Self { bytes: piece_of(self.bytes, self.segment, index, count), ..*self }
     }
 
+    /// Returns the payloads in order.
+    pub fn payloads(self) -> impl Iterator<Item = &'a [u8]> {
+        (0..self.count()).map(move |index| self.payload(index))
+    }
+
     /// Returns the datagrams in order.
     pub fn datagrams(self) -> impl Iterator<Item = Datagram<'a>> {
         let &Envelope { source, local, delivery, arrival, hop_limit } = self.envelope;
-        (0..self.count()).map(move |i| Datagram {
-            source,
-            local,
-            delivery,
-            arrival,
-            hop_limit,
-            payload: self.payload(i),
-        })
+        self.payloads().map(move |payload| Datagram { source, local, delivery, arrival, hop_limit, payload })
     }
 }
 

@@ -115,6 +115,8 @@ pub struct Endpoint<S> {
     /// Why the socket is unusable.
     broken: Option<io::Error>,
     statistics: Statistics,
+    /// Lines about single datagrams are enabled, as seen at the beginning of the turn.
+    logged: bool,
     throttle: Throttle,
 }
 
@@ -136,6 +138,7 @@ impl<S: Transport> Endpoint<S> {
             receive_errors: 0,
             broken: None,
             statistics: Statistics::default(),
+            logged: false,
             throttle: Throttle::default(),
         }
     }
@@ -178,6 +181,7 @@ impl<S: Transport> Endpoint<S> {
     ///
     /// Returns an error if the socket is unusable, so that trying again would spin.
     pub fn take_turn(&mut self, now: Instant, resources: &mut Resources) -> io::Result<()> {
+        self.logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         if let Some(link) = &mut self.link {
             link.advance(now);
         }
@@ -293,7 +297,6 @@ impl<S: Transport> Endpoint<S> {
 
     fn answer(&mut self, now: Instant, resources: &mut Resources) {
         let Resources { received, replies: batch, guard, share } = resources;
-        let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         // Taken out while the replies borrow it: `self` counts meanwhile.
         let template = self.template.take();
         let mut link = self.link.take();
@@ -302,7 +305,7 @@ impl<S: Transport> Endpoint<S> {
         let mut replies = batch.take();
         for mut run in received.runs() {
             self.receive_errors = 0;
-            self.count(&run, logged);
+            self.count(&run);
             loop {
                 // All of the run at once, unless the guard decides differently for a part of it.
                 let (reply, verdict) = reply_to(&run, template.as_ref(), guard, now);
@@ -327,11 +330,10 @@ impl<S: Transport> Endpoint<S> {
     /// Answers as [`answer`](Self::answer) does, with the replies of a Session-Reflector.
     fn reflect(&mut self, mut stamp: Box<StampService>, now: Instant, resources: &mut Resources) {
         let Resources { received, replies: batch, guard, share } = resources;
-        let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         stamp.begin(now);
         for run in received.runs() {
             self.receive_errors = 0;
-            self.count(&run, logged);
+            self.count(&run);
             for datagram in run.datagrams() {
                 if let Err(refusal) = stamp.reflect(&datagram, guard, now) {
                     self.refuse(&run, &Verdict::refuse(1, refusal), now);
@@ -374,10 +376,10 @@ impl<S: Transport> Endpoint<S> {
         self.link = link;
     }
 
-    fn count(&mut self, run: &Run<'_>, logged: bool) {
+    fn count(&mut self, run: &Run<'_>) {
         self.statistics.received += run.count() as u64;
         self.statistics.received_bytes += run.bytes.len() as u64;
-        if logged {
+        if self.logged {
             for Datagram { source, payload, .. } in run.datagrams() {
                 let text = Escaped::line([payload, b"", b""]);
                 let (bytes, suffix) = (Bytes(payload.len()), &self.log_suffix);
@@ -422,14 +424,13 @@ impl<S: Transport> Endpoint<S> {
     /// Sends in order until every reply has left or failed, the socket would block, or too many have failed for one turn;
     /// returns how many runs have left or failed. Of the next one, what is left of it remains in its place.
     fn send(&mut self, replies: &mut [Outgoing<'_>], now: Instant) -> usize {
-        let logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         let (mut done, mut failures) = (0, 0);
         while done < replies.len() && failures < TURN_FAILURES {
             let sent = self.socket.send(&replies[done..]);
             self.statistics.answered += sent.count as u64;
             done += remove(&mut replies[done..], sent.count, |replies| {
                 self.statistics.answered_bytes += replies.length() as u64;
-                if logged {
+                if self.logged {
                     for reply in replies.datagrams() {
                         let text = Escaped::line(reply.parts);
                         let (bytes, suffix) = (Bytes(reply.length()), &self.log_suffix);

@@ -11,7 +11,7 @@ use crate::client::probe::flows::{Choice, Flows};
 use crate::client::probe::outcome::Outcome;
 use crate::client::probe::payload::Payload;
 use crate::client::probe::tracker::{Answer, Attribution, Tracker};
-use crate::net::{Egress, IoBackend, Outgoing, ReceiveBatch, SendBatch};
+use crate::net::{Egress, IoBackend, Outgoing, ReceiveBatch};
 use crate::reactor::{Readiness, Wants};
 
 /// At most this many datagrams per turn leave before answers are received again.
@@ -36,14 +36,13 @@ pub struct Traffic {
     /// How many datagrams may still leave; `None` for no limit.
     pub left: Option<u64>,
     received: ReceiveBatch,
-    outgoing: SendBatch,
 }
 
 impl Traffic {
     /// Creates buffers for sends of `segments` datagrams each. Answers are received into `received`.
     pub fn new(target: SocketAddr, payload: Payload, segments: usize, received: ReceiveBatch) -> Self {
         let payloads = payload.as_bytes().repeat(segments);
-        Self { target, payload, payloads, segments, left: None, received, outgoing: SendBatch::default() }
+        Self { target, payload, payloads, segments, left: None, received }
     }
 }
 
@@ -206,7 +205,7 @@ impl Client {
             self.blocked = true;
             return Ok(0);
         }
-        let Traffic { target, payload, payloads, segments, left, outgoing, .. } = traffic;
+        let Traffic { target, payload, payloads, segments, left, .. } = traffic;
         let count =
             count.min(*segments).min(left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX)));
         let size = payload.size();
@@ -214,13 +213,9 @@ impl Client {
             let sequence = self.tracker.next_sequence() + place as u64;
             payload.write_sequence(sequence, &mut payloads[place * size..(place + 1) * size]);
         }
-        let mut datagrams = outgoing.take();
-        datagrams.extend((0..count).map(|place| {
-            let payload = &payloads[place * size..(place + 1) * size];
-            Outgoing::new(*target, None, [payload, b"", b""])
-        }));
-        let result = self.send_all(flow, &datagrams, due, results);
-        outgoing.put_back(datagrams);
+        let parts = [b"", &payloads[..count * size], b""];
+        let run = Outgoing { to: *target, from: None, parts, count, piece: size };
+        let result = self.send_run(flow, &run, due, results);
         if let (Some(left), Ok(sent)) = (left, &result) {
             *left -= *sent as u64;
         }
@@ -287,17 +282,17 @@ impl Client {
         }
     }
 
-    fn send_all(
+    fn send_run(
         &mut self,
         flow: usize,
-        datagrams: &[Outgoing<'_>],
+        run: &Outgoing<'_>,
         due: Option<Instant>,
         results: &mut Results,
     ) -> Result<usize, Error> {
         let mut done = 0;
-        while done < datagrams.len() {
+        while done < run.count {
             let now = Instant::now();
-            let sent = self.flows[flow].send(&datagrams[done..], now);
+            let sent = self.flows[flow].send(&run.slice(done, run.count - done), now);
             let failed = sent.error.as_ref().is_some_and(|error| error.kind() != io::ErrorKind::WouldBlock);
             let left = sent.count + usize::from(failed);
             for _ in 0..left {
@@ -333,16 +328,18 @@ impl Client {
         results: &mut Results,
     ) -> Result<(), Error> {
         let now = self.flows[flow].receive(before, &mut traffic.received)?;
-        for datagram in traffic.received.datagrams() {
-            let found = traffic.payload.find_in(datagram.payload, self.tracker.next_sequence());
-            let time = arrival(&datagram, now);
-            let answer = self.tracker.match_answer(flow, found, time);
-            // A limited number of datagrams is measured to the last answer, if all of them were sent.
-            let in_window = sending || traffic.left == Some(0);
-            results.record_answer(datagram.payload.len(), time, in_window);
-            if let Answer::First { outcome, round_trip, .. } = answer {
-                results.record_latency(round_trip, time)?;
-                results.answered_in_window += u64::from(in_window && outcome == Outcome::Answered);
+        for run in traffic.received.runs() {
+            let time = arrival(run.envelope, now);
+            for payload in run.payloads() {
+                let found = traffic.payload.find_in(payload, self.tracker.next_sequence());
+                let answer = self.tracker.match_answer(flow, found, time);
+                // A limited number of datagrams is measured to the last answer, if all of them were sent.
+                let in_window = sending || traffic.left == Some(0);
+                results.record_answer(payload.len(), time, in_window);
+                if let Answer::First { outcome, round_trip, .. } = answer {
+                    results.record_latency(round_trip, time)?;
+                    results.answered_in_window += u64::from(in_window && outcome == Outcome::Answered);
+                }
             }
         }
         Ok(())

@@ -93,7 +93,7 @@ impl<'a> Target<'a> {
         let flow = &mut flows[index];
         let now = record.write_probe(clock, probe);
         let datagram = Outgoing::new(record.target, None, [probe, b"", b""]);
-        match flow.send(&[datagram], now).error {
+        match flow.send(&datagram, now).error {
             None => record.sent(index, now, output),
             Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 flow.would_block();

@@ -176,8 +176,11 @@ impl<'a> Run<'a> {
         }
         if !flow.is_drained() {
             let time = flow.receive(now, received)?;
-            for datagram in received.datagrams() {
-                record.answer(flow_index, &datagram, arrival(&datagram, time), output)?;
+            for run in received.runs() {
+                let time = arrival(run.envelope, time);
+                for datagram in run.datagrams() {
+                    record.answer(flow_index, &datagram, time, output)?;
+                }
             }
         }
         while let Some(refusal) = flow.next_refusal() {
