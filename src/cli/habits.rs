@@ -103,6 +103,15 @@ const REPORT: Hints = &[
 const COMMANDS: [(&str, Hints); 6] =
     [("serve", SERVE), ("ping", PING), ("bench", BENCH), ("send", SEND), ("relay", RELAY), ("report", REPORT)];
 
+/// Removes the parser's tip to write `--` before an unknown option, unless it may be a message or the name of a file.
+pub fn remove_wrong_tip(mut error: clap::Error) -> clap::Error {
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+    if !["udpong send", "udpong report"].iter().any(|command| usage.contains(command)) {
+        error.remove(ContextKind::Suggested);
+    }
+    error
+}
+
 /// Returns a better error for an argument that the command does not have, if another program has it.
 pub fn explain(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument {

@@ -208,6 +208,8 @@ fn mistakes_are_usage_errors_that_say_what_to_write() {
         (&["send", "localhost", "-p", "7"], "the port is part of the target, as in HOST:5000"),
         (&["relay", ":1", ":2", "--latency", "40ms"], "the delay is --delay"),
         (&["relay", ":1", ":2", "--drop=1%"], "the loss is --loss"),
+        (&["ping", ":1", "--unheard-of"], "unexpected argument '--unheard-of' found\n\nUsage: udpong ping"),
+        (&["send", ":1", "--unheard-of"], "tip: to pass '--unheard-of' as a value, use '-- --unheard-of'"),
         (&["send", ":1", "-1"], "tip: to pass '-1' as a value, use '-- -1'"),
         (&["ping", "5000"], "write :5000\n"),
         (&["ping", "70000"], "write HOST:PORT"),
