@@ -12,7 +12,7 @@ use super::plot::{Plot, Series};
 use super::terminal::Terminal;
 use super::{SCHEMA, attribution_note, check, in_flight_note, loss_percent};
 use crate::client::Error;
-use crate::client::probe::latency::{Latencies, Summary};
+use crate::client::probe::latency::{Latencies, Summary, decimals};
 use crate::client::probe::limits::Limits;
 use crate::client::probe::outcome::OutcomeCounts;
 use crate::client::probe::timeline::Timeline;
@@ -103,7 +103,7 @@ impl BenchReport {
     pub(crate) fn new(target: SocketAddr, measurement: Measurement) -> Self {
         let Measurement { time, clients, counts, ref latencies, ref lateness, silence, .. } = measurement;
         let per_second = |number: f64| if time.is_zero() { 0.0 } else { number / time.as_secs_f64() };
-        let mbit = |bytes: u64| (per_second(bytes as f64 * 8.0) / 1e3).round() / 1e3;
+        let mbit = |bytes: u64| per_second(bytes as f64 * 8.0).round() / 1e6;
         let seconds = |time: Duration| time.as_micros() as f64 / 1e6;
         Self {
             schema: SCHEMA,
@@ -123,7 +123,7 @@ impl BenchReport {
             in_flight: measurement.in_flight,
             loss_percent: loss_percent(&counts),
             silent_s: seconds(silence.time),
-            answers_per_second: per_second(measurement.answered_in_window as f64).round(),
+            answers_per_second: (per_second(measurement.answered_in_window as f64) * 1e3).round() / 1e3,
             mbit_per_second: Throughput {
                 sent: mbit(measurement.sent_bytes),
                 answered: mbit(measurement.received_bytes),
@@ -237,7 +237,9 @@ impl BenchReport {
             writeln!(f, "no answer for the last {:.1} s", self.silent_s)?;
         }
         let Throughput { sent, answered } = self.mbit_per_second;
-        writeln!(f, "{:.0} answers/s   {sent:.3} Mbit/s out, {answered:.3} Mbit/s in", self.answers_per_second)?;
+        let rate = self.answers_per_second;
+        let decimals = decimals(rate, 0);
+        writeln!(f, "{rate:.decimals$} answers/s   {sent:.3} Mbit/s out, {answered:.3} Mbit/s in")?;
         if let Some(lateness) = &self.lateness_ms {
             writeln!(f, "lateness {}   p99 {}", range(lateness), millis(lateness.p99))?;
         }
@@ -326,6 +328,16 @@ mod tests {
         let report = BenchReport::new(target(), short);
         assert!(report.to_string().contains(" udp bench: 0.654 ms, 4 clients ---\n"), "{report}");
         assert_eq!(serde_json::to_value(&report).expect("JSON")["seconds"], 0.000_654);
+    }
+
+    #[test]
+    fn low_rates_are_shown() {
+        let time = Duration::from_secs(6);
+        let slow = Measurement { time, answered_in_window: 2, sent_bytes: 336, ..measurement(Latencies::new()) };
+        let report = BenchReport::new(target(), slow);
+        assert!(report.to_string().contains("\n0.33 answers/s "), "{report}");
+        let json = serde_json::to_value(&report).expect("JSON");
+        assert_eq!((&json["answers_per_second"], &json["mbit_per_second"]["sent"]), (&json!(0.333), &json!(0.000_448)));
     }
 
     #[test]
