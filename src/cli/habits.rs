@@ -105,7 +105,7 @@ const COMMANDS: [(&str, Hints); 6] =
 
 /// Removes the parser's tip to write `--` before an unknown option, unless it may be a message or the name of a file.
 pub fn remove_wrong_tip(mut error: clap::Error) -> clap::Error {
-    let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+    let usage = context(&error, ContextKind::Usage);
     if !["udpong send", "udpong report"].iter().any(|command| usage.contains(command)) {
         error.remove(ContextKind::Suggested);
     }
@@ -122,9 +122,8 @@ pub fn explain(error: &clap::Error) -> Option<String> {
 
 /// Returns a better error for a message of several words.
 fn explain_words(error: &clap::Error) -> Option<String> {
-    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
-    let is_message = context(ContextKind::Usage).contains("udpong send");
-    let word = context(ContextKind::InvalidArg);
+    let is_message = context(error, ContextKind::Usage).contains("udpong send");
+    let word = context(error, ContextKind::InvalidArg);
     (is_message && !word.starts_with('-'))
         .then(|| format!("{word:?} is one word too many: write a message of several words in quotes"))
 }
@@ -147,17 +146,21 @@ pub fn explain_negative_number(arguments: impl Iterator<Item = OsString>) -> Opt
 
 /// Returns a better error for an unknown option.
 fn explain_option(error: &clap::Error) -> Option<String> {
-    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
-    let usage = context(ContextKind::Usage);
+    let usage = context(error, ContextKind::Usage);
     let (command, hints) = COMMANDS.into_iter().find(|(command, _)| usage.contains(&format!("udpong {command}")))?;
     if command == "bench"
         && let Some(rate) = rate_after_quiet(&arguments())
     {
         return Some(format!("the rate is -r {rate}, and -q draws no progress bar"));
     }
-    let option = context(ContextKind::InvalidArg);
+    let option = context(error, ContextKind::InvalidArg);
     let (_, hint) = hints.iter().find(|(options, _)| options.contains(&&*option))?;
     Some(format!("there is no option {option}: {hint}"))
+}
+
+/// Returns what the parser knows about an error.
+fn context(error: &clap::Error, kind: ContextKind) -> String {
+    error.get(kind).map(ToString::to_string).unwrap_or_default()
 }
 
 /// Returns a better error for `HOST PORT` where only one target is expected.
