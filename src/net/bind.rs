@@ -82,7 +82,7 @@ pub fn adopt(socket: UdpSocket, wanted: BufferSizes) -> io::Result<(UdpSocket, B
     Ok((socket.into(), given))
 }
 
-/// Where the datagrams of a connected socket leave, and what their IP headers say. `None` leaves it to the system.
+/// Where the datagrams of a connected socket leave, and fields of their IP headers. `None` leaves it to the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Egress {
     /// The local address or interface.
@@ -112,7 +112,7 @@ pub enum EgressSource {
 /// # Errors
 ///
 /// Those of socket(2) and connect(2), such as [`io::ErrorKind::NetworkUnreachable`]. Nothing is sent yet, so a closed
-/// port is not among them. An error of setsockopt(2) or bind(2) says which part of `egress` is not possible.
+/// port is not among them. The message of an error of setsockopt(2) or bind(2) names the part of `egress` that failed.
 pub fn connect(target: SocketAddr, wanted: BufferSizes, egress: &Egress) -> io::Result<UdpSocket> {
     let socket = open(target, wanted)?;
     egress.apply(&socket, target.is_ipv4())?;

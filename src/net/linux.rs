@@ -15,7 +15,7 @@
 //! recvmmsg(2) is that repetition, inside the kernel. `do_recvmmsg` (net/socket.c) receives one message at a time until
 //! it has as many as it was asked for, or a receive fails. If a receive fails with `EAGAIN` after others succeeded, the
 //! call returns their number and does not report the `EAGAIN`. So a batch that is shorter than what was asked for has
-//! already seen it (other errors: see below). To call again only to see it once more would cost a tenth of the work for
+//! already seen it (other errors: see below). Calling again only to see it once more would cost a tenth of the work for
 //! a datagram that arrived alone. Three questions remain.
 //!
 //! - *Does a datagram that arrives later raise an event?* `EAGAIN` means that `__skb_recv_udp` (net/ipv4/udp.c) found
@@ -98,8 +98,8 @@ pub struct Linux {
     /// Received messages carry the time of their arrival.
     has_timestamps: bool,
     segment_limit: SegmentLimit,
-    /// How many messages the next system call asks for: twice as many as the last one returned, as far as a batch takes
-    /// them. Always to ask for all slots costs 9 % where datagrams arrive one at a time.
+    /// How many messages the next system call asks for: twice as many as the last one returned, at most as many as a
+    /// batch has slots. Asking for all of them each time costs 9 % where datagrams arrive one at a time.
     expected: usize,
 }
 
@@ -212,7 +212,7 @@ impl Linux {
         Sent { count, error: None }
     }
 
-    /// Sends the first of the `unsent` datagrams, at least one; returns how many.
+    /// Sends the first of the `unsent` datagrams, at least one; returns how many. An error is that of the first datagram.
     ///
     /// A segmented send can fail although its datagrams pass one by one:
     ///
@@ -220,15 +220,16 @@ impl Linux {
     ///   segment at all. This is remembered for a while, see [`SegmentLimit`].
     /// - The kernel has no memory for all of them at once, or a firewall drops long packets.
     ///
-    /// So they are sent one by one then, and an error is that of the first datagram. Other errors, such as those of a
-    /// destination without a route, a single datagram would meet as well.
+    /// In these cases the datagrams of the first message are sent one by one. Any other error, such as that of a missing
+    /// route, would be the same for a single datagram.
     fn send_some(&mut self, socket: &UdpSocket, unsent: Unsent<'_, '_>) -> io::Result<usize> {
         let longest_segment = self.segment_limit.longest(Instant::now);
         let error = match self.send_messages(socket, unsent, longest_segment, MESSAGES) {
             Err(error) => error,
             sent => return sent,
         };
-        let Some((first, others)) = { unsent }.next_message(longest_segment) else { return Err(error) };
+        let mut rest = unsent;
+        let Some((first, others)) = rest.next_message(longest_segment) else { return Err(error) };
         let count = count_datagrams(&first, others);
         let code = error.raw_os_error();
         let cannot_segment = matches!(code, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE));
@@ -260,7 +261,7 @@ impl Linux {
 
     /// Receives at most `wanted` messages with one recvmmsg(2); returns how many.
     fn receive_messages(&self, fd: RawFd, batch: &mut ReceiveBatch, wanted: usize) -> io::Result<usize> {
-        // Only the used entries are initialized: to clear all of them costs 4 % in batches of four datagrams.
+        // Only the used entries are initialized: clearing all of them costs 4 % in batches of four datagrams.
         let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SLOTS];
         let mut names = [const { MaybeUninit::<SockaddrBuf>::uninit() }; SLOTS];
         let mut controls = [const { MaybeUninit::<ControlMessages>::uninit() }; SLOTS];
@@ -285,7 +286,7 @@ impl Linux {
         let clocks = self.has_timestamps.then(Clocks::read);
         for i in 0..count {
             // SAFETY: the kernel returned at most `prepared` messages, so these entries were initialized above, and any
-            // bytes that it wrote to them are valid: they are integers, pointers that nobody follows, and arrays of
+            // bytes that it wrote to them are valid: they are integers, pointers that are not followed, and arrays of
             // bytes.
             let (header, name, control) =
                 unsafe { (headers[i].assume_init_ref(), names[i].assume_init_ref(), controls[i].assume_init_mut()) };
@@ -327,8 +328,9 @@ fn send_messages(
     while prepared < MESSAGES.min(messages)
         && let Some((first, others)) = unsent.next_message(longest_segment)
     {
-        let is_quote = |run: &Outgoing<'_>| run.parts[0].is_empty() && run.parts[2].is_empty();
-        let most = |run: &Outgoing<'_>| if is_quote(run) { 1 } else { run.count * run.parts.len() };
+        // The pieces of an echo are adjacent in memory, which takes one entry.
+        let is_echo = |run: &Outgoing<'_>| run.parts[0].is_empty() && run.parts[2].is_empty();
+        let most = |run: &Outgoing<'_>| if is_echo(run) { 1 } else { run.count * run.parts.len() };
         if free.len() < most(&first) + others.iter().map(most).sum::<usize>() {
             break;
         }
@@ -366,8 +368,8 @@ fn send_messages(
     Ok(counts[..sent].iter().map(|count| usize::from(*count)).sum())
 }
 
-/// Writes where the parts of runs are; returns how many entries that takes. Parts that follow each other in memory, as
-/// those of an echoed message do, share one entry: 18 % less work for a reply in such runs.
+/// Writes an entry for each part of the runs that is not empty; returns their number. Parts that are adjacent in memory, as
+/// those of an echoed message are, share one entry: 18 % less work for a reply in such runs.
 fn write_iovecs<'r, 'a: 'r>(
     iovecs: &mut [MaybeUninit<libc::iovec>],
     runs: impl Iterator<Item = &'r Outgoing<'a>>,
@@ -508,7 +510,7 @@ pub fn take_inherited_files(count: u16) -> io::Result<Vec<socket2::Socket>> {
         if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: it is open, and since it was passed for this purpose and this is the first call, nobody else owns it.
+        // SAFETY: it is open, and since it was passed for this purpose and this is the first call, nothing else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
     };
     (3..3 + RawFd::from(count)).map(take).collect()

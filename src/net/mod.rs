@@ -172,8 +172,8 @@ const MOST_SEGMENTS: usize = 64;
 pub struct Datagram<'a> {
     /// The sender. It can be spoofed: nothing in UDP verifies it.
     ///
-    /// An IPv6 socket on the unspecified address may receive from IPv4 peers too. Their sources are IPv4, so that one that
-    /// is IPv4-mapped was spoofed in an IPv6 packet.
+    /// An IPv6 socket on the unspecified address may receive from IPv4 peers too. Their sources are IPv4 addresses; an
+    /// IPv4-mapped source was spoofed in an IPv6 packet.
     pub source: SocketAddr,
     /// The local address that the datagram was sent to, with port 0, if the socket learns it; see
     /// [`Socket::knows_local_address`]. A reply should leave [from](Outgoing::from) there.
@@ -196,7 +196,7 @@ pub enum Delivery {
     /// The socket does not learn it.
     #[default]
     Unknown,
-    /// One host's.
+    /// The address of one host.
     Unicast,
     /// A broadcast or multicast address: every socket on the port, here and on other hosts, receives a copy, also where
     /// a port is [shared](PortSharing::Shared).
@@ -257,7 +257,7 @@ impl<'a> Outgoing<'a> {
         (0..self.count).map(move |index| self.slice(index, 1))
     }
 
-    /// Splits the run into some that can leave as one send each.
+    /// Splits the run into shorter ones, each of which can leave as one send.
     pub fn sends(self) -> impl Iterator<Item = Self> {
         let most = (LONGEST_PAYLOAD / self.length_of(0).max(1)).clamp(1, MOST_SEGMENTS);
         (0..self.count).step_by(most).map(move |index| self.slice(index, most.min(self.count - index)))

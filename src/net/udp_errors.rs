@@ -27,7 +27,8 @@ impl UdpErrors {
         }
     }
 
-    /// `ipv4` has a line of names and one of numbers for each protocol, `ipv6` a line for each count.
+    /// Parses the text of both files. `ipv4` has a line of names and one of numbers for each protocol, `ipv6` a line for
+    /// each count.
     fn parse(ipv4: &str, ipv6: &str) -> Option<Self> {
         let mut lines = ipv4.lines().filter_map(|line| line.strip_prefix("Udp: "));
         let (names, numbers) = (lines.next()?.split_whitespace(), lines.next()?.split_whitespace());
