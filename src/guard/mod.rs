@@ -1,7 +1,7 @@
 //! Which datagrams are answered: decided by source address, source port, lengths and rate. Pure: time is an argument.
 //!
 //! A responder that answers every source can be used against others. One datagram with a spoofed source makes two
-//! responders answer each other for ever (CVE-2024-2169), and a long reply to a short request amplifies an attack on
+//! responders answer each other endlessly (CVE-2024-2169), and a long reply to a short request amplifies an attack on
 //! the spoofed address.
 
 mod loops;
@@ -182,8 +182,8 @@ impl Guard {
         if let Err(refusal) = self.check_source(source, run.envelope.delivery) {
             return Verdict::refuse(count, refusal);
         }
-        // A run that returns begins with a payload that was the first one of a run before; otherwise it will be the next
-        // time. So the first ones are enough to recognise a loop, if not in the first rounds.
+        // Only the first payload of a run is looked up. In a loop the same payloads return: one that begins a run is
+        // recorded if it is new, and recognised when it begins a run again. So a loop is recognised, if not at once.
         let is_loopback = source.ip().is_loopback();
         let is_new = || is_loopback && self.recent_payloads.is_new(source.port(), run.payload(0));
         if self.exempts(source.ip()) || is_new() {
@@ -260,9 +260,9 @@ impl Guard {
         now: Instant,
     ) -> Result<(), Refusal> {
         self.check_lengths(source, payload.len(), reply.iter().map(|part| part.len()).sum(), now)?;
-        // Text that does not enclose the request cannot nest.
         let [before, request, after] = reply;
-        let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
+        // Text that does not enclose the request cannot nest.
+        let (before, after): (&[u8], &[u8]) = if request.is_empty() { (b"", b"") } else { (before, after) };
         if self.loop_detector.is_loop(source, payload, before, after, now) {
             return Err(Refusal::Loop);
         }
