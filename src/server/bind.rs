@@ -13,8 +13,8 @@ use crate::net::{self, BufferSizes, PortSharing, Socket};
 use crate::reactor::shutdown::Shutdown;
 use crate::service_manager::InheritedSocket;
 
-/// The size of both kernel buffers when none is asked for, in bytes: as much as Linux holds for about 5,000 small
-/// datagrams, or 25 ms of a flood.
+/// The size of both kernel buffers when none is asked for, in bytes. On Linux it holds about 10,000 small datagrams, 50 ms
+/// of a flood.
 pub(super) const DEFAULT_BUFFER: usize = 4 << 20;
 
 /// A service, the address that it is bound to, and the socket.
@@ -22,8 +22,8 @@ pub(super) type Bound<'a> = (&'a Service, SocketAddr, Socket);
 
 /// Decides which services the inherited sockets are for, and takes them over.
 ///
-/// A name says it: the one in `NAME@fd:FDNAME`, or that of a service without an address. Unnamed sockets are for the only
-/// service, if it has no address.
+/// The name of a socket decides: it is the one in `NAME@fd:FDNAME`, or that of a service without an address. Unnamed
+/// sockets are for the only service, if it has no address.
 pub(super) fn inherit<'a>(
     services: &'a [Service],
     inherited: Vec<InheritedSocket>,
@@ -228,7 +228,7 @@ fn wanted_buffers(options: &Options) -> BufferSizes {
     }
 }
 
-/// Logs how a socket will do, and warns of buffers that are smaller than what was asked for.
+/// Logs how a socket moves datagrams, and warns of buffers that are smaller than what was asked for.
 fn log_socket(socket: &Socket, address: SocketAddr, options: &Options, given: BufferSizes) {
     let wanted = wanted_buffers(options);
     for (name, asked, wanted, given) in [

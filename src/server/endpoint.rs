@@ -87,7 +87,7 @@ pub struct Resources {
 ///   buffer, which counts what it drops (invariant 3).
 /// - WRITABLE interest is registered exactly while replies wait, and no reply overtakes an earlier one to the same peer
 ///   (invariant 4).
-/// - A turn handles at most one batch, and sends little more than 2 MiB (invariant 5).
+/// - A turn handles at most one batch, and sends little more than 2 MiB, or 3 MiB through a link (invariant 5).
 ///
 /// All of these are defended by `server::simulation`.
 #[derive(Debug)]

@@ -1,4 +1,16 @@
 //! The responder: binds services, runs one worker per thread, and adds up what became of the datagrams.
+//!
+//! | file | responsibility |
+//! |---|---|
+//! | [`endpoint`] | a socket with its service: what a turn does |
+//! | [`mod@worker`] | a reactor with its endpoints, in one thread |
+//! | `service`, `bind` | what can be served, and where it listens |
+//! | [`reply`] | reply templates; pure |
+//! | `replies` | lists of replies: what is made, sent and left over in a turn; pure |
+//! | [`reply_queue`] | replies that wait for their socket; pure |
+//! | `stamp` | the replies of the service `stamp` |
+//! | [`statistics`], `statistics_log`, `metrics` | the counts of an endpoint: in the report, in the log, for Prometheus |
+//! | `board` | the statistics that workers leave for the monitor |
 
 mod bind;
 mod board;
@@ -123,7 +135,7 @@ impl Default for Options {
     }
 }
 
-/// Why a server did not start, or stopped. Each is shown as one line that says what to do.
+/// Why a server did not start, or stopped. Displayed as one line, with a remedy where there is one.
 #[derive(Debug)]
 pub enum Error {
     /// Two services claim one address.
@@ -169,7 +181,7 @@ impl std::error::Error for Error {}
 pub struct Server {
     /// Each with the same endpoints in the same order.
     workers: Vec<Worker>,
-    /// Of all workers but the first, which runs in the caller's.
+    /// Those of all workers but the first, which runs in the thread of the caller.
     threads: Vec<WorkerThread>,
     options: Options,
     addresses: Vec<SocketAddr>,
@@ -303,7 +315,7 @@ fn watch(monitor: Option<Monitor>, workers: &mut [Worker]) -> Result<Option<Boar
     Ok(board)
 }
 
-/// Shows the last state to what watches.
+/// Writes the last metrics, if there is a monitor.
 fn finish(monitor: Option<Monitor>, report: &Report) {
     if let Some(mut monitor) = monitor
         && let Err(error) = monitor.finish(&metrics::metrics(&report.endpoints, true))
@@ -320,7 +332,7 @@ fn check_impairments(options: &mut Options) -> Result<(), Error> {
     };
     impairments.check().map_err(|error| Error::Usage(error.to_string()))?;
     if options.workers != NonZeroUsize::MIN {
-        // The system decides which worker gets a datagram, and thus which random numbers meet it.
+        // The system decides which worker receives a datagram, and each has random numbers of its own.
         return Err(Error::Usage(
             "impairments need a single worker: with several, a seed reproduces nothing".to_owned(),
         ));
@@ -337,7 +349,7 @@ fn worker(
     resources: Resources,
     has_several_services: bool,
 ) -> io::Result<Worker> {
-    // The ends of delays are worth a system call.
+    // Delays should end on time, which is worth a system call for each.
     let precision = if options.impairments.is_some() { Precision::Exact } else { Precision::Milliseconds };
     let mut reactor = Reactor::with_precision(shutdown, precision)?;
     reactor.set_spin(options.spin);
