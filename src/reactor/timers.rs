@@ -89,8 +89,8 @@ pub enum Precision {
     /// Up to a millisecond late, at no cost: the poll's timeout, which mio rounds up to whole milliseconds.
     #[default]
     Milliseconds,
-    /// As precise as a timerfd in the poll, at one extra system call and event per deadline. Elsewhere than on Linux the same
-    /// as [`Milliseconds`](Self::Milliseconds).
+    /// As precise as a timerfd in the poll, at one extra system call and event per deadline. The same as
+    /// [`Milliseconds`](Self::Milliseconds) on systems other than Linux.
     Exact,
 }
 
@@ -103,7 +103,7 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// An alarm for the poll of `registry`.
+    /// Creates an alarm for the poll of `registry`.
     ///
     /// # Errors
     ///
@@ -175,7 +175,7 @@ mod platform {
 
     use mio::Registry;
 
-    /// There is no timer that a poll can watch on every platform.
+    /// There is none: no timer can be watched by a poll on every platform.
     #[derive(Debug)]
     pub(super) enum Timer {}
 
