@@ -1,5 +1,5 @@
-//! A UDP server on a hand-rolled [mio](https://docs.rs/mio) poll loop, and a client to test any UDP server with. This page
-//! is the tour of the code.
+//! A UDP server on a hand-rolled [mio](https://docs.rs/mio) poll loop, a client to test any UDP server with, and a relay
+//! that behaves like a bad network. This page is the tour of the code.
 //!
 //! # The path of a datagram
 #![doc = include_str!("datagram_path.svg")]

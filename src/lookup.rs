@@ -29,7 +29,7 @@ fn run<T: Send + 'static>(
 ) -> Option<io::Result<T>> {
     let (sender, result) = mpsc::channel();
     let thread = thread::Builder::new().name("lookup".to_owned()).spawn(move || {
-        // Fails if nobody waits any more.
+        // Fails if the result is no longer awaited.
         let _ = sender.send(call());
     });
     if let Err(error) = thread {

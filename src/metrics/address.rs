@@ -40,7 +40,7 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// One line that says what to do.
+    /// One line, with a remedy where there is one.
     pub fn listen(&self, shutdown: &Shutdown) -> Result<TcpListener, String> {
         let failed = |why: &dyn Display| format!("cannot serve metrics on {self}: {why}");
         let found = lookup(&self.host, self.port, shutdown).ok_or_else(|| failed(&"stopped while looking it up"))?;

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::net::{ReceiveBatch, Received, Sent};
 
-    /// Fails as the script says, one error a call, and takes everything once there is none.
+    /// Returns the scripted errors, one per call, then takes everything.
     struct Script(Vec<i32>);
 
     impl Transport for Script {

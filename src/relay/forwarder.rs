@@ -150,7 +150,7 @@ impl Forwarder {
         self.monitor.as_mut().map_or(Ok(()), |monitor| monitor.begin(&self.relay, Instant::now()))
     }
 
-    /// Shows the last state to what watches.
+    /// Writes the last metrics, if there is a monitor.
     pub fn finish_monitor(&mut self) {
         let metrics = || metrics(&self.relay.report(), self.relay.sessions.iter().count(), true);
         if let Some(Err(error)) = self.monitor.as_mut().map(|monitor| monitor.finish(&metrics())) {

@@ -110,7 +110,7 @@ impl Default for Options {
     }
 }
 
-/// Why a relay did not start, or stopped. Displayed as one line that says what to do.
+/// Why a relay did not start, or stopped. Displayed as one line, with a remedy where there is one.
 #[derive(Debug)]
 pub enum Error {
     /// An address is malformed, or the options do not work together.

@@ -61,7 +61,7 @@ impl State {
         }
         self.send_by_session(&mut payloads, now, reactor);
         payloads.clear();
-        // As SendBatch does: the memory is used again, what it borrowed is not.
+        // Keeps the memory without what it borrowed, as `SendBatch` does.
         *spare = payloads.into_iter().map_while(|_| None).collect();
         if self.up.link.is_some() {
             self.flush_up(now, reactor);
