@@ -34,7 +34,7 @@ fn write(folder: &TempDir, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Checks that a command succeeds and says nothing that it would say of a mistake.
+/// Checks that a command succeeds; returns what it prints.
 fn assert_accepts(command: &mut Command) -> String {
     let output = run(command, b"");
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

@@ -1,4 +1,4 @@
-//! `ping --stamp`: losses and delays by direction, through a relay that knows the truth; foreign reflectors; limits.
+//! `ping --stamp`: losses and delays by direction, compared with the report of a relay; foreign reflectors; limits.
 
 use std::fs;
 use std::process::{Command, Output};
