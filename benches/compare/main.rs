@@ -33,7 +33,7 @@ const WORKLOADS: [Workload; 6] = [
     Workload { name: "ping", options: &["--clients", "1", "--in-flight", "1"] },
 ];
 
-/// The same for relays.
+/// As [`LIMIT`], for relays.
 const RELAY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The servers that are udpong, by the options of `udpong serve`.
