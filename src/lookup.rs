@@ -1,4 +1,5 @@
-//! Name look-ups that a shutdown ends: getaddrinfo(3) cannot be cancelled, so it runs on a thread that may be left behind.
+//! Name look-ups that a shutdown ends: getaddrinfo(3) cannot be cancelled, so it runs on a thread that may be left
+//! behind.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};

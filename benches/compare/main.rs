@@ -1,6 +1,6 @@
 //! Measures udpong and other echo servers, and relays, side by side: every workload on every server in turn, in several
-//! rounds. At last it compares the round trips of `udpong ping` with those of a minimal loop. `relays` and `round-trips`
-//! as arguments measure nothing else.
+//! rounds. At last it compares the round trips of `udpong ping` with those of a minimal loop. `relays` and
+//! `round-trips` as arguments measure nothing else.
 //!
 //! Only ratios to the std loop of the same round can be compared, since machines change their speed from one minute to
 //! the next. `echo.c` shows what is possible: the same system calls as udpong's, and nothing else. The first table,

@@ -39,8 +39,8 @@ const ENTRIES_PER_SET: usize = 4;
 /// Recognises the datagrams of a loop by their payloads.
 ///
 /// - *Identical payloads* from one peer in a row, without a pause of a second, are counted; other payloads in between
-///   do not matter. Only a missing reply distinguishes a loop from a client that repeats itself, so every 1,000th of them
-///   is withheld, and no more. This ends a loop in which a payload returns.
+///   do not matter. Only a missing reply distinguishes a loop from a client that repeats itself, so every 1,000th of
+///   them is withheld, and no more. This ends a loop in which a payload returns.
 /// - *Nested payloads* begin or end with 100 layers of the server's own text, with another server's text in between or
 ///   not. When all that differs between the payloads from one peer in a row is the number of layers, and that has grown
 ///   100 times, they are refused. This ends a loop in which payloads grow.
@@ -169,8 +169,8 @@ impl LoopDetector {
 /// How many sets of four payloads are remembered, in 8 bytes each.
 const RECENT_SETS: usize = 4_096;
 
-/// Recognises payloads that came a short while ago, in a few nanoseconds. A loop consists of payloads that return; passing
-/// all others to the loop detector, too, would cost up to a quarter of the time for a datagram on loopback.
+/// Recognises payloads that came a short while ago, in a few nanoseconds. A loop consists of payloads that return;
+/// passing all others to the loop detector, too, would cost up to a quarter of the time for a datagram on loopback.
 ///
 /// Up to a thousand payloads that return in turn soon have a place each. Of more than four in one set, only some are
 /// recognised each time. Each worker has recent payloads of its own, 32 KiB.
@@ -178,8 +178,8 @@ const RECENT_SETS: usize = 4_096;
 pub struct RecentPayloads {
     /// Of each payload a part of its hash; the rest selects the set.
     sets: Vec<Cell<[u16; 4]>>,
-    /// The state of a linear congruential generator. A random place in the set is overwritten: if it were the oldest one,
-    /// five payloads in turn would hide each other endlessly.
+    /// The state of a linear congruential generator. A random place in the set is overwritten: if it were the oldest
+    /// one, five payloads in turn would hide each other endlessly.
     random: Cell<u32>,
 }
 

@@ -156,8 +156,8 @@ impl Guard {
         Self { trusted, ..self }
     }
 
-    /// Returns the guard of the worker with this number. Only the first one, 0, answers broadcast and multicast, so that
-    /// the process answers once.
+    /// Returns the guard of the worker with this number. Only the first one, 0, answers broadcast and multicast, so
+    /// that the process answers once.
     pub fn of_worker(&self, number: usize) -> Self {
         Self { answers_groups: number == 0, ..self.clone() }
     }
@@ -171,12 +171,12 @@ impl Guard {
         self.check_run(&run, reply, now).reason.map_or(Ok(()), Err)
     }
 
-    /// Decides for the first datagrams of a run, often for all of them, whether their replies may be sent; if so, charges
-    /// them to the rate of the source. `reply` has a reply for each, whose parts are text, the request, and text; or text
-    /// alone.
+    /// Decides for the first datagrams of a run, often for all of them, whether their replies may be sent; if so,
+    /// charges them to the rate of the source. `reply` has a reply for each, whose parts are text, the request, and
+    /// text; or text alone.
     ///
-    /// The rate limiter comes after the rules that look at a datagram alone, so that a reply they refuse uses up nothing.
-    /// The loop detector comes last, so that it sees only what the rate allows.
+    /// The rate limiter comes after the rules that look at a datagram alone, so that a reply they refuse uses up
+    /// nothing. The loop detector comes last, so that it sees only what the rate allows.
     pub fn check_run(&self, run: &Run<'_>, reply: &Outgoing<'_>, now: Instant) -> Verdict {
         let (count, source) = (run.count(), run.envelope.source);
         if let Err(refusal) = self.check_source(source, run.envelope.delivery) {
@@ -196,9 +196,9 @@ impl Guard {
         }
     }
 
-    /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of a
-    /// loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few exceptions. If
-    /// the other end of a loop repeats a text of its own, the payloads are identical.
+    /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of
+    /// a loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few
+    /// exceptions. If the other end of a loop repeats a text of its own, the payloads are identical.
     ///
     /// # Errors
     ///

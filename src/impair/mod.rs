@@ -7,7 +7,8 @@
 //!
 //! # Stages
 //!
-//! Each datagram passes these stages in this order. Names and meanings are those of tc-netem(8), with a few differences:
+//! Each datagram passes these stages in this order. Names and meanings are those of tc-netem(8), with a few
+//! differences:
 //!
 //! | stage | here | netem |
 //! |---|---|---|
@@ -26,9 +27,9 @@
 //! # Reproducible
 //!
 //! The same seed and the same arrivals, their times included, have the same outcomes (invariant 10). A link has one
-//! [`Generator`], with a fixed algorithm, and draws the same number of values for every datagram, so the decisions of one
-//! stage do not change when another one is configured differently: with a higher loss the same datagrams are delayed, by
-//! the same times. When the caller asks for what is ready makes no difference.
+//! [`Generator`], with a fixed algorithm, and draws the same number of values for every datagram, so the decisions of
+//! one stage do not change when another one is configured differently: with a higher loss the same datagrams are
+//! delayed, by the same times. When the caller asks for what is ready makes no difference.
 
 #[cfg(not(feature = "impair"))]
 mod disabled;
@@ -57,12 +58,13 @@ pub use seed::Seed;
 
 pub use crate::parse_error::ParseError;
 
-/// The bound for the memory of what waits in all links of a process together, in bytes: payloads, and 512 bytes for each
-/// datagram. Each link has an equal share.
+/// The bound for the memory of what waits in all links of a process together, in bytes: payloads, and 512 bytes for
+/// each datagram. Each link has an equal share.
 pub const MAX_BYTES: usize = 32 << 20;
 
 /// How many datagrams a link has changed. Every datagram that entered has left, waits, or is counted as `lost` or
-/// `over_limit`: entered + `duplicated` = left + waiting + `lost` + `over_limit` (defended by `impair::link::simulation`).
+/// `over_limit`: entered + `duplicated` = left + waiting + `lost` + `over_limit` (defended by
+/// `impair::link::simulation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Impaired {

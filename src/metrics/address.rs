@@ -35,8 +35,8 @@ impl Display for Address {
 }
 
 impl Address {
-    /// Listens on the first address of the host that this machine has. Looking up a host name blocks, until a shutdown is
-    /// requested.
+    /// Listens on the first address of the host that this machine has. Looking up a host name blocks, until a shutdown
+    /// is requested.
     ///
     /// # Errors
     ///

@@ -96,8 +96,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Listens where metrics are to be served; returns `None` if nothing watches. The file and the status are updated at
-    /// `interval`, or every 15 s.
+    /// Listens where metrics are to be served; returns `None` if nothing watches. The file and the status are updated
+    /// at `interval`, or every 15 s.
     ///
     /// # Errors
     ///

@@ -30,9 +30,9 @@ pub enum PortSharing {
 ///
 /// The system reduces sizes above its limit without an error (`net.core.rmem_max` and `net.core.wmem_max` on Linux).
 ///
-/// A socket on the unspecified IPv6 address receives from IPv4 peers too, whatever the system's default is, if `io` learns
-/// how a datagram arrived. Otherwise it receives IPv6 only: its IPv4 peers could not be distinguished from IPv4-mapped
-/// sources, which are spoofed.
+/// A socket on the unspecified IPv6 address receives from IPv4 peers too, whatever the system's default is, if `io`
+/// learns how a datagram arrived. Otherwise it receives IPv6 only: its IPv4 peers could not be distinguished from
+/// IPv4-mapped sources, which are spoofed.
 ///
 /// # Errors
 ///
@@ -59,8 +59,8 @@ pub fn bind(
     Ok((socket.into(), given))
 }
 
-/// Takes over a socket that was bound elsewhere, and enlarges its buffers to `wanted` if they are smaller; returns it with
-/// the buffer sizes that it has.
+/// Takes over a socket that was bound elsewhere, and enlarges its buffers to `wanted` if they are smaller; returns it
+/// with the buffer sizes that it has.
 ///
 /// # Errors
 ///

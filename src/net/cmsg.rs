@@ -16,8 +16,8 @@ const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<i32>();
 
 /// The space for all control messages that one message can have: packet info of IPv6 and of IPv4, a hop limit, and a
-/// timestamp or a segment length, since messages with a timestamp are not coalesced. An error fits in place of the packet
-/// info, which a connected socket does not ask for.
+/// timestamp or a segment length, since messages with a timestamp are not coalesced. An error fits in place of the
+/// packet info, which a connected socket does not ask for.
 const SPACE: usize = 4 * HEADER + 24 + 16 + 8 + size_of::<libc::timespec>();
 const _: () =
     assert!(SPACE >= 3 * HEADER + size_of::<libc::timespec>() + 8 + (16 + SockaddrBuf::SPACE).next_multiple_of(8));

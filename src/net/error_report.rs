@@ -13,8 +13,8 @@ pub struct ErrorReport {
     pub error: IcmpError,
     /// The router or host that reports it; `None` if that is not known.
     pub offender: Option<IpAddr>,
-    /// The beginning of the payload of the datagram, as far as the report repeats it. Many routers return the UDP header
-    /// only, so that it is empty.
+    /// The beginning of the payload of the datagram, as far as the report repeats it. Many routers return the UDP
+    /// header only, so that it is empty.
     pub payload: Vec<u8>,
 }
 
@@ -59,8 +59,8 @@ pub enum IcmpError {
     ProtocolUnreachable,
     /// No socket is bound to the port.
     PortUnreachable,
-    /// The IP packet exceeds the MTU of the next network, and must not be fragmented on the way. The kernel remembers the
-    /// MTU: the next datagram of this length leaves in fragments.
+    /// The IP packet exceeds the MTU of the next network, and must not be fragmented on the way. The kernel remembers
+    /// the MTU: the next datagram of this length leaves in fragments.
     FragmentationNeeded {
         /// The MTU of the next network, in bytes.
         mtu: u32,

@@ -42,8 +42,8 @@ impl<'r, 'a> Unsent<'r, 'a> {
         }
     }
 
-    /// Returns the next message, and skips its datagrams: the first run, or as much of it as one send carries, and those
-    /// of the following runs that join it as a whole.
+    /// Returns the next message, and skips its datagrams: the first run, or as much of it as one send carries, and
+    /// those of the following runs that join it as a whole.
     pub fn next_message(&mut self, longest_segment: usize) -> Option<(Outgoing<'a>, &'r [Outgoing<'a>])> {
         let (first, others) = self.runs.split_first()?;
         let rest = first.slice(self.skipped, first.count - self.skipped);
@@ -60,8 +60,8 @@ pub fn count_datagrams(first: &Outgoing<'_>, others: &[Outgoing<'_>]) -> usize {
     first.count + others.iter().map(|run| run.count).sum::<usize>()
 }
 
-/// Returns how many datagrams one segmented send that begins with `run` can carry; 1 if they leave alone, because one of
-/// them is too long for a segment or empty.
+/// Returns how many datagrams one segmented send that begins with `run` can carry; 1 if they leave alone, because one
+/// of them is too long for a segment or empty.
 fn most_datagrams(run: &Outgoing<'_>, longest_segment: usize) -> usize {
     match run.length_of(0) {
         segment if segment == 0 || segment > longest_segment || last_length(run) == 0 => 1,
@@ -69,10 +69,11 @@ fn most_datagrams(run: &Outgoing<'_>, longest_segment: usize) -> usize {
     }
 }
 
-/// Returns how many of the `others` can leave in one segmented send with `first`, which carries at most `most` datagrams.
+/// Returns how many of the `others` can leave in one segmented send with `first`, which carries at most `most`
+/// datagrams.
 ///
-/// The datagrams of one send go to one peer from one address and have one length; the last one may be shorter. So a run of
-/// shorter datagrams joins only if it consists of one, and nothing joins behind it.
+/// The datagrams of one send go to one peer from one address and have one length; the last one may be shorter. So a run
+/// of shorter datagrams joins only if it consists of one, and nothing joins behind it.
 fn joining(first: &Outgoing<'_>, others: &[Outgoing<'_>], most: usize) -> usize {
     let segment = first.length_of(0);
     let (mut joining, mut count, mut last) = (0, first.count, last_length(first));

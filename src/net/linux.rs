@@ -212,7 +212,8 @@ impl Linux {
         Sent { count, error: None }
     }
 
-    /// Sends the first of the `unsent` datagrams, at least one; returns how many. An error is that of the first datagram.
+    /// Sends the first of the `unsent` datagrams, at least one; returns how many. An error is that of the first
+    /// datagram.
     ///
     /// A segmented send can fail although its datagrams pass one by one:
     ///
@@ -220,8 +221,8 @@ impl Linux {
     ///   segment at all. This is remembered for a while, see [`SegmentLimit`].
     /// - The kernel has no memory for all of them at once, or a firewall drops long packets.
     ///
-    /// In these cases the datagrams of the first message are sent one by one. Any other error, such as that of a missing
-    /// route, would be the same for a single datagram.
+    /// In these cases the datagrams of the first message are sent one by one. Any other error, such as that of a
+    /// missing route, would be the same for a single datagram.
     fn send_some(&mut self, socket: &UdpSocket, unsent: Unsent<'_, '_>) -> io::Result<usize> {
         let longest_segment = self.segment_limit.longest(Instant::now);
         let error = match self.send_messages(socket, unsent, longest_segment, MESSAGES) {
@@ -279,8 +280,9 @@ impl Linux {
             prepared += 1;
         }
         // SAFETY: the first `prepared` headers are initialized. Each points to its own name, control buffer and iovec,
-        // which are initialized locals, and the iovec to a slot of `batch`, which is borrowed exclusively; each with its
-        // true length. The kernel writes within these lengths, and only during the call. The null timeout is allowed.
+        // which are initialized locals, and the iovec to a slot of `batch`, which is borrowed exclusively; each with
+        // its true length. The kernel writes within these lengths, and only during the call. The null timeout is
+        // allowed.
         let count = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr().cast(), prepared, 0, ptr::null_mut()) };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         let clocks = self.has_timestamps.then(Clocks::read);
@@ -360,16 +362,16 @@ fn send_messages(
         counts[prepared] = count as u8;
         prepared += 1;
     }
-    // SAFETY: the first `prepared` headers are initialized. Each points to its own name, control buffer and iovecs,
-    // or has none; those are initialized locals with their true lengths, and the iovecs point to parts of the runs, which
+    // SAFETY: the first `prepared` headers are initialized. Each points to its own name, control buffer and iovecs, or
+    // has none; those are initialized locals with their true lengths, and the iovecs point to parts of the runs, which
     // are borrowed for longer than the call. The kernel reads all of them and writes only the headers' `msg_len`.
     let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr().cast(), prepared as libc::c_uint, 0) };
     let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
     Ok(counts[..sent].iter().map(|count| usize::from(*count)).sum())
 }
 
-/// Writes an entry for each part of the runs that is not empty; returns their number. Parts that are adjacent in memory, as
-/// those of an echoed message are, share one entry: 18 % less work for a reply in such runs.
+/// Writes an entry for each part of the runs that is not empty; returns their number. Parts that are adjacent in
+/// memory, as those of an echoed message are, share one entry: 18 % less work for a reply in such runs.
 fn write_iovecs<'r, 'a: 'r>(
     iovecs: &mut [MaybeUninit<libc::iovec>],
     runs: impl Iterator<Item = &'r Outgoing<'a>>,
@@ -447,8 +449,8 @@ fn receive_error(fd: RawFd) -> io::Result<ErrorReport> {
     header.msg_iovlen = 1;
     header.msg_controllen = control.buffer().len() as _;
     header.msg_control = control.buffer().as_mut_ptr().cast();
-    // SAFETY: the header points to one iovec and to the control buffer, both initialized locals with their true lengths,
-    // and the iovec to `payload`. The kernel writes within these lengths, and only during the call.
+    // SAFETY: the header points to one iovec and to the control buffer, both initialized locals with their true
+    // lengths, and the iovec to `payload`. The kernel writes within these lengths, and only during the call.
     let length = unsafe { libc::recvmsg(fd, &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
     payload.truncate(usize::try_from(length).map_err(|_| io::Error::last_os_error())?);
     control.set_length(header.msg_controllen as _);
@@ -498,8 +500,8 @@ pub fn expect_sockets(sockets: usize) {
     }
 }
 
-/// Takes the files that a service manager has passed to this process, numbered from 3 (sd_listen_fds(3)). Only the first
-/// call in a process returns any.
+/// Takes the files that a service manager has passed to this process, numbered from 3 (sd_listen_fds(3)). Only the
+/// first call in a process returns any.
 pub fn take_inherited_files(count: u16) -> io::Result<Vec<socket2::Socket>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
@@ -510,7 +512,8 @@ pub fn take_inherited_files(count: u16) -> io::Result<Vec<socket2::Socket>> {
         if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: it is open, and since it was passed for this purpose and this is the first call, nothing else owns it.
+        // SAFETY: it is open, and since it was passed for this purpose and this is the first call, nothing else owns
+        // it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
     };
     (3..3 + RawFd::from(count)).map(take).collect()

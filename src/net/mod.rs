@@ -180,11 +180,11 @@ pub struct Datagram<'a> {
     pub local: Option<SocketAddr>,
     /// What kind of address the datagram was sent to.
     pub delivery: Delivery,
-    /// When the datagram arrived, by the kernel's clock; `None` unless [`Socket::enable_timestamps`] was called, and where
-    /// the system's time was set meanwhile. A coalesced message has one time, that of its first datagram.
+    /// When the datagram arrived, by the kernel's clock; `None` unless [`Socket::enable_timestamps`] was called, and
+    /// where the system's time was set meanwhile. A coalesced message has one time, that of its first datagram.
     pub arrival: Option<Instant>,
-    /// The time to live (IPv4) or hop limit (IPv6) with which it arrived; `None` unless [`Socket::enable_hop_limits`] was
-    /// called.
+    /// The time to live (IPv4) or hop limit (IPv6) with which it arrived; `None` unless [`Socket::enable_hop_limits`]
+    /// was called.
     pub hop_limit: Option<u8>,
     /// The payload: 0 to 65,535 arbitrary bytes.
     pub payload: &'a [u8],
@@ -212,8 +212,8 @@ pub struct Outgoing<'a> {
     /// The local address to send from, whose port is ignored; `None` leaves the choice to the system. The portable
     /// implementation always does.
     pub from: Option<SocketAddr>,
-    /// The parts that make up the payload, in order; any of them may be empty. In a run, each datagram has the first and
-    /// the last part, and its piece of the second.
+    /// The parts that make up the payload, in order; any of them may be empty. In a run, each datagram has the first
+    /// and the last part, and its piece of the second.
     pub parts: [&'a [u8]; 3],
     /// How many datagrams the run has, at least 1.
     pub count: usize,

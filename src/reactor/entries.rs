@@ -8,8 +8,8 @@ const INDEX_BITS: u32 = usize::BITS / 2;
 
 /// Identifies a task to its [`Reactor`](super::Reactor).
 ///
-/// A key consists of the index of an entry and a generation, so an entry that is reused has another key. Keys repeat only
-/// when the generation wraps, after 2³² tasks (2¹⁶ on a 32-bit system).
+/// A key consists of the index of an entry and a generation, so an entry that is reused has another key. Keys repeat
+/// only when the generation wraps, after 2³² tasks (2¹⁶ on a 32-bit system).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(usize);
 

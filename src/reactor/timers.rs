@@ -12,10 +12,10 @@ use super::entries::{Entries, Key};
 /// The deadlines of all tasks.
 ///
 /// A binary heap cannot move or remove an entry in the middle, so deletion is *lazy*: an entry counts only while its
-/// [`Timer`] is armed for it, and others are dropped when they reach the top. A deadline that moves earlier pushes a second
-/// entry. One that moves later, as the timeout of a busy socket does with every answer, leaves its entry where it is: when
-/// the entry reaches the top, it is pushed again with the new time. Setting a deadline and finding the next one cost
-/// O(log n) at worst, and usually O(1).
+/// [`Timer`] is armed for it, and others are dropped when they reach the top. A deadline that moves earlier pushes a
+/// second entry. One that moves later, as the timeout of a busy socket does with every answer, leaves its entry where
+/// it is: when the entry reaches the top, it is pushed again with the new time. Setting a deadline and finding the next
+/// one cost O(log n) at worst, and usually O(1).
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Key)>>,

@@ -1,8 +1,8 @@
 //! The listener, the sessions and the links of a relay, as tasks of one reactor.
 //!
-//! What a task does with datagrams is in a file for each direction: [`up`], from the clients to the target, and [`down`].
-//! With impairments, datagrams pass the link of their direction in between; what has waited in it is sent by a task of its
-//! own, at the deadline.
+//! What a task does with datagrams is in a file for each direction: [`up`], from the clients to the target, and
+//! [`down`]. With impairments, datagrams pass the link of their direction in between; what has waited in it is sent by
+//! a task of its own, at the deadline.
 //!
 //! | task | its turn | wants a turn while |
 //! |---|---|---|

@@ -13,8 +13,8 @@ use crate::net::{self, BufferSizes, PortSharing, Socket};
 use crate::reactor::shutdown::Shutdown;
 use crate::service_manager::InheritedSocket;
 
-/// The size of both kernel buffers when none is asked for, in bytes. On Linux it holds about 10,000 small datagrams, 50 ms
-/// of a flood.
+/// The size of both kernel buffers when none is asked for, in bytes. On Linux it holds about 10,000 small datagrams, 50
+/// ms of a flood.
 pub(super) const DEFAULT_BUFFER: usize = 4 << 20;
 
 /// A service, the address that it is bound to, and the socket.
@@ -123,8 +123,8 @@ fn look_up(service: &Service, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Er
     Ok(addresses)
 }
 
-/// Returns whether the system would refuse the second of two sockets: the same port on one address, or on an unspecified
-/// one and an address that it includes. `[::]` includes IPv4.
+/// Returns whether the system would refuse the second of two sockets: the same port on one address, or on an
+/// unspecified one and an address that it includes. `[::]` includes IPv4.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let includes = |a: SocketAddr, b: SocketAddr| a == b || (a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
     a.port() != 0 && a.port() == b.port() && (includes(a, b) || includes(b, a))
@@ -210,7 +210,8 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
     let socket = Socket::new(socket, options.io)?;
     let address = socket.local_addr()?;
     if sharing == PortSharing::Shared && !socket.knows_local_address() {
-        // Each worker receives a copy of a broadcast or multicast datagram and would answer it (see `Guard::of_worker`).
+        // Each worker receives a copy of a broadcast or multicast datagram and would answer it (see
+        // `Guard::of_worker`).
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
             "several workers on every address need packet info, which this way to receive lacks (give one address, or \

@@ -62,15 +62,15 @@ use statistics::sum_of_workers;
 use statistics_log::StatisticsLog;
 use worker::{Plan, Worker, WorkerThread};
 
-/// A receive batch with this many bytes is full: further long messages would evict it from the processor's cache before it
-/// is answered.
+/// A receive batch with this many bytes is full: further long messages would evict it from the processor's cache before
+/// it is answered.
 const FULL_BATCH: usize = 48 << 10;
 
 /// How a server behaves, apart from what it serves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The kernel's receive buffer of each socket, in bytes. `None`, the default, asks for 4 MiB and takes less without a
-    /// warning.
+    /// The kernel's receive buffer of each socket, in bytes. `None`, the default, asks for 4 MiB and takes less without
+    /// a warning.
     pub receive_buffer: Option<usize>,
     /// The kernel's send buffer of each socket, in bytes. `None`, the default, as above.
     pub send_buffer: Option<usize>,
@@ -83,8 +83,8 @@ pub struct Options {
     pub stats: Option<Duration>,
     /// How long answering and sending may take after a stop was requested. Default: 500 ms.
     pub grace: Duration,
-    /// At most this many replies, or 1,500 times as many bytes of reply packets, per second to a source: an IPv4 address, an
-    /// IPv6 /64 or a link-local host, other than loopback; 0 for no limit. Default: 1,000.
+    /// At most this many replies, or 1,500 times as many bytes of reply packets, per second to a source: an IPv4
+    /// address, an IPv6 /64 or a link-local host, other than loopback; 0 for no limit. Default: 1,000.
     pub rate_limit: u32,
     /// Answer every source that can be answered: those whose port belongs to a service, requests that are much shorter
     /// than their reply or belong to a loop, and any number of them. Default: `false`.
@@ -94,8 +94,8 @@ pub struct Options {
     pub trust: Vec<Network>,
     /// How datagrams move. Default: [`IoBackend::Auto`].
     pub io: IoBackend,
-    /// How many workers share the load, each with a thread and sockets of its own. With more than one, the system spreads
-    /// the peers over them (`SO_REUSEPORT`), and does not refuse a second server on the same port. Default: 1.
+    /// How many workers share the load, each with a thread and sockets of its own. With more than one, the system
+    /// spreads the peers over them (`SO_REUSEPORT`), and does not refuse a second server on the same port. Default: 1.
     pub workers: NonZeroUsize,
     /// How long a worker polls without sleeping after there was something to do, which shortens round trips and uses up
     /// a processor. Default: zero.
@@ -194,8 +194,8 @@ pub struct Server {
 impl Server {
     /// Binds every service to every address of its host, or none at all. `shutdown` stops the server.
     ///
-    /// Looking up a host name blocks. The threads of the workers are started before a socket is bound: a socket without a
-    /// worker would swallow the datagrams of its peers.
+    /// Looking up a host name blocks. The threads of the workers are started before a socket is bound: a socket without
+    /// a worker would swallow the datagrams of its peers.
     ///
     /// # Errors
     ///
@@ -207,8 +207,8 @@ impl Server {
 
     /// As [`bind`](Self::bind), with sockets that the service manager has bound for some of the services.
     ///
-    /// A socket is for the service that names it, as in `echo@fd:FDNAME`, or whose name it has and that names no address.
-    /// Sockets without a name are for the only service. They need a single worker.
+    /// A socket is for the service that names it, as in `echo@fd:FDNAME`, or whose name it has and that names no
+    /// address. Sockets without a name are for the only service. They need a single worker.
     ///
     /// # Errors
     ///
@@ -269,8 +269,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The result is an error if polling failed, a socket became unusable, or a worker panicked, whose part of the report
-    /// is lost then. Whatever ends one worker stops all of them: its peers would stay unanswered.
+    /// The result is an error if polling failed, a socket became unusable, or a worker panicked, whose part of the
+    /// report is lost then. Whatever ends one worker stops all of them: its peers would stay unanswered.
     pub fn run(self) -> (Report, Result<(), Error>) {
         let Self { workers, threads, options, started, errors_before, board, .. } = self;
         let plan = Arc::new(Plan {

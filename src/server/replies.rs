@@ -8,7 +8,8 @@ use crate::guard::{Guard, Refusal, Verdict};
 use crate::impair::{Link, header_length};
 use crate::net::{Envelope, Outgoing, Run};
 
-/// Asks the guard about the first datagrams of a run; returns the replies to those that may be answered, and its verdict.
+/// Asks the guard about the first datagrams of a run; returns the replies to those that may be answered, and its
+/// verdict.
 pub fn reply_to<'a>(
     run: &Run<'a>,
     template: Option<&'a ReplyTemplate>,
@@ -63,8 +64,8 @@ pub fn impair<'a>(
     left.into_iter().flatten().map(move |parts| Outgoing::new(to, from, parts))
 }
 
-/// Returns to the link what could not be sent, as much as it takes; returns the number of these replies. Each is a single
-/// datagram.
+/// Returns to the link what could not be sent, as much as it takes; returns the number of these replies. Each is a
+/// single datagram.
 pub fn put_back(link: &mut Link<ReplyFlow>, replies: &[Outgoing<'_>]) -> usize {
     let fits = link.room_for(replies.iter().map(Outgoing::length));
     for reply in replies[..fits].iter().rev() {

@@ -1,8 +1,8 @@
 //! From the clients to the target.
 //!
 //! The listener receives a batch, finds or opens the session of each datagram, and sends the datagrams of each session
-//! together, on its socket. If that would block, the rest waits in the session, and the listener is not read until it has
-//! left.
+//! together, on its socket. If that would block, the rest waits in the session, and the listener is not read until it
+//! has left.
 
 use std::io;
 use std::net::SocketAddr;
