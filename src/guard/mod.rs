@@ -20,7 +20,7 @@ pub use self::trust::Network;
 use crate::net::Datagram;
 #[cfg(test)]
 use crate::net::Envelope;
-use crate::net::{Delivery, Outgoing, Run};
+use crate::net::{Delivery, Outgoing, Run, header_length};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
 const MAX_AMPLIFICATION: usize = 3;
@@ -273,8 +273,9 @@ impl Guard {
     fn check_lengths(&self, source: SocketAddr, request: usize, reply: usize, now: Instant) -> Result<(), Refusal> {
         let ip = source.ip();
         if !ip.is_loopback() {
-            let reply_length = packet_length(ip, reply);
-            if reply_length > MAX_AMPLIFICATION * packet_length(ip, request) {
+            let headers = header_length(ip);
+            let reply_length = headers + reply;
+            if reply_length > MAX_AMPLIFICATION * (headers + request) {
                 return Err(Refusal::Amplification);
             }
             let limiter = self.rate_limiter.as_ref();
@@ -302,11 +303,6 @@ impl Verdict {
     pub fn refuse(count: usize, reason: Refusal) -> Self {
         Self { answered: 0, refused: count, reason: Some(reason) }
     }
-}
-
-/// The length of the IP packet that carries a payload of `payload` bytes unfragmented: the IP and UDP headers added.
-fn packet_length(ip: IpAddr, payload: usize) -> usize {
-    payload + if ip.is_ipv4() { 20 + 8 } else { 40 + 8 }
 }
 
 fn is_unanswerable(ip: IpAddr) -> bool {

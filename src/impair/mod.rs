@@ -44,7 +44,6 @@ mod seed;
 mod waiting;
 
 use std::fmt::{self, Display, Formatter};
-use std::net::IpAddr;
 
 #[cfg(not(feature = "impair"))]
 pub use disabled::{Generator, Impairments, Link};
@@ -118,9 +117,4 @@ impl Display for Impaired {
         write!(f, "lost {lost}, duplicated {duplicated}, delayed {delayed}, reordered {reordered}, ")?;
         write!(f, "corrupted {corrupted}, truncated {truncated}, over limit {over_limit}")
     }
-}
-
-/// Returns the length of what surrounds the payload in an unfragmented packet to `ip`: the IP and UDP headers.
-pub fn header_length(ip: IpAddr) -> usize {
-    if ip.to_canonical().is_ipv4() { 20 + 8 } else { 40 + 8 }
 }

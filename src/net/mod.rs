@@ -147,7 +147,7 @@ mod linux {
 }
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, adopt, bind, connect};
@@ -310,6 +310,11 @@ pub trait Transport {
     /// Datagrams of equal length to one peer cost least if they follow each other, in one run or in several; see
     /// [`SendBatch::group_by_peer`]. Interrupted system calls are repeated.
     fn send(&mut self, runs: &[Outgoing<'_>]) -> Sent;
+}
+
+/// Returns the length of the headers of an unfragmented packet to `ip`, IP and UDP, in bytes.
+pub fn header_length(ip: IpAddr) -> usize {
+    if ip.to_canonical().is_ipv4() { 20 + 8 } else { 40 + 8 }
 }
 
 /// Repeats a system call for as long as signals interrupt it.

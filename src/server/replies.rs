@@ -5,8 +5,8 @@ use std::time::Instant;
 use super::endpoint::{ReplyFlow, TURN_BYTES};
 use super::reply::ReplyTemplate;
 use crate::guard::{Guard, Refusal, Verdict};
-use crate::impair::{Link, header_length};
-use crate::net::{Envelope, Outgoing, Run};
+use crate::impair::Link;
+use crate::net::{Envelope, Outgoing, Run, header_length};
 
 /// Asks the guard about the first datagrams of a run; returns the replies to those that may be answered, and its
 /// verdict.

@@ -11,9 +11,9 @@ use std::time::Instant;
 use log::{debug, warn};
 
 use super::{ERRORS_IN_A_ROW, LINK_TURN, State, Task};
-use crate::impair::{Link, header_length};
+use crate::impair::Link;
 use crate::logging::throttle::Times;
-use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport};
+use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport, header_length};
 use crate::reactor::Reactor;
 use crate::relay::direction::Progress;
 use crate::relay::is_own;
