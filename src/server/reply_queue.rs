@@ -36,9 +36,10 @@ impl Share {
         Self { bytes: (MAX_QUEUED / endpoints.max(1)).max(MIN_SHARE) }
     }
 
-    /// Returns the limit of a receive batch, in bytes, with which what it brings can wait: the last message may exceed
-    /// the limit. Several large ones may after many small ones, for which the batch was prepared; what is too much then
-    /// is [not queued](ReplyQueue::extend).
+    /// Returns the limit of a receive batch, in bytes, with which the replies to all that it receives can wait, although
+    /// the last message may exceed the limit. After many small messages, a system call is prepared for as many, and
+    /// several large ones may exceed it; replies for which there is no room are then [not
+    /// queued](ReplyQueue::extend).
     pub fn receive_limit(self) -> usize {
         self.requests() - LONGEST_MESSAGE
     }
@@ -149,7 +150,7 @@ impl ReplyQueue {
         if self.is_empty() {
             self.requests.clear();
             self.start = 0;
-            // All of it, for the same reason: a shrunken vector is a small block.
+            // All of it: a shrunken vector would be one of the small blocks that the allocator caches (see `RUNS`).
             if self.allocated() > Self::KEPT {
                 *self = Self::default();
             }

@@ -127,7 +127,7 @@ impl Transport for Script {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Datagrams arrive, from these ports and with so much padding.
+    /// Datagrams arrive, from these ports and with this much padding.
     Arrive(Vec<(u16, usize)>),
     /// The network takes this many more datagrams.
     Drain(usize),
