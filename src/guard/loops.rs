@@ -223,6 +223,7 @@ fn hash_ends(port: u16, payload: &[u8]) -> u64 {
     ];
     words.iter().zip(keys).fold(port.into(), |hash: u64, (word, key)| {
         let word = word ^ key ^ u128::from(hash);
+        // Both halves multiplied, and the halves of the product combined, as in wyhash.
         let product = (word >> 64) * u128::from(word as u64);
         hash ^ (product >> 64) as u64 ^ product as u64
     })
@@ -255,14 +256,15 @@ fn core<'a>(payload: &'a [u8], before: &[u8], after: &[u8]) -> Option<&'a [u8]> 
     Some(&rest[..rest.len().saturating_sub(back)])
 }
 
-/// Returns how many of the first bytes consist of layers, the last one perhaps cut short: of repetitions, [`LAYERS`] at
-/// least, of a piece that ends with `text`. 0 if there are fewer.
+/// Returns how many of the first bytes consist of layers: of a piece that ends with `text`, repeated at least [`LAYERS`]
+/// times, the last time perhaps in part. 0 if there are fewer.
 fn layers<'a>(
     bytes: impl ExactSizeIterator<Item = &'a u8> + Clone,
     text: impl ExactSizeIterator<Item = &'a u8> + Clone,
 ) -> usize {
     let is_nested = |period: usize| {
         let end = bytes.clone().skip(period - text.len()).take(text.len());
+        // A byte belongs to a layer as long as it equals the one that is a period before it.
         let repeated = || bytes.clone().zip(bytes.clone().skip(period)).take_while(|(one, other)| one == other).count();
         end.eq(text.clone()).then(|| period + repeated()).filter(|length| *length >= LAYERS * period)
     };

@@ -22,7 +22,7 @@
 //! | rate | After their delay, datagrams are transmitted one after the other. Counts the IP packet. | A datagram is never transmitted before one that came earlier. Counts the frame. |
 //! | limit | A datagram that has to wait while as many wait as may is dropped, and counts as `over_limit`. | The same, but decided before the delay, and for datagrams that need not wait, too. |
 //!
-//! A datagram that is neither corrupted nor delayed is not copied.
+//! A datagram that is neither corrupted nor delayed is not copied, unless it has to wait behind those that are ready.
 //!
 //! # Reproducible
 //!

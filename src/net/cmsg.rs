@@ -113,7 +113,6 @@ impl ControlMessages {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => ancillary.read_v4(data),
                 // An IPv4 message on an IPv6 socket has both, and this one does not identify broadcast addresses.
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if !ancillary.is_ipv4 => ancillary.read_v6(data),
-                // IPV6_RECVERR has another value.
                 (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
                     ancillary.error = extended_error(data);
                 }

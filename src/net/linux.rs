@@ -98,8 +98,8 @@ pub struct Linux {
     /// Received messages carry the time of their arrival.
     has_timestamps: bool,
     segment_limit: SegmentLimit,
-    /// How many messages the next system call asks for: twice as many as the last one returned, at most as many as a
-    /// batch has slots. Asking for all of them each time costs 9 % where datagrams arrive one at a time.
+    /// How many messages the next system call asks for: twice as many as the last one returned, at most as many as the
+    /// batch takes. Asking for all of them each time costs 9 % where datagrams arrive one at a time.
     expected: usize,
 }
 
