@@ -1,6 +1,6 @@
 //! Measures udpong and other echo servers, and relays, side by side: every workload on every server in turn, in several
-//! rounds. At last it compares the round trips of `udpong ping` with those of a minimal loop. `relays` and
-//! `round-trips` as arguments measure nothing else.
+//! rounds. At last it compares the round trips of `udpong ping` with those of a minimal loop. With `servers`, `relays`
+//! or `round-trips` as an argument it measures only that.
 //!
 //! Only ratios to the std loop of the same round can be compared, since machines change their speed from one minute to
 //! the next. `echo.c` shows what is possible: the same system calls as udpong's, and nothing else. The first table,
@@ -50,17 +50,24 @@ type Round = Vec<Vec<Sample>>;
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    if arguments.iter().any(|argument| argument == "relays") {
-        return compare_relays();
-    }
-    if arguments.iter().any(|argument| argument == "round-trips") {
-        return round_trips::compare();
-    }
     if let [_, command, name, target @ ..] = &arguments[..]
         && command == "baseline"
     {
         return baselines::run(name, target.first().map(String::as_str));
     }
+    match arguments.get(1).map(String::as_str) {
+        Some("servers") => compare_servers(),
+        Some("relays") => compare_relays(),
+        Some("round-trips") => round_trips::compare(),
+        _ => {
+            compare_servers()?;
+            compare_relays()?;
+            round_trips::compare()
+        }
+    }
+}
+
+fn compare_servers() -> io::Result<()> {
     // The std loop is the first server: `ratios` relies on it.
     let mut servers = ["std", "mio", "tokio"].map(Server::baseline).into_iter().collect::<io::Result<Vec<_>>>()?;
     servers.extend(Server::bare_c("bare C", ""));
@@ -72,9 +79,7 @@ fn main() -> io::Result<()> {
     servers.push(Server::udpong_logging("  log on")?);
     let rounds = measure_all(&servers, LIMIT)?;
     print(&servers, &rounds);
-    drop(servers);
-    compare_relays()?;
-    round_trips::compare()
+    Ok(())
 }
 
 /// Measures every workload on every server, in several rounds.
