@@ -82,7 +82,7 @@ mod contract;
 #[cfg(all(test, target_os = "linux"))]
 mod readiness;
 
-// The platform is chosen here and nowhere else in this module.
+// The platform is chosen here. Only `bind` has a condition of its own, for `SO_REUSEPORT`.
 #[cfg(target_os = "linux")]
 mod cmsg;
 #[cfg(target_os = "linux")]
