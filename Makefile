@@ -52,7 +52,7 @@ asan: ## Run unit tests and a load with AddressSanitizer (x86_64)
 soak: ## Run a server on a hostile network (SOAK=10m)
 	$(CARGO) test --locked --test program -- --ignored --nocapture soak
 
-bench: ## Compare speed with std, mio, Tokio and Python (3 minutes)
+bench: ## Compare speed with std, mio, Tokio and Python (5 minutes)
 	$(CARGO) bench --locked --bench compare
 
 doc: ## Build the documentation of the code, private items included

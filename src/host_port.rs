@@ -52,8 +52,8 @@ fn split_text(text: &str) -> Result<(Option<&str>, Option<&str>), ParseError> {
     Ok(((!host.is_empty()).then_some(host), port))
 }
 
-/// Splits the target of a client, as [`split`] does, but for the port: nothing can listen on 0. For a text that cannot be a
-/// target, the error shows what to write instead, or how to send it as a message.
+/// Splits the target of a client, as [`split`] does, but for the port: nothing can listen on 0. For a text that cannot
+/// be a target, the error shows what to write instead, or how to send it as a message.
 ///
 /// # Errors
 ///

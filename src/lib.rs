@@ -1,21 +1,23 @@
-//! A UDP server on a hand-rolled [mio](https://docs.rs/mio) poll loop, and a client to test any UDP server with. This page
-//! is the tour of the code.
+//! A UDP server on a hand-rolled [mio](https://docs.rs/mio) poll loop, a client to test any UDP server with, and a
+//! relay that behaves like a bad network. This page is the tour of the code.
 //!
 //! # The path of a datagram
 #![doc = include_str!("datagram_path.svg")]
 //!
-//! 1. The [`Reactor`] polls. An event marks the socket's [`Endpoint`] as readable, and the endpoint is queued for a turn.
-//! 2. In its turn the endpoint [receives](net::Transport::receive) one batch into a [`ReceiveBatch`] that all endpoints of
-//!    a worker share. What the kernel has coalesced stays together: a [`Run`](net::Run) of datagrams, often a single one, is
-//!    what the next steps handle at once.
-//! 3. The [`Guard`] decides whether the datagrams of a run may be answered: a reply to a spoofed source hurts a third party.
-//!    If it refuses some of them, the run is cut there.
+//! 1. The [`Reactor`] polls. An event marks the socket's [`Endpoint`] as readable, and the endpoint is queued for a
+//!    turn.
+//! 2. In its turn the endpoint [receives](net::Transport::receive) one batch into a [`ReceiveBatch`] that all endpoints
+//!    of a worker share. What the kernel has coalesced stays together: a [`Run`](net::Run) of datagrams, often a single
+//!    one, is what the next steps handle at once.
+//! 3. The [`Guard`] decides whether the datagrams of a run may be answered: a reply to a spoofed source hurts a third
+//!    party. If it refuses some of them, the run is cut there.
 //! 4. The [`ReplyTemplate`] makes the replies: slices of the template and of the run, nothing is copied. With
 //!    [impairments](impair), they pass a [`Link`](impair::Link) one by one, which loses, delays or damages them.
-//! 5. The replies of the batch are [sent](net::Transport::send) together. A run passes through the kernel as one packet, and
-//!    single replies of equal length to one peer join into one.
-//! 6. Where a send would block, the requests of the rest are copied to the [`ReplyQueue`], and the socket is not read until
-//!    a writable event has let the queue drain. This is the back-pressure: what arrives meanwhile waits in the kernel's receive buffer.
+//! 5. The replies of the batch are [sent](net::Transport::send) together. A run passes through the kernel as one
+//!    packet, and single replies of equal length to one peer join into one.
+//! 6. Where a send would block, the requests of the rest are copied to the [`ReplyQueue`], and the socket is not read
+//!    until a writable event has let the queue drain. This is the back-pressure: what arrives meanwhile waits in the
+//!    kernel's receive buffer.
 //!
 //! # Glossary
 //!
@@ -44,15 +46,17 @@
 //!
 //! # Reading order
 //!
-//! 1. [`reactor`]: one iteration of the loop, top to bottom; then [`shutdown`](reactor::shutdown), how Ctrl+C reaches the loop.
-//! 2. [`server::endpoint`]: the states of an endpoint, and what a turn does; [`server::worker`], which puts endpoints on a
-//!    reactor.
+//! 1. [`reactor`]: one iteration of the loop, top to bottom; then [`shutdown`](reactor::shutdown), how Ctrl+C reaches
+//!    the loop.
+//! 2. [`server::endpoint`]: the states of an endpoint, and what a turn does; [`server::worker`], which puts endpoints
+//!    on a reactor.
 //! 3. [`net`]: the contract for moving datagrams, first in its [`portable`](net::portable) form, then in that for
-//!    [`linux`](net::linux), with [`gso`](net::gso) for what can leave as one. Why a short batch means drained is explained in `linux`.
+//!    [`linux`](net::linux), with [`gso`](net::gso) for what can leave as one. Why a short batch means drained is
+//!    explained in `linux`.
 //! 4. Pure parts, each on its own: [`guard`], [`server::reply`], [`server::reply_queue`], [`server::statistics`],
 //!    [`impair`], [`stamp`].
-//! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, and [`relay`], what stands in between, on
-//!    the same reactor and [`net`]. [`metrics`]: an HTTP server as a few more tasks of the loop that it shows;
+//! 5. [`logging`]: a log that cannot block the loop. [`client`]: the other end, and [`relay`], what stands in between,
+//!    on the same reactor and [`net`]. [`metrics`]: an HTTP server as a few more tasks of the loop that it shows;
 //!    [`service_manager`]: systemd.
 //!
 //! # Invariants

@@ -1,4 +1,5 @@
-//! Name look-ups that a shutdown ends: getaddrinfo(3) cannot be cancelled, so it runs on a thread that may be left behind.
+//! Name look-ups that a shutdown ends: getaddrinfo(3) cannot be cancelled, so it runs on a thread that may be left
+//! behind.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -29,7 +30,7 @@ fn run<T: Send + 'static>(
 ) -> Option<io::Result<T>> {
     let (sender, result) = mpsc::channel();
     let thread = thread::Builder::new().name("lookup".to_owned()).spawn(move || {
-        // Fails if nobody waits any more.
+        // Fails if the result is no longer awaited.
         let _ = sender.send(call());
     });
     if let Err(error) = thread {

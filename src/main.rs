@@ -1,6 +1,6 @@
 //! The entry point of the program.
 
-// No input may panic, and output has one place each.
+// Input must not cause a panic, and only `cli` writes output.
 #![cfg_attr(
     not(test),
     warn(clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used)

@@ -1,7 +1,7 @@
 //! systemd, or what behaves like it: notifications to it, and the sockets that it passes.
 //!
-//! Written with the standard library. The crate sd-notify sends with a socket that blocks, which the event loop must not,
-//! and knows no abstract addresses.
+//! Written with the standard library. The crate sd-notify sends with a socket that blocks, which the event loop must
+//! not, and knows no abstract addresses.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -41,8 +41,8 @@ impl ServiceManager {
         self.watchdog.map(|time| time / 4)
     }
 
-    /// Sends a notification, such as `READY=1`. One that cannot be delivered at once is lost: neither the event loop nor
-    /// the service depends on it.
+    /// Sends a notification, such as `READY=1`. One that cannot be delivered at once is lost: neither the event loop
+    /// nor the service depends on it.
     #[cfg(unix)]
     pub fn notify(&self, state: &str) {
         use std::os::unix::net::UnixDatagram;

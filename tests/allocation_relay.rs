@@ -13,8 +13,8 @@ use udpong::relay::{Options, Relay};
 
 const CLIENTS: usize = 4;
 
-/// Datagrams of each client in flight: all together more than a turn handles, and fewer than a receive buffer of the usual
-/// size holds.
+/// Datagrams of each client in flight: all together more than a turn handles, and fewer than a receive buffer of the
+/// usual size holds.
 const WINDOW: usize = 25;
 
 fn socket() -> UdpSocket {

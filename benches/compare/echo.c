@@ -1,6 +1,6 @@
-/* The bare server that udpong is measured against: recvmmsg, UDP_GRO, UDP_SEGMENT and sendmmsg, and nothing else. It has no
- * event loop, log, guard, statistics or queue; an error ends it. Each reply is the text given as an argument, if any, and
- * the request. Prints its address. */
+/* The bare server that udpong is measured against: recvmmsg, UDP_GRO, UDP_SEGMENT and sendmmsg, and nothing else. It
+ * has no event loop, log, guard, statistics or queue; an error ends it. Each reply is the text given as an argument, if
+ * any, and the request. Prints its address. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>

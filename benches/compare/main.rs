@@ -1,6 +1,6 @@
 //! Measures udpong and other echo servers, and relays, side by side: every workload on every server in turn, in several
-//! rounds. At last it compares the round trips of `udpong ping` with those of a minimal loop. `servers`, `relays` and
-//! `round-trips` as arguments measure nothing else.
+//! rounds. At last it compares the round trips of `udpong ping` with those of a minimal loop. With `servers`, `relays`
+//! or `round-trips` as an argument it measures only that.
 //!
 //! Only ratios to the std loop of the same round can be compared, since machines change their speed from one minute to
 //! the next. `echo.c` shows what is possible: the same system calls as udpong's, and nothing else. The first table,
@@ -33,7 +33,7 @@ const WORKLOADS: [Workload; 6] = [
     Workload { name: "ping", options: &["--clients", "1", "--in-flight", "1"] },
 ];
 
-/// The same for relays.
+/// As [`LIMIT`], for relays.
 const RELAY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The servers that are udpong, by the options of `udpong serve`.

@@ -42,7 +42,7 @@ int main(int argc, char **argv)
             due.tv_nsec -= 1000000000;
             due.tv_sec++;
         }
-        memcpy(probe, &i, sizeof i); /* A server may refuse to answer the same payload for ever. */
+        memcpy(probe, &i, sizeof i); /* A server may refuse to answer the same payload endlessly. */
         clock_gettime(CLOCK_REALTIME, &sent);
         send(udp, probe, sizeof probe, 0);
         struct iovec payload = {answer, sizeof answer};

@@ -39,8 +39,8 @@ const ENTRIES_PER_SET: usize = 4;
 /// Recognises the datagrams of a loop by their payloads.
 ///
 /// - *Identical payloads* from one peer in a row, without a pause of a second, are counted; other payloads in between
-///   do not matter. Only a missing reply distinguishes a loop from a client that repeats itself, so every 1,000th of them
-///   is withheld, and no more. This ends a loop in which a payload returns.
+///   do not matter. Only a missing reply distinguishes a loop from a client that repeats itself, so every 1,000th of
+///   them is withheld, and no more. This ends a loop in which a payload returns.
 /// - *Nested payloads* begin or end with 100 layers of the server's own text, with another server's text in between or
 ///   not. When all that differs between the payloads from one peer in a row is the number of layers, and that has grown
 ///   100 times, they are refused. This ends a loop in which payloads grow.
@@ -75,7 +75,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Counts a payload, of at least `counted` others, and returns whether it is one that is withheld.
+    /// Counts a payload that follows at least `counted` others; returns whether its reply is to be withheld.
     fn is_withheld(&mut self, counted: u16) -> bool {
         self.count = self.count.max(counted) + 1;
         // A row keeps a high count, since the lowest are displaced.
@@ -169,17 +169,17 @@ impl LoopDetector {
 /// How many sets of four payloads are remembered, in 8 bytes each.
 const RECENT_SETS: usize = 4_096;
 
-/// Recognises payloads that came a short while ago, in a few nanoseconds: a loop consists of payloads that return, and to
-/// show all others to the loop detector would cost up to a quarter of what a datagram on loopback does.
+/// Recognises payloads that came a short while ago, in a few nanoseconds. A loop consists of payloads that return;
+/// passing all others to the loop detector, too, would cost up to a quarter of the time for a datagram on loopback.
 ///
-/// Of up to a thousand payloads that return in turn, each soon has a place of its own; of more than four in one set, some
-/// are recognised at a time. Each worker has its own, which costs 32 KiB.
+/// Up to a thousand payloads that return in turn soon have a place each. Of more than four in one set, only some are
+/// recognised each time. Each worker has recent payloads of its own, 32 KiB.
 #[derive(Clone, Debug)]
 pub struct RecentPayloads {
     /// Of each payload a part of its hash; the rest selects the set.
     sets: Vec<Cell<[u16; 4]>>,
-    /// The state of a linear congruential generator. A random place in the set is overwritten: if it were the oldest one,
-    /// five payloads in turn would hide each other for ever.
+    /// The state of a linear congruential generator. A random place in the set is overwritten: if it were the oldest
+    /// one, five payloads in turn would hide each other endlessly.
     random: Cell<u32>,
 }
 
@@ -207,8 +207,8 @@ impl RecentPayloads {
     }
 }
 
-/// Returns a hash of a port and the first 32 and the last 16 bytes. It has no key: peers on loopback are no strangers, and a collision
-/// only costs time.
+/// Returns a hash of a port and the first 32 and the last 16 bytes. It has no key: peers on loopback are trusted not to
+/// search for collisions, which would only cost time.
 fn hash_ends(port: u16, payload: &[u8]) -> u64 {
     let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes));
     let words = match payload.len() {
@@ -223,12 +223,13 @@ fn hash_ends(port: u16, payload: &[u8]) -> u64 {
     ];
     words.iter().zip(keys).fold(port.into(), |hash: u64, (word, key)| {
         let word = word ^ key ^ u128::from(hash);
+        // Both halves multiplied, and the halves of the product combined, as in wyhash.
         let product = (word >> 64) * u128::from(word as u64);
         hash ^ (product >> 64) as u64 ^ product as u64
     })
 }
 
-/// Returns the address and the port of a peer.
+/// Returns the address of a peer as a number, an IPv4 address as an IPv4-mapped one, and the port.
 fn number(peer: SocketAddr) -> (u128, u16) {
     let ip = match peer.ip() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -255,14 +256,15 @@ fn core<'a>(payload: &'a [u8], before: &[u8], after: &[u8]) -> Option<&'a [u8]> 
     Some(&rest[..rest.len().saturating_sub(back)])
 }
 
-/// Returns how many of the first bytes consist of layers, the last one perhaps cut short: of repetitions, [`LAYERS`] at
-/// least, of a piece that ends with `text`. 0 if there are fewer.
+/// Returns how many of the first bytes consist of layers: of a piece that ends with `text`, repeated at least [`LAYERS`]
+/// times, the last time perhaps in part. 0 if there are fewer.
 fn layers<'a>(
     bytes: impl ExactSizeIterator<Item = &'a u8> + Clone,
     text: impl ExactSizeIterator<Item = &'a u8> + Clone,
 ) -> usize {
     let is_nested = |period: usize| {
         let end = bytes.clone().skip(period - text.len()).take(text.len());
+        // A byte belongs to a layer as long as it equals the one that is a period before it.
         let repeated = || bytes.clone().zip(bytes.clone().skip(period)).take_while(|(one, other)| one == other).count();
         end.eq(text.clone()).then(|| period + repeated()).filter(|length| *length >= LAYERS * period)
     };

@@ -1,7 +1,7 @@
 //! Which datagrams are answered: decided by source address, source port, lengths and rate. Pure: time is an argument.
 //!
 //! A responder that answers every source can be used against others. One datagram with a spoofed source makes two
-//! responders answer each other for ever (CVE-2024-2169), and a long reply to a short request amplifies an attack on
+//! responders answer each other endlessly (CVE-2024-2169), and a long reply to a short request amplifies an attack on
 //! the spoofed address.
 
 mod loops;
@@ -20,7 +20,7 @@ pub use self::trust::Network;
 use crate::net::Datagram;
 #[cfg(test)]
 use crate::net::Envelope;
-use crate::net::{Delivery, Outgoing, Run};
+use crate::net::{Delivery, Outgoing, Run, header_length};
 
 /// A reply is refused when its IP packet would be more than three times as long as the request's.
 const MAX_AMPLIFICATION: usize = 3;
@@ -156,8 +156,8 @@ impl Guard {
         Self { trusted, ..self }
     }
 
-    /// Returns the guard of the worker with this number. Only the first one, 0, answers broadcast and multicast, so that
-    /// the process answers once.
+    /// Returns the guard of the worker with this number. Only the first one, 0, answers broadcast and multicast, so
+    /// that the process answers once.
     pub fn of_worker(&self, number: usize) -> Self {
         Self { answers_groups: number == 0, ..self.clone() }
     }
@@ -171,19 +171,19 @@ impl Guard {
         self.check_run(&run, reply, now).reason.map_or(Ok(()), Err)
     }
 
-    /// Decides for the first datagrams of a run, often for all of them, whether their replies may be sent; if so, charges
-    /// them to the rate of the source. `reply` has a reply for each, whose parts are text, the request, and text; or text
-    /// alone.
+    /// Decides for the first datagrams of a run, often for all of them, whether their replies may be sent; if so,
+    /// charges them to the rate of the source. `reply` has a reply for each, whose parts are text, the request, and
+    /// text; or text alone.
     ///
-    /// The rate limiter comes after the rules that look at a datagram alone, so that a reply they refuse uses up nothing.
-    /// The loop detector comes last, so that it sees only what the rate allows.
+    /// The rate limiter comes after the rules that look at a datagram alone, so that a reply they refuse uses up
+    /// nothing. The loop detector comes last, so that it sees only what the rate allows.
     pub fn check_run(&self, run: &Run<'_>, reply: &Outgoing<'_>, now: Instant) -> Verdict {
         let (count, source) = (run.count(), run.envelope.source);
         if let Err(refusal) = self.check_source(source, run.envelope.delivery) {
             return Verdict::refuse(count, refusal);
         }
-        // A run that returns begins with a payload that was the first one of a run before; otherwise it will be the next
-        // time. So the first ones are enough to recognise a loop, if not in the first rounds.
+        // Only the first payload of a run is looked up. In a loop the same payloads return: one that begins a run is
+        // recorded if it is new, and recognised when it begins a run again. So a loop is recognised, if not at once.
         let is_loopback = source.ip().is_loopback();
         let is_new = || is_loopback && self.recent_payloads.is_new(source.port(), run.payload(0));
         if self.exempts(source.ip()) || is_new() {
@@ -196,9 +196,9 @@ impl Guard {
         }
     }
 
-    /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of a
-    /// loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few exceptions. If
-    /// the other end of a loop repeats a text of its own, the payloads are identical.
+    /// Decides the same for a reply that is made for each request anew, as STAMP's is: `length` bytes long. Payloads of
+    /// a loop differ then, but each of them `may_be_reply` itself; those of honest clients may not, with few
+    /// exceptions. If the other end of a loop repeats a text of its own, the payloads are identical.
     ///
     /// # Errors
     ///
@@ -260,9 +260,9 @@ impl Guard {
         now: Instant,
     ) -> Result<(), Refusal> {
         self.check_lengths(source, payload.len(), reply.iter().map(|part| part.len()).sum(), now)?;
-        // Text that does not enclose the request cannot nest.
         let [before, request, after] = reply;
-        let (before, after) = if request.is_empty() { (request, request) } else { (before, after) };
+        // Text that does not enclose the request cannot nest.
+        let (before, after): (&[u8], &[u8]) = if request.is_empty() { (b"", b"") } else { (before, after) };
         if self.loop_detector.is_loop(source, payload, before, after, now) {
             return Err(Refusal::Loop);
         }
@@ -273,8 +273,9 @@ impl Guard {
     fn check_lengths(&self, source: SocketAddr, request: usize, reply: usize, now: Instant) -> Result<(), Refusal> {
         let ip = source.ip();
         if !ip.is_loopback() {
-            let reply_length = packet_length(ip, reply);
-            if reply_length > MAX_AMPLIFICATION * packet_length(ip, request) {
+            let headers = header_length(ip);
+            let reply_length = headers + reply;
+            if reply_length > MAX_AMPLIFICATION * (headers + request) {
                 return Err(Refusal::Amplification);
             }
             let limiter = self.rate_limiter.as_ref();
@@ -302,11 +303,6 @@ impl Verdict {
     pub fn refuse(count: usize, reason: Refusal) -> Self {
         Self { answered: 0, refused: count, reason: Some(reason) }
     }
-}
-
-/// The length of the IP packet that carries a payload of `payload` bytes unfragmented: the IP and UDP headers added.
-fn packet_length(ip: IpAddr, payload: usize) -> usize {
-    payload + if ip.is_ipv4() { 20 + 8 } else { 40 + 8 }
 }
 
 fn is_unanswerable(ip: IpAddr) -> bool {

@@ -5,8 +5,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The table has 64 shards of 85 sets of 4 buckets: 21,760 buckets of 24 bytes, 510 KiB in all. A shard is allocated when
-/// it is first used. Each has a lock of its own, so that workers seldom wait for each other.
+/// The table has 64 shards of 85 sets of 4 buckets: 21,760 buckets of 24 bytes, 510 KiB in all. A shard is allocated
+/// when it is first used. Each has a lock of its own, so that workers seldom wait for each other.
 const SHARDS: usize = 64;
 const SETS_PER_SHARD: usize = 85;
 const BUCKETS_PER_SET: usize = 4;
@@ -23,11 +23,11 @@ const BYTES_PER_REPLY: u64 = 1_500;
 /// since all hosts of all links share one prefix; and hosts behind NAT64 (`64:ff9b::/96`, RFC 6052) count as the IPv4
 /// addresses they are. A spoofed source can use up the replies of the address's owner, as with any limit per source.
 ///
-/// Memory does not grow with the number of sources. A newcomer takes over the fullest bucket of its set and starts with
-/// all tokens, so a collision never refuses a reply. It allows more than the rate only where none of the four is full: what
-/// the source of the fullest one has used of it is forgotten. So to gain a source replies, three others of its set must
-/// have used up as much at the same time; a flood from ever new sources, which use one token each, gains it nothing. The
-/// hash is keyed with a secret of this process, so that collisions cannot be computed from outside.
+/// Memory does not grow with the number of sources. A new source takes over the fullest bucket of its set and starts
+/// with all tokens, so a collision never refuses a reply. The source that it displaces will start with all tokens, too,
+/// and exceeds its rate by as much as its bucket lacked. That is little unless the three other sources of the set have
+/// used up at least as much at the same time: a flood from ever new sources, which use one token each, gains it
+/// nothing. The hash is keyed with a secret of this process, so that collisions cannot be computed from outside.
 #[derive(Debug)]
 pub struct RateLimiter {
     /// The interval at which a source earns one reply, in nanoseconds.

@@ -18,9 +18,9 @@ use super::{Generator, Impaired, Impairments, Loss};
 ///
 /// `F` identifies the flow of a datagram: where it is sent, and within which reordering is counted.
 ///
-/// What waits is bounded by [`Impairments::limit`] and by a number of bytes, both checked as datagrams enter, and what is
-/// ready by the same number of bytes. It is the caller's to send: as long as it cannot, it must not let more datagrams
-/// enter.
+/// What waits is bounded by [`Impairments::limit`] and by a number of bytes, both checked as datagrams enter; what is
+/// ready is bounded by the same number of bytes. The caller sends what is ready, and lets no datagram enter while it
+/// cannot.
 ///
 /// # Examples
 ///
@@ -188,8 +188,8 @@ impl<F: Copy + Eq + Hash> Link<F> {
         for key in self.ready.drain(..count) {
             self.ready_bytes -= self.waiting.try_remove(key).map_or(0, |datagram| datagram.charge());
         }
-        // A burst should not keep its memory. A table that stays, however small, can prevent the allocator from returning
-        // what lies below it.
+        // A burst should not keep its memory. A table that stays, however small, can prevent the allocator from
+        // returning what lies below it.
         if self.waiting.is_empty() {
             self.waiting = Slab::new();
             self.delayed = BinaryHeap::new();

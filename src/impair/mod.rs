@@ -7,7 +7,8 @@
 //!
 //! # Stages
 //!
-//! Each datagram passes these stages in this order. Names and meanings are those of tc-netem(8), with a few differences:
+//! Each datagram passes these stages in this order. Names and meanings are those of tc-netem(8), with a few
+//! differences:
 //!
 //! | stage | here | netem |
 //! |---|---|---|
@@ -21,14 +22,14 @@
 //! | rate | After their delay, datagrams are transmitted one after the other. Counts the IP packet. | A datagram is never transmitted before one that came earlier. Counts the frame. |
 //! | limit | A datagram that has to wait while as many wait as may is dropped, and counts as `over_limit`. | The same, but decided before the delay, and for datagrams that need not wait, too. |
 //!
-//! A datagram that is neither corrupted nor delayed is not copied.
+//! A datagram that is neither corrupted nor delayed is not copied, unless it has to wait behind those that are ready.
 //!
 //! # Reproducible
 //!
 //! The same seed and the same arrivals, their times included, have the same outcomes (invariant 10). A link has one
-//! [`Generator`], with a fixed algorithm, and draws the same number of values for every datagram, so the decisions of one
-//! stage do not change when another one is configured differently: with a higher loss the same datagrams are delayed, by
-//! the same times. When the caller asks for what is ready makes no difference.
+//! [`Generator`], with a fixed algorithm, and draws the same number of values for every datagram, so the decisions of
+//! one stage do not change when another one is configured differently: with a higher loss the same datagrams are
+//! delayed, by the same times. When the caller asks for what is ready makes no difference.
 
 #[cfg(not(feature = "impair"))]
 mod disabled;
@@ -43,7 +44,6 @@ mod seed;
 mod waiting;
 
 use std::fmt::{self, Display, Formatter};
-use std::net::IpAddr;
 
 #[cfg(not(feature = "impair"))]
 pub use disabled::{Generator, Impairments, Link};
@@ -57,12 +57,13 @@ pub use seed::Seed;
 
 pub use crate::parse_error::ParseError;
 
-/// The bound for the memory of what waits in all links of a process together, in bytes: payloads, and 512 bytes for each
-/// datagram. Each link has an equal share.
+/// The bound for the memory of what waits in all links of a process together, in bytes: payloads, and 512 bytes for
+/// each datagram. Each link has an equal share.
 pub const MAX_BYTES: usize = 32 << 20;
 
 /// How many datagrams a link has changed. Every datagram that entered has left, waits, or is counted as `lost` or
-/// `over_limit`: entered + `duplicated` = left + waiting + `lost` + `over_limit` (defended by `impair::link::simulation`).
+/// `over_limit`: entered + `duplicated` = left + waiting + `lost` + `over_limit` (defended by
+/// `impair::link::simulation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Impaired {
@@ -116,9 +117,4 @@ impl Display for Impaired {
         write!(f, "lost {lost}, duplicated {duplicated}, delayed {delayed}, reordered {reordered}, ")?;
         write!(f, "corrupted {corrupted}, truncated {truncated}, over limit {over_limit}")
     }
-}
-
-/// Returns the length of what surrounds the payload in an unfragmented packet to `ip`: the IP and UDP headers.
-pub fn header_length(ip: IpAddr) -> usize {
-    if ip.to_canonical().is_ipv4() { 20 + 8 } else { 40 + 8 }
 }

@@ -1,9 +1,9 @@
 //! A copy of a datagram that waits in a link.
 
-/// What a datagram is charged besides its payload, in bytes: its entries in the tables of the link, each of which can be
-/// half empty after it has grown, and what the allocator adds. The largest of these entries is that of a flow with a
-/// single datagram, which a flood from spoofed sources makes of each. A fixed number, so that a seed reproduces what
-/// exceeds the limit everywhere.
+/// What a datagram is charged besides its payload, in bytes: its entries in the tables of the link, each of which can
+/// be half empty after it has grown, and what the allocator adds. The largest of these entries is that of a flow; a
+/// flood from spoofed sources creates one for each datagram. The number is fixed, so that with the same seed the same
+/// datagrams exceed the limit on every platform.
 const OVERHEAD: usize = 512;
 
 /// A copy of a datagram.

@@ -26,8 +26,8 @@ const LINE_BYTES: usize = 4 * (LINE_LIMIT + 1);
 impl<'a> Escaped<'a> {
     /// Displays the parts one after the other, truncated after 256 characters, which is marked by `…`.
     ///
-    /// Each part is decoded separately: a character split between two parts is displayed as invalid UTF-8. Only bytes that
-    /// can be displayed are read, so a long payload costs no more than a short one.
+    /// Each part is decoded separately: a character split between two parts is displayed as invalid UTF-8. Only bytes
+    /// that can be displayed are read, so a long payload costs no more than a short one.
     pub fn line(parts: [&'a [u8]; 3]) -> Self {
         Self { parts: parts.map(|part| &part[..part.len().min(LINE_BYTES)]), limit: LINE_LIMIT }
     }
@@ -121,8 +121,8 @@ fn is_plain(c: char) -> bool {
     matches!(c, ' '..='~')
 }
 
-/// The length of the printable ASCII at the beginning that needs no escape. A last character that something else follows
-/// is excluded: it may be the base of a combining mark.
+/// The length of the printable ASCII at the beginning that needs no escape. A last character that something else
+/// follows is excluded: it may be the base of a combining mark.
 fn plain_prefix(text: &str) -> usize {
     let plain = text.bytes().take_while(|byte| is_plain(char::from(*byte))).count();
     match text.as_bytes()[..plain].last() {

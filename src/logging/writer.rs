@@ -1,8 +1,9 @@
 //! The log writer: `simple_logger` behind a bounded queue, so that a slow, stuck or closed stderr never stops the loop.
 //!
-//! Logging does not wait for the sink unless it is given [patience](LogWriter::set_patience), and allocates nothing once
-//! the pool of buffers has grown (invariants 7 and 8, defended by `tests/program/log.rs` and `tests/allocation_server.rs`). The threads that log and the writer thread share a
-//! [`LineQueue`] under a mutex, which is never held while a line is formatted or written:
+//! Logging does not wait for the sink unless it is given [patience](LogWriter::set_patience), and allocates nothing
+//! once the pool of buffers has grown (invariants 7 and 8, defended by `tests/program/log.rs` and
+//! `tests/allocation_server.rs`). The threads that log and the writer thread share a [`LineQueue`] under a mutex, which
+//! is never held while a line is formatted or written:
 //!
 //! 1. A thread that logs takes a buffer from a pool of limited size, formats the line into it and appends it to the
 //!    queue. If the pool is empty, the line is counted as skipped and not formatted; with patience, it waits first.
@@ -95,7 +96,8 @@ enum Job {
 }
 
 impl LogWriter {
-    /// Starts the writer thread and installs it as the logger of the program. `sink` decides on levels and formats lines.
+    /// Starts the writer thread and installs it as the logger of the program. `sink` decides on levels and formats
+    /// lines.
     ///
     /// # Errors
     ///

@@ -35,12 +35,12 @@ impl Display for Address {
 }
 
 impl Address {
-    /// Listens on the first address of the host that this machine has. Looking up a host name blocks, until a shutdown is
-    /// requested.
+    /// Listens on the first address of the host that this machine has. Looking up a host name blocks, until a shutdown
+    /// is requested.
     ///
     /// # Errors
     ///
-    /// One line that says what to do.
+    /// One line, with a remedy where there is one.
     pub fn listen(&self, shutdown: &Shutdown) -> Result<TcpListener, String> {
         let failed = |why: &dyn Display| format!("cannot serve metrics on {self}: {why}");
         let found = lookup(&self.host, self.port, shutdown).ok_or_else(|| failed(&"stopped while looking it up"))?;

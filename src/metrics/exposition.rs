@@ -96,8 +96,8 @@ pub struct Histograms<'a> {
 }
 
 impl Histograms<'_> {
-    /// Adds a histogram: the upper bound of each bucket with how many values lie in it and not in an earlier one, how many
-    /// lie above all of them, and the sum of all values.
+    /// Adds a histogram: the upper bound of each bucket with how many values lie in it and not in an earlier one, how
+    /// many lie above all of them, and the sum of all values.
     pub fn sample(
         &mut self,
         labels: &[Label<'_>],

@@ -2,7 +2,8 @@
 //!
 //! Clients are not trusted. Each connection gets one response, and is bounded in size and time; when all are taken, the
 //! oldest one makes room for a new client, so that silent clients do not lock out a scraper. A connection that is over
-//! waits a moment for the client to close, since closing a socket with unread bytes may discard the response on its way.
+//! waits a moment for the client to close, since closing a socket with unread bytes may discard the response on its
+//! way.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};

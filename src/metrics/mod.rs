@@ -1,5 +1,4 @@
-//! What is seen of a running command from outside: metrics over HTTP and in a file, and notifications to the service
-//! manager.
+//! Shows the state of a running command: metrics over HTTP and in a file, and notifications to the service manager.
 //!
 //! A [`Monitor`] is a few tasks of the reactor that serves datagrams, so it costs nothing between requests, and nothing
 //! has to be shared between threads. The command implements [`Observed`].
@@ -63,7 +62,7 @@ pub trait Observed {
     /// Returns a line about the work so far.
     fn status(&self) -> String;
 
-    /// Returns whether every event loop still turns. The one that asks does.
+    /// Returns whether every event loop still turns. The calling one does.
     ///
     /// # Errors
     ///
@@ -97,12 +96,12 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Listens where metrics are to be served; returns `None` if nothing watches. The file and the status are updated at
-    /// `interval`, or every 15 s.
+    /// Listens where metrics are to be served; returns `None` if nothing watches. The file and the status are updated
+    /// at `interval`, or every 15 s.
     ///
     /// # Errors
     ///
-    /// One line that says what to do.
+    /// One line, with a remedy where there is one.
     pub fn open(options: &Options, interval: Option<Duration>, shutdown: &Shutdown) -> Result<Option<Self>, String> {
         if !options.is_any() {
             return Ok(None);

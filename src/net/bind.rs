@@ -30,9 +30,9 @@ pub enum PortSharing {
 ///
 /// The system reduces sizes above its limit without an error (`net.core.rmem_max` and `net.core.wmem_max` on Linux).
 ///
-/// A socket on the unspecified IPv6 address receives from IPv4 peers too, whatever the system's default is, if `io` learns
-/// how a datagram arrived. Otherwise it receives IPv6 only: its IPv4 peers could not be distinguished from IPv4-mapped
-/// sources, which are spoofed.
+/// A socket on the unspecified IPv6 address receives from IPv4 peers too, whatever the system's default is, if `io`
+/// learns how a datagram arrived. Otherwise it receives IPv6 only: its IPv4 peers could not be distinguished from
+/// IPv4-mapped sources, which are spoofed.
 ///
 /// # Errors
 ///
@@ -59,8 +59,8 @@ pub fn bind(
     Ok((socket.into(), given))
 }
 
-/// Takes over a socket that was bound elsewhere, and enlarges its buffers to `wanted` if they are smaller; returns it with
-/// the buffer sizes that it has.
+/// Takes over a socket that was bound elsewhere, and enlarges its buffers to `wanted` if they are smaller; returns it
+/// with the buffer sizes that it has.
 ///
 /// # Errors
 ///
@@ -82,7 +82,7 @@ pub fn adopt(socket: UdpSocket, wanted: BufferSizes) -> io::Result<(UdpSocket, B
     Ok((socket.into(), given))
 }
 
-/// Where the datagrams of a connected socket leave, and what their IP headers say. `None` leaves it to the system.
+/// Where the datagrams of a connected socket leave, and fields of their IP headers. `None` leaves it to the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Egress {
     /// The local address or interface.
@@ -112,7 +112,7 @@ pub enum EgressSource {
 /// # Errors
 ///
 /// Those of socket(2) and connect(2), such as [`io::ErrorKind::NetworkUnreachable`]. Nothing is sent yet, so a closed
-/// port is not among them. An error of setsockopt(2) or bind(2) says which part of `egress` is not possible.
+/// port is not among them. The message of an error of setsockopt(2) or bind(2) names the part of `egress` that failed.
 pub fn connect(target: SocketAddr, wanted: BufferSizes, egress: &Egress) -> io::Result<UdpSocket> {
     let socket = open(target, wanted)?;
     egress.apply(&socket, target.is_ipv4())?;

@@ -15,9 +15,9 @@ use super::{Delivery, IcmpError};
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 2 * size_of::<i32>();
 
-/// The space that the most control messages of one message need: packet info of IPv6 and of IPv4, a hop limit, and a
-/// timestamp or a segment length, since messages with a timestamp are not coalesced. A connected socket has no packet info,
-/// which is as much as an error needs.
+/// The space for all control messages that one message can have: packet info of IPv6 and of IPv4, a hop limit, and a
+/// timestamp or a segment length, since messages with a timestamp are not coalesced. An error fits in place of the
+/// packet info, which a connected socket does not ask for.
 const SPACE: usize = 4 * HEADER + 24 + 16 + 8 + size_of::<libc::timespec>();
 const _: () =
     assert!(SPACE >= 3 * HEADER + size_of::<libc::timespec>() + 8 + (16 + SockaddrBuf::SPACE).next_multiple_of(8));
@@ -113,7 +113,6 @@ impl ControlMessages {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => ancillary.read_v4(data),
                 // An IPv4 message on an IPv6 socket has both, and this one does not identify broadcast addresses.
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if !ancillary.is_ipv4 => ancillary.read_v6(data),
-                // IPV6_RECVERR has another value.
                 (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
                     ancillary.error = extended_error(data);
                 }
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn packet_info_tells_group_addresses_from_unicast() {
+    fn packet_info_distinguishes_group_addresses_from_unicast() {
         let v4 = |local: [u8; 4], destination: [u8; 4]| {
             let info = [&[7, 0, 0, 0], &local[..], &destination].concat();
             let ancillary = from_kernel(&[(libc::IPPROTO_IP, libc::IP_PKTINFO, &info)]);

@@ -28,7 +28,7 @@ pub const ERROR_NAMES: [&str; 14] = [
     "other",
 ];
 
-/// Returns the symbolic name of an error as in errno(3), for those that single datagrams can meet, and `"other"` for
+/// Returns the symbolic name of an error as in errno(3), for those that single datagrams can cause, and `"other"` for
 /// the rest. On Windows, whose error codes differ, it is always `"other"`.
 pub fn error_name(error: &io::Error) -> &'static str {
     match error.raw_os_error() {

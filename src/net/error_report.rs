@@ -1,4 +1,4 @@
-//! Errors that routers and hosts report by ICMP: what, by whom, for which datagram. Pure.
+//! Errors that routers and hosts report by ICMP: the error, its sender and the datagram that caused it. Pure.
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
@@ -13,8 +13,8 @@ pub struct ErrorReport {
     pub error: IcmpError,
     /// The router or host that reports it; `None` if that is not known.
     pub offender: Option<IpAddr>,
-    /// The beginning of the payload of the datagram, as far as the report repeats it. Many routers return the UDP header
-    /// only, so that it is empty.
+    /// The beginning of the payload of the datagram, as far as the report repeats it. Many routers return the UDP
+    /// header only, so that it is empty.
     pub payload: Vec<u8>,
 }
 
@@ -53,16 +53,16 @@ impl From<ErrorReport> for io::Error {
 pub enum IcmpError {
     /// There is no route to the network.
     NetworkUnreachable,
-    /// There is no way to the host, or it does not answer on its network.
+    /// There is no route to the host, or it does not answer on its network.
     HostUnreachable,
     /// The host does not speak UDP.
     ProtocolUnreachable,
-    /// Nobody listens on the port.
+    /// No socket is bound to the port.
     PortUnreachable,
-    /// The datagram is longer than the next network carries, in bytes of IP packets, and must not be fragmented on the
-    /// way. The kernel remembers it: the next datagram of this length leaves in fragments.
+    /// The IP packet exceeds the MTU of the next network, and must not be fragmented on the way. The kernel remembers
+    /// the MTU: the next datagram of this length leaves in fragments.
     FragmentationNeeded {
-        /// The MTU of the next network.
+        /// The MTU of the next network, in bytes.
         mtu: u32,
     },
     /// A firewall or policy forbids it.

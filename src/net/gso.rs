@@ -8,8 +8,8 @@ use super::{LONGEST_PAYLOAD, MOST_SEGMENTS, Outgoing};
 /// MTU of the path, and longer ones gain little.
 pub const LONGEST_SEGMENT: usize = 1_452;
 
-/// How long a [`SegmentLimit`] stays lowered. A try that fails costs a system call and a copy of up to 64 KiB, about
-/// 20 µs: every 10 seconds, that is nothing. A route or device that has recovered is used again as soon.
+/// How long a [`SegmentLimit`] stays lowered. A failed attempt costs a system call and a copy of up to 64 KiB, about
+/// 20 µs, which is negligible every 10 seconds; and a route or device that has recovered is used again after that.
 const LOWERED_FOR: Duration = Duration::from_secs(10);
 
 /// The datagrams of some runs that have not left yet.
@@ -21,7 +21,7 @@ pub struct Unsent<'r, 'a> {
 }
 
 impl<'r, 'a> Unsent<'r, 'a> {
-    /// Nothing has left.
+    /// Creates the list of all datagrams of `runs`.
     pub fn new(runs: &'r [Outgoing<'a>]) -> Self {
         Self { runs, skipped: 0 }
     }
@@ -42,7 +42,8 @@ impl<'r, 'a> Unsent<'r, 'a> {
         }
     }
 
-    /// Returns what can leave as the next message, a run and others that join it, and skips them.
+    /// Returns the next message, and skips its datagrams: the first run, or as much of it as one send carries, and
+    /// those of the following runs that join it as a whole.
     pub fn next_message(&mut self, longest_segment: usize) -> Option<(Outgoing<'a>, &'r [Outgoing<'a>])> {
         let (first, others) = self.runs.split_first()?;
         let rest = first.slice(self.skipped, first.count - self.skipped);
@@ -59,8 +60,8 @@ pub fn count_datagrams(first: &Outgoing<'_>, others: &[Outgoing<'_>]) -> usize {
     first.count + others.iter().map(|run| run.count).sum::<usize>()
 }
 
-/// Returns how many datagrams of this length one segmented send can carry, at least 1: a single datagram of any length can
-/// leave.
+/// Returns how many datagrams one segmented send that begins with `run` can carry; 1 if they leave alone, because one
+/// of them is too long for a segment or empty.
 fn most_datagrams(run: &Outgoing<'_>, longest_segment: usize) -> usize {
     match run.length_of(0) {
         segment if segment == 0 || segment > longest_segment || last_length(run) == 0 => 1,
@@ -68,9 +69,11 @@ fn most_datagrams(run: &Outgoing<'_>, longest_segment: usize) -> usize {
     }
 }
 
-/// Returns how many of the `others` can leave in one segmented send with `first`, which carries at most `most` datagrams.
+/// Returns how many of the `others` can leave in one segmented send with `first`, which carries at most `most`
+/// datagrams.
 ///
-/// The datagrams of one send go to one peer from one address and have one length; the last one may be shorter.
+/// The datagrams of one send go to one peer from one address and have one length; the last one may be shorter. So a run
+/// of shorter datagrams joins only if it consists of one, and nothing joins behind it.
 fn joining(first: &Outgoing<'_>, others: &[Outgoing<'_>], most: usize) -> usize {
     let segment = first.length_of(0);
     let (mut joining, mut count, mut last) = (0, first.count, last_length(first));

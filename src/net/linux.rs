@@ -15,7 +15,7 @@
 //! recvmmsg(2) is that repetition, inside the kernel. `do_recvmmsg` (net/socket.c) receives one message at a time until
 //! it has as many as it was asked for, or a receive fails. If a receive fails with `EAGAIN` after others succeeded, the
 //! call returns their number and does not report the `EAGAIN`. So a batch that is shorter than what was asked for has
-//! already seen it (other errors: see below). To call again only to see it once more would cost a tenth of the work for
+//! already seen it (other errors: see below). Calling again only to see it once more would cost a tenth of the work for
 //! a datagram that arrived alone. Three questions remain.
 //!
 //! - *Does a datagram that arrives later raise an event?* `EAGAIN` means that `__skb_recv_udp` (net/ipv4/udp.c) found
@@ -98,8 +98,8 @@ pub struct Linux {
     /// Received messages carry the time of their arrival.
     has_timestamps: bool,
     segment_limit: SegmentLimit,
-    /// How many messages the next system call asks for: twice as many as the last one returned, as far as a batch takes
-    /// them. Always to ask for all slots costs 9 % where datagrams arrive one at a time.
+    /// How many messages the next system call asks for: twice as many as the last one returned, at most as many as the
+    /// batch takes. Asking for all of them each time costs 9 % where datagrams arrive one at a time.
     expected: usize,
 }
 
@@ -212,7 +212,8 @@ impl Linux {
         Sent { count, error: None }
     }
 
-    /// Sends the first of the `unsent` datagrams, at least one; returns how many.
+    /// Sends the first of the `unsent` datagrams, at least one; returns how many. An error is that of the first
+    /// datagram.
     ///
     /// A segmented send can fail although its datagrams pass one by one:
     ///
@@ -220,15 +221,16 @@ impl Linux {
     ///   segment at all. This is remembered for a while, see [`SegmentLimit`].
     /// - The kernel has no memory for all of them at once, or a firewall drops long packets.
     ///
-    /// So they are sent one by one then, and an error is that of the first datagram. Other errors, such as those of a
-    /// destination without a route, a single datagram would meet as well.
+    /// In these cases the datagrams of the first message are sent one by one. Any other error, such as that of a
+    /// missing route, would be the same for a single datagram.
     fn send_some(&mut self, socket: &UdpSocket, unsent: Unsent<'_, '_>) -> io::Result<usize> {
         let longest_segment = self.segment_limit.longest(Instant::now);
         let error = match self.send_messages(socket, unsent, longest_segment, MESSAGES) {
             Err(error) => error,
             sent => return sent,
         };
-        let Some((first, others)) = { unsent }.next_message(longest_segment) else { return Err(error) };
+        let mut rest = unsent;
+        let Some((first, others)) = rest.next_message(longest_segment) else { return Err(error) };
         let count = count_datagrams(&first, others);
         let code = error.raw_os_error();
         let cannot_segment = matches!(code, Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE));
@@ -260,7 +262,7 @@ impl Linux {
 
     /// Receives at most `wanted` messages with one recvmmsg(2); returns how many.
     fn receive_messages(&self, fd: RawFd, batch: &mut ReceiveBatch, wanted: usize) -> io::Result<usize> {
-        // Only the used entries are initialized: to clear all of them costs 4 % in batches of four datagrams.
+        // Only the used entries are initialized: clearing all of them costs 4 % in batches of four datagrams.
         let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SLOTS];
         let mut names = [const { MaybeUninit::<SockaddrBuf>::uninit() }; SLOTS];
         let mut controls = [const { MaybeUninit::<ControlMessages>::uninit() }; SLOTS];
@@ -278,14 +280,15 @@ impl Linux {
             prepared += 1;
         }
         // SAFETY: the first `prepared` headers are initialized. Each points to its own name, control buffer and iovec,
-        // which are initialized locals, and the iovec to a slot of `batch`, which is borrowed exclusively; each with its
-        // true length. The kernel writes within these lengths, and only during the call. The null timeout is allowed.
+        // which are initialized locals, and the iovec to a slot of `batch`, which is borrowed exclusively; each with
+        // its true length. The kernel writes within these lengths, and only during the call. The null timeout is
+        // allowed.
         let count = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr().cast(), prepared, 0, ptr::null_mut()) };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         let clocks = self.has_timestamps.then(Clocks::read);
         for i in 0..count {
             // SAFETY: the kernel returned at most `prepared` messages, so these entries were initialized above, and any
-            // bytes that it wrote to them are valid: they are integers, pointers that nobody follows, and arrays of
+            // bytes that it wrote to them are valid: they are integers, pointers that are not followed, and arrays of
             // bytes.
             let (header, name, control) =
                 unsafe { (headers[i].assume_init_ref(), names[i].assume_init_ref(), controls[i].assume_init_mut()) };
@@ -327,8 +330,9 @@ fn send_messages(
     while prepared < MESSAGES.min(messages)
         && let Some((first, others)) = unsent.next_message(longest_segment)
     {
-        let is_quote = |run: &Outgoing<'_>| run.parts[0].is_empty() && run.parts[2].is_empty();
-        let most = |run: &Outgoing<'_>| if is_quote(run) { 1 } else { run.count * run.parts.len() };
+        // The pieces of an echo are adjacent in memory, which takes one entry.
+        let is_echo = |run: &Outgoing<'_>| run.parts[0].is_empty() && run.parts[2].is_empty();
+        let most = |run: &Outgoing<'_>| if is_echo(run) { 1 } else { run.count * run.parts.len() };
         if free.len() < most(&first) + others.iter().map(most).sum::<usize>() {
             break;
         }
@@ -358,16 +362,16 @@ fn send_messages(
         counts[prepared] = count as u8;
         prepared += 1;
     }
-    // SAFETY: the first `prepared` headers are initialized. Each points to its own name, control buffer and iovecs,
-    // or has none; those are initialized locals with their true lengths, and the iovecs point to parts of the runs, which
+    // SAFETY: the first `prepared` headers are initialized. Each points to its own name, control buffer and iovecs, or
+    // has none; those are initialized locals with their true lengths, and the iovecs point to parts of the runs, which
     // are borrowed for longer than the call. The kernel reads all of them and writes only the headers' `msg_len`.
     let sent = unsafe { libc::sendmmsg(fd, headers.as_mut_ptr().cast(), prepared as libc::c_uint, 0) };
     let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
     Ok(counts[..sent].iter().map(|count| usize::from(*count)).sum())
 }
 
-/// Writes where the parts of runs are; returns how many entries that takes. Parts that follow each other in memory, as
-/// those of an echoed message do, share one entry: 18 % less work for a reply in such runs.
+/// Writes an entry for each part of the runs that is not empty; returns their number. Parts that are adjacent in
+/// memory, as those of an echoed message are, share one entry: 18 % less work for a reply in such runs.
 fn write_iovecs<'r, 'a: 'r>(
     iovecs: &mut [MaybeUninit<libc::iovec>],
     runs: impl Iterator<Item = &'r Outgoing<'a>>,
@@ -445,8 +449,8 @@ fn receive_error(fd: RawFd) -> io::Result<ErrorReport> {
     header.msg_iovlen = 1;
     header.msg_controllen = control.buffer().len() as _;
     header.msg_control = control.buffer().as_mut_ptr().cast();
-    // SAFETY: the header points to one iovec and to the control buffer, both initialized locals with their true lengths,
-    // and the iovec to `payload`. The kernel writes within these lengths, and only during the call.
+    // SAFETY: the header points to one iovec and to the control buffer, both initialized locals with their true
+    // lengths, and the iovec to `payload`. The kernel writes within these lengths, and only during the call.
     let length = unsafe { libc::recvmsg(fd, &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
     payload.truncate(usize::try_from(length).map_err(|_| io::Error::last_os_error())?);
     control.set_length(header.msg_controllen as _);
@@ -496,8 +500,8 @@ pub fn expect_sockets(sockets: usize) {
     }
 }
 
-/// Takes the files that a service manager has passed to this process, numbered from 3 (sd_listen_fds(3)). Only the first
-/// call in a process returns any.
+/// Takes the files that a service manager has passed to this process, numbered from 3 (sd_listen_fds(3)). Only the
+/// first call in a process returns any.
 pub fn take_inherited_files(count: u16) -> io::Result<Vec<socket2::Socket>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
@@ -508,7 +512,8 @@ pub fn take_inherited_files(count: u16) -> io::Result<Vec<socket2::Socket>> {
         if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: it is open, and since it was passed for this purpose and this is the first call, nobody else owns it.
+        // SAFETY: it is open, and since it was passed for this purpose and this is the first call, nothing else owns
+        // it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
     };
     (3..3 + RawFd::from(count)).map(take).collect()

@@ -82,7 +82,7 @@ mod contract;
 #[cfg(all(test, target_os = "linux"))]
 mod readiness;
 
-// The platform is chosen here and nowhere else in this module.
+// The platform is chosen here. Only `bind` has a condition of its own, for `SO_REUSEPORT`.
 #[cfg(target_os = "linux")]
 mod cmsg;
 #[cfg(target_os = "linux")]
@@ -147,7 +147,7 @@ mod linux {
 }
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 pub use bind::{BufferSizes, Egress, EgressSource, PortSharing, adopt, bind, connect};
@@ -172,19 +172,19 @@ const MOST_SEGMENTS: usize = 64;
 pub struct Datagram<'a> {
     /// The sender. It can be spoofed: nothing in UDP verifies it.
     ///
-    /// An IPv6 socket on the unspecified address may receive from IPv4 peers too. Their sources are IPv4, so that one that
-    /// is IPv4-mapped was spoofed in an IPv6 packet.
+    /// An IPv6 socket on the unspecified address may receive from IPv4 peers too. Their sources are IPv4 addresses; an
+    /// IPv4-mapped source was spoofed in an IPv6 packet.
     pub source: SocketAddr,
     /// The local address that the datagram was sent to, with port 0, if the socket learns it; see
     /// [`Socket::knows_local_address`]. A reply should leave [from](Outgoing::from) there.
     pub local: Option<SocketAddr>,
     /// What kind of address the datagram was sent to.
     pub delivery: Delivery,
-    /// When the datagram arrived, by the kernel's clock; `None` unless [`Socket::enable_timestamps`] was called, and where
-    /// the system's time was set meanwhile. A coalesced message has one time, that of its first datagram.
+    /// When the datagram arrived, by the kernel's clock; `None` unless [`Socket::enable_timestamps`] was called, and
+    /// where the system's time was set meanwhile. A coalesced message has one time, that of its first datagram.
     pub arrival: Option<Instant>,
-    /// The time to live (IPv4) or hop limit (IPv6) with which it arrived; `None` unless [`Socket::enable_hop_limits`] was
-    /// called.
+    /// The time to live (IPv4) or hop limit (IPv6) with which it arrived; `None` unless [`Socket::enable_hop_limits`]
+    /// was called.
     pub hop_limit: Option<u8>,
     /// The payload: 0 to 65,535 arbitrary bytes.
     pub payload: &'a [u8],
@@ -196,7 +196,7 @@ pub enum Delivery {
     /// The socket does not learn it.
     #[default]
     Unknown,
-    /// One host's.
+    /// The address of one host.
     Unicast,
     /// A broadcast or multicast address: every socket on the port, here and on other hosts, receives a copy, also where
     /// a port is [shared](PortSharing::Shared).
@@ -212,8 +212,8 @@ pub struct Outgoing<'a> {
     /// The local address to send from, whose port is ignored; `None` leaves the choice to the system. The portable
     /// implementation always does.
     pub from: Option<SocketAddr>,
-    /// The parts that make up the payload, in order; any of them may be empty. In a run, each datagram has the first and
-    /// the last part, and its piece of the second.
+    /// The parts that make up the payload, in order; any of them may be empty. In a run, each datagram has the first
+    /// and the last part, and its piece of the second.
     pub parts: [&'a [u8]; 3],
     /// How many datagrams the run has, at least 1.
     pub count: usize,
@@ -257,7 +257,7 @@ impl<'a> Outgoing<'a> {
         (0..self.count).map(move |index| self.slice(index, 1))
     }
 
-    /// Splits the run into some that can leave as one send each.
+    /// Splits the run into shorter ones, each of which can leave as one send.
     pub fn sends(self) -> impl Iterator<Item = Self> {
         let most = (LONGEST_PAYLOAD / self.length_of(0).max(1)).clamp(1, MOST_SEGMENTS);
         (0..self.count).step_by(most).map(move |index| self.slice(index, most.min(self.count - index)))
@@ -310,6 +310,11 @@ pub trait Transport {
     /// Datagrams of equal length to one peer cost least if they follow each other, in one run or in several; see
     /// [`SendBatch::group_by_peer`]. Interrupted system calls are repeated.
     fn send(&mut self, runs: &[Outgoing<'_>]) -> Sent;
+}
+
+/// Returns the length of the headers of an unfragmented packet to `ip`, IP and UDP, in bytes.
+pub fn header_length(ip: IpAddr) -> usize {
+    if ip.to_canonical().is_ipv4() { 20 + 8 } else { 40 + 8 }
 }
 
 /// Repeats a system call for as long as signals interrupt it.

@@ -129,7 +129,8 @@ impl ReceiveBatch {
         Self { arena, messages: Vec::with_capacity(slots), bytes: 0, limit: FULL }
     }
 
-    /// Makes the batch full once it holds about `limit` bytes: at least 1, and at most the 512 KiB that are the default.
+    /// Makes the batch full once it holds about `limit` bytes: at least 1, and at most the 512 KiB that are the
+    /// default.
     pub fn with_limit(self, limit: usize) -> Self {
         Self { limit: limit.clamp(1, FULL), ..self }
     }

@@ -27,7 +27,7 @@ impl SendBatch {
     pub fn put_back(&mut self, mut list: Vec<Outgoing<'_>>) {
         list.clear();
         // Collecting the iterator of a vector into elements of the same layout reuses its allocation. The standard
-        // library does this without a promise; `tests/allocation_server.rs` fails if it ends.
+        // library does not guarantee this; `tests/allocation_server.rs` fails if it changes.
         self.spare.push(list.into_iter().map_while(|_| None).collect());
     }
 
@@ -57,7 +57,7 @@ impl SendBatch {
     }
 }
 
-/// Returns a number that is the same for the same peer. If two peers share one, they are not separated.
+/// Returns a number that identifies a peer. Two peers may share one: then their datagrams are not separated.
 fn peer_number(peer: SocketAddr) -> u64 {
     let ip = match peer {
         SocketAddr::V4(peer) => u64::from(peer.ip().to_bits()),

@@ -88,11 +88,11 @@ impl Socket {
             }
     }
 
-    /// Asks the kernel to note when each datagram arrives ([`Datagram::arrival`](super::Datagram::arrival)); returns whether
-    /// it does, which only [`IoBackend::Segmented`] can.
+    /// Asks the kernel to note when each datagram arrives ([`Datagram::arrival`](super::Datagram::arrival)); returns
+    /// whether it does, which only [`IoBackend::Segmented`] can.
     ///
-    /// Datagrams are not coalesced any more, so that each has a time of its own. The kernel begins to note times a moment
-    /// later; until then, a datagram arrives when it is received.
+    /// Datagrams are not coalesced any more, so that each has a time of its own. The kernel begins to note times a
+    /// moment later; until then, a datagram arrives when it is received.
     pub fn enable_timestamps(&mut self) -> bool {
         match &mut self.implementation {
             Implementation::Portable(portable) => portable.enable_timestamps(&self.socket),
@@ -100,8 +100,8 @@ impl Socket {
         }
     }
 
-    /// Asks the kernel for the hop limit of each datagram ([`Datagram::hop_limit`](super::Datagram::hop_limit)); returns
-    /// whether it reports them, which only [`IoBackend::Segmented`] can.
+    /// Asks the kernel for the hop limit of each datagram ([`Datagram::hop_limit`](super::Datagram::hop_limit));
+    /// returns whether it reports them, which only [`IoBackend::Segmented`] can.
     pub fn enable_hop_limits(&mut self) -> bool {
         match &mut self.implementation {
             Implementation::Portable(portable) => portable.enable_hop_limits(&self.socket),
@@ -133,8 +133,8 @@ impl Socket {
         }
     }
 
-    /// Returns how many messages the kernel has dropped at this socket since [`new`](Self::new), because the receive buffer was
-    /// full or a checksum wrong; `None` where the system does not report it.
+    /// Returns how many messages the kernel has dropped at this socket since [`new`](Self::new), because the receive
+    /// buffer was full or a checksum wrong; `None` where the system does not report it.
     ///
     /// It counts messages: one that was coalesced from up to 128 datagrams counts once. The kernel does not report how
     /// many datagrams those were. It does not count datagrams of at most 68 bytes with a wrong checksum, which it drops

@@ -5,8 +5,8 @@ use std::fs;
 /// What was dropped by all UDP sockets of this network namespace, IPv4 and IPv6. The names are the kernel's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UdpErrors {
-    /// Messages that found a receive buffer full (`RcvbufErrors`), or the memory for all UDP sockets used up (`MemErrors`,
-    /// the `net.ipv4.udp_mem` of the system): those that arrived faster than they were received.
+    /// Messages that found a receive buffer full (`RcvbufErrors`), or the memory for all UDP sockets used up
+    /// (`MemErrors`, the `net.ipv4.udp_mem` of the system): those that arrived faster than they were received.
     pub rcvbuf_errors: u64,
     /// Messages with a wrong checksum (`InCsumErrors`).
     pub in_csum_errors: u64,
@@ -27,7 +27,8 @@ impl UdpErrors {
         }
     }
 
-    /// `ipv4` has a line of names and one of numbers for each protocol, `ipv6` a line for each count.
+    /// Parses the text of both files. `ipv4` has a line of names and one of numbers for each protocol, `ipv6` a line
+    /// for each count.
     fn parse(ipv4: &str, ipv6: &str) -> Option<Self> {
         let mut lines = ipv4.lines().filter_map(|line| line.strip_prefix("Udp: "));
         let (names, numbers) = (lines.next()?.split_whitespace(), lines.next()?.split_whitespace());

@@ -1,4 +1,4 @@
-//! Storage for tasks whose keys outlive them without naming another task.
+//! Storage for tasks. The key of a removed task never refers to another one.
 
 use mio::Token;
 use slab::Slab;
@@ -8,8 +8,8 @@ const INDEX_BITS: u32 = usize::BITS / 2;
 
 /// Identifies a task to its [`Reactor`](super::Reactor).
 ///
-/// A key is the index of an entry and a generation, so the key of a removed task is not reused with its entry, but only
-/// when the generation wraps, after 2³² tasks (2¹⁶ on a 32-bit system).
+/// A key consists of the index of an entry and a generation, so an entry that is reused has another key. Keys repeat
+/// only when the generation wraps, after 2³² tasks (2¹⁶ on a 32-bit system).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(usize);
 

@@ -1,36 +1,36 @@
 //! The event loop that every command runs on: it waits for events and deadlines, and gives turns to tasks.
 //!
 //! A [`Reactor`] owns the poll, the ready queue, the timers and the waker. It knows tasks by name only: an index, or an
-//! enum where there are several kinds. A [`Handler`] owns everything else, sockets and buffers above all, so one task can
-//! use what belongs to another by borrowing two fields of the handler.
+//! enum where there are several kinds. A [`Handler`] owns everything else, sockets and buffers above all, so one task
+//! can use what belongs to another by borrowing two fields of the handler.
 //!
 //! # One iteration
 //!
-//! 1. **Choose the timeout.** Zero if a task is queued or the reactor [spins](Reactor::set_spin), otherwise the time until
-//!    the earliest deadline, or none.
+//! 1. **Choose the timeout.** Zero if a task is queued or the reactor [spins](Reactor::set_spin), otherwise the time
+//!    until the earliest deadline, or none.
 //! 2. **Poll.** The only place where the thread sleeps.
-//! 3. **Record events.** Each event is noted in the state of its task, without I/O, and the task is *settled*: it is asked
-//!    what it [`Wants`] now, and is queued if that is a turn.
+//! 3. **Record events.** Each event is noted in the state of its task, without I/O, and the task is *settled*: it is
+//!    asked what it [`Wants`] now, and is queued if that is a turn.
 //! 4. **Expire deadlines.** A task whose deadline has passed is queued.
-//! 5. **Give turns.** Every task that is queued by now gets one turn, in order, and is settled again: it goes to the end of
-//!    the queue if it wants another turn, its deadline is set, and a changed interest is registered. Tasks that the turn
-//!    has [touched](Reactor::touch) are settled as well.
+//! 5. **Give turns.** Every task that is queued by now gets one turn, in order, and is settled again: it goes to the
+//!    end of the queue if it wants another turn, its deadline is set, and a changed interest is registered. Tasks that
+//!    the turn has [touched](Reactor::touch) are settled as well.
 //!
 //! Before each iteration the handler decides whether to [continue](Handler::before_wait).
 //!
 //! # Readiness is state
 //!
-//! Polling is edge-triggered: the system reports that a socket *became* readable, once, and not that it still is. A task
-//! therefore keeps readiness in its state. An event sets it; only a receive that saw the socket empty clears it. The task
-//! may stop reading at any point, to give others a turn or because it has no room for more, and still knows that there is
-//! more to read. The same holds for writability and a send that would have blocked. Events may be spurious: acting on one
-//! must be harmless.
+//! Polling is edge-triggered: the system reports that a socket *became* readable, once, and not that it still is. A
+//! task therefore keeps readiness in its state. An event sets it; only a receive that saw the socket empty clears it.
+//! The task may stop reading at any point, to give others a turn or because it has no room for more, and still knows
+//! that there is more to read. The same holds for writability and a send that would have blocked. Events may be
+//! spurious: acting on one must be harmless.
 //!
 //! # Turns are bounded
 //!
-//! A turn does a limited amount of work, one batch of datagrams for instance, and asks for another turn if there is more.
-//! A flood on one socket thus delays the other tasks, the timers and the shutdown by at most one turn per queued task, a
-//! matter of milliseconds, however long it lasts.
+//! A turn does a limited amount of work, one batch of datagrams for instance, and asks for another turn if there is
+//! more. A flood on one socket thus delays the other tasks, the timers and the shutdown by at most one turn per queued
+//! task, a matter of milliseconds, however long it lasts.
 //!
 //! # What ends a poll
 //!
@@ -210,8 +210,8 @@ pub struct Wants {
     pub turn: bool,
     /// The events that its source should raise; `None` for a task without a source.
     pub interest: Option<Interest>,
-    /// A turn at this time at the latest. A task that keeps a passed deadline gets a turn in every iteration, so one that
-    /// can do nothing about it returns none.
+    /// A turn at this time at the latest. A task that keeps a passed deadline gets a turn in every iteration, so one
+    /// that can do nothing about it returns none.
     pub deadline: Option<Instant>,
 }
 
@@ -282,7 +282,8 @@ impl<T: Copy + Debug> Reactor<T> {
         })
     }
 
-    /// Polls without sleeping for this long after the last turn, which shortens the next wake-up and uses up a processor.
+    /// Polls without sleeping for this long after the last turn, which shortens the next wake-up and uses up a
+    /// processor.
     pub fn set_spin(&mut self, spin: Duration) {
         self.spin = spin;
     }
@@ -311,9 +312,9 @@ impl<T: Copy + Debug> Reactor<T> {
 
     /// Removes a task, possibly in its own turn, and its source from the poll.
     ///
-    /// Nothing that is pending for the task, an event, a turn or a deadline, reaches the task that takes over its entry.
-    /// Pass the source before it is dropped: closing a descriptor does not remove it from the poll while another process
-    /// or a duplicate has it open.
+    /// Nothing that is pending for the task, an event, a turn or a deadline, reaches the task that takes over its
+    /// entry. Pass the source before it is dropped: closing a descriptor does not remove it from the poll while another
+    /// process or a duplicate has it open.
     pub fn remove(&mut self, key: Key, source: Option<&mut dyn Source>) {
         if self.entries.remove(key).is_some_and(|entry| entry.interest.is_some())
             && let Some(source) = source
@@ -325,8 +326,8 @@ impl<T: Copy + Debug> Reactor<T> {
 
     /// Announces that the state of a task changed outside its own turns: the task is settled after the current turn.
     ///
-    /// Needed if the change makes the task want a turn, another interest or an earlier deadline. Without it, a deadline that
-    /// moved later gives a spurious turn at the old time.
+    /// Needed if the change makes the task want a turn, another interest or an earlier deadline. Without it, a deadline
+    /// that moved later gives a spurious turn at the old time.
     pub fn touch(&mut self, key: Key) {
         self.touched.push(key);
     }

@@ -74,12 +74,12 @@ impl Shutdown {
 
     /// Makes SIGINT, SIGTERM and SIGHUP request the stop; a second signal ends the process at once, with status 130.
     ///
-    /// A signal that is ignored stays ignored, since whoever started the program wanted that: nohup(1) ignores SIGHUP, and
-    /// a shell without job control SIGINT for a command with `&`. Elsewhere than on Linux this is not known, and all
-    /// three request the stop. On Windows, Ctrl+C and the closing of the console do.
+    /// A signal that is ignored at the start stays ignored, as the parent process intends: nohup(1) ignores SIGHUP, and
+    /// a shell without job control ignores SIGINT for a command with `&`. On systems other than Linux this is not
+    /// known, and all three request the stop. On Windows, Ctrl+C and closing the console do.
     ///
-    /// The handler runs on threads of its own. It does not log and waits only for a short lock, so it cannot hang. Signals within
-    /// 10 ms of each other count as one.
+    /// The handler runs on threads of its own. It does not log and waits only for a short lock, so it cannot hang.
+    /// Signals within 10 ms of each other count as one.
     ///
     /// # Errors
     ///
@@ -89,8 +89,8 @@ impl Shutdown {
         self.handle_signals(false)
     }
 
-    /// Does the same as [`on_signals`](Self::on_signals), except that a second signal [forces](Self::force) the stop, and
-    /// the third one ends the process.
+    /// Does the same as [`on_signals`](Self::on_signals), except that a second signal [forces](Self::force) the stop,
+    /// and the third one ends the process.
     ///
     /// # Errors
     ///
@@ -102,7 +102,8 @@ impl Shutdown {
 
     #[cfg(feature = "cli")]
     fn handle_signals(&self, second_forces: bool) -> std::io::Result<()> {
-        // Signals this close together are one request: timeout(1) sends one to the process and one to its process group.
+        // Signals this close together are one request: timeout(1) sends one to the process and one to its process
+        // group.
         const SAME_REQUEST: std::time::Duration = std::time::Duration::from_millis(10);
         let shutdown = self.clone();
         let latest = Arc::new(Mutex::new(None::<Instant>));
@@ -137,7 +138,8 @@ impl Shutdown {
     }
 }
 
-/// Returns the signals that the process ignores: bit N-1 stands for signal N (proc(5), `SigIgn`). None if not on Linux.
+/// Returns the signals that the process ignores: bit N-1 stands for signal N (proc(5), `SigIgn`). Returns 0 on systems
+/// other than Linux.
 #[cfg(feature = "cli")]
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

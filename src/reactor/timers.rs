@@ -12,10 +12,10 @@ use super::entries::{Entries, Key};
 /// The deadlines of all tasks.
 ///
 /// A binary heap cannot move or remove an entry in the middle, so deletion is *lazy*: an entry counts only while its
-/// [`Timer`] is armed for it, and others are dropped when they reach the top. A deadline that moves earlier pushes a second
-/// entry. One that moves later, as the timeout of a busy socket does with every answer, leaves its entry where it is: when
-/// the entry reaches the top, it is pushed again with the new time. Setting a deadline and finding the next one cost
-/// O(log n) at worst, and usually O(1).
+/// [`Timer`] is armed for it, and others are dropped when they reach the top. A deadline that moves earlier pushes a
+/// second entry. One that moves later, as the timeout of a busy socket does with every answer, leaves its entry where
+/// it is: when the entry reaches the top, it is pushed again with the new time. Setting a deadline and finding the next
+/// one cost O(log n) at worst, and usually O(1).
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Key)>>,
@@ -89,8 +89,8 @@ pub enum Precision {
     /// Up to a millisecond late, at no cost: the poll's timeout, which mio rounds up to whole milliseconds.
     #[default]
     Milliseconds,
-    /// As precise as a timerfd in the poll, at one extra system call and event per deadline. Elsewhere than on Linux the same
-    /// as [`Milliseconds`](Self::Milliseconds).
+    /// As precise as a timerfd in the poll, at one extra system call and event per deadline. The same as
+    /// [`Milliseconds`](Self::Milliseconds) on systems other than Linux.
     Exact,
 }
 
@@ -103,7 +103,7 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// An alarm for the poll of `registry`.
+    /// Creates an alarm for the poll of `registry`.
     ///
     /// # Errors
     ///
@@ -175,7 +175,7 @@ mod platform {
 
     use mio::Registry;
 
-    /// There is no timer that a poll can watch on every platform.
+    /// There is none: no timer can be watched by a poll on every platform.
     #[derive(Debug)]
     pub(super) enum Timer {}
 

@@ -80,8 +80,8 @@ impl<F: Copy + Eq + Hash> Direction<F> {
         self.statistics.received_bytes += payload.len() as u64;
     }
 
-    /// Sends datagrams that came from `source`, in order, until all have left or failed, the socket would block, or there
-    /// were too many errors for one turn.
+    /// Sends datagrams that came from `source`, in order, until all have left or failed, the socket would block, or
+    /// there were too many errors for one turn.
     pub fn send(
         &mut self,
         socket: &mut impl Transport,
@@ -114,8 +114,8 @@ impl<F: Copy + Eq + Hash> Direction<F> {
                 Some(error) if self.is_connected && error.kind() == io::ErrorKind::ConnectionRefused => {
                     progress.icmp_errors.push(error);
                 }
-                // Some other errors can be either: the datagram's own, or an ICMP error, which a connected socket reports
-                // once. A second attempt decides.
+                // Some other errors can be either: the datagram's own, or an ICMP error, which a connected socket
+                // reports once. A second attempt decides.
                 Some(error) if self.is_connected && first_error.is_none() => first_error = Some(error),
                 Some(error) => {
                     first_error = None;
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::net::{ReceiveBatch, Received, Sent};
 
-    /// Fails as the script says, one error a call, and takes everything once there is none.
+    /// Returns the scripted errors, one per call, then takes everything.
     struct Script(Vec<i32>);
 
     impl Transport for Script {

@@ -1,8 +1,8 @@
 //! The listener, the sessions and the links of a relay, as tasks of one reactor.
 //!
-//! What a task does with datagrams is in a file for each direction: [`up`], from the clients to the target, and [`down`].
-//! With impairments, datagrams pass the link of their direction in between; what has waited in it is sent by a task of its
-//! own, at the deadline.
+//! What a task does with datagrams is in a file for each direction: [`up`], from the clients to the target, and
+//! [`down`]. With impairments, datagrams pass the link of their direction in between; what has waited in it is sent by
+//! a task of its own, at the deadline.
 //!
 //! | task | its turn | wants a turn while |
 //! |---|---|---|
@@ -150,7 +150,7 @@ impl Forwarder {
         self.monitor.as_mut().map_or(Ok(()), |monitor| monitor.begin(&self.relay, Instant::now()))
     }
 
-    /// Shows the last state to what watches.
+    /// Writes the last metrics, if there is a monitor.
     pub fn finish_monitor(&mut self) {
         let metrics = || metrics(&self.relay.report(), self.relay.sessions.iter().count(), true);
         if let Some(Err(error)) = self.monitor.as_mut().map(|monitor| monitor.finish(&metrics())) {

@@ -22,8 +22,8 @@ pub struct Listener {
     pub is_writable: bool,
     /// How many sessions have datagrams that wait for their sockets.
     pub blocked_sessions: usize,
-    /// What waits until the listener is writable, and the client that it is for. No session is read meanwhile, so it is no
-    /// more than the rest of one batch.
+    /// What waits until the listener is writable, and the client that it is for. No session is read meanwhile, so it is
+    /// no more than the rest of one batch.
     pub waiting: (PayloadQueue, Option<Client>),
     /// The sessions that wait until the listener is writable.
     pub stalled: Vec<usize>,

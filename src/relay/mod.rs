@@ -72,8 +72,8 @@ pub struct Options {
     pub stats: Option<Duration>,
     /// How long forwarding may take after a stop was requested. Default: 500 ms.
     pub grace: Duration,
-    /// The kernel's receive buffer of each socket, in bytes. Default: `None`, 4 MiB for clients and 1 MiB per session, or
-    /// less if the system sets a limit.
+    /// The kernel's receive buffer of each socket, in bytes. Default: `None`, 4 MiB for clients and 1 MiB per session,
+    /// or less if the system sets a limit.
     pub receive_buffer: Option<usize>,
     /// The kernel's send buffer of each socket, in bytes. Default: `None`, as above.
     pub send_buffer: Option<usize>,
@@ -110,7 +110,7 @@ impl Default for Options {
     }
 }
 
-/// Why a relay did not start, or stopped. Displayed as one line that says what to do.
+/// Why a relay did not start, or stopped. Displayed as one line, with a remedy where there is one.
 #[derive(Debug)]
 pub enum Error {
     /// An address is malformed, or the options do not work together.
@@ -173,7 +173,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens on `listen`, and resolves `target`, both `HOST:PORT` or `:PORT` for 127.0.0.1. `shutdown` stops the relay.
+    /// Listens on `listen`, and resolves `target`, both `HOST:PORT` or `:PORT` for 127.0.0.1. `shutdown` stops the
+    /// relay.
     ///
     /// Looking up a host name blocks. The soft limit of open files is raised to the hard one if `max_sessions` need it.
     ///
@@ -228,8 +229,9 @@ impl Relay {
         self.address
     }
 
-    /// Forwards until a stop is requested, through [`Shutdown`] or by the options; then forwards what has already arrived
-    /// and the answers to it, for [`Options::grace`] at most. Returns what became of the datagrams, also after an error.
+    /// Forwards until a stop is requested, through [`Shutdown`] or by the options; then forwards what has already
+    /// arrived and the answers to it, for [`Options::grace`] at most. Returns what became of the datagrams, also after
+    /// an error.
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ use crate::guard;
 pub enum Refusal {
     /// Nothing can be sent to the source: [`guard::Refusal::Unanswerable`].
     Unanswerable,
-    /// The source is the target, or the relay itself. One spoofed datagram would go round between them for ever.
+    /// The source is the target, or the relay itself. One spoofed datagram would circulate between them endlessly.
     Loop,
     /// There are as many sessions as there may be.
     TooMany,

@@ -37,8 +37,8 @@ pub struct Session {
     pub writable: bool,
     /// What waits for this session's socket. The listener is not read meanwhile.
     pub up: PayloadQueue,
-    /// The listener would block, and this session is not read. The listener ends this when it is writable, since a task's
-    /// wants follow from its own state.
+    /// The listener would block, and this session is not read. The listener ends this when it is writable, since a
+    /// task's wants follow from its own state.
     pub is_stalled: bool,
     /// The last datagram went to the target.
     pub awaits_answer: bool,

@@ -8,8 +8,8 @@ use crate::impair::Impaired;
 
 /// How the datagrams of one direction ended.
 ///
-/// Every datagram ends in exactly one way: `received` + `duplicated` = `forwarded` + `lost` + `over_limit` + `refused` +
-/// `failed` + `unsent` (invariant 6, defended by `tests/program/relay.rs`).
+/// Every datagram ends in exactly one way: `received` + `duplicated` = `forwarded` + `lost` + `over_limit` +
+/// `refused` + `failed` + `unsent` (invariant 6, defended by `tests/program/relay.rs`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Statistics {

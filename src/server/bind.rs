@@ -13,8 +13,8 @@ use crate::net::{self, BufferSizes, PortSharing, Socket};
 use crate::reactor::shutdown::Shutdown;
 use crate::service_manager::InheritedSocket;
 
-/// The size of both kernel buffers when none is asked for, in bytes: as much as Linux holds for about 5,000 small
-/// datagrams, or 25 ms of a flood.
+/// The size of both kernel buffers when none is asked for, in bytes. On Linux it holds about 10,000 small datagrams, 50
+/// ms of a flood.
 pub(super) const DEFAULT_BUFFER: usize = 4 << 20;
 
 /// A service, the address that it is bound to, and the socket.
@@ -22,8 +22,8 @@ pub(super) type Bound<'a> = (&'a Service, SocketAddr, Socket);
 
 /// Decides which services the inherited sockets are for, and takes them over.
 ///
-/// A name says it: the one in `NAME@fd:FDNAME`, or that of a service without an address. Unnamed sockets are for the only
-/// service, if it has no address.
+/// The name of a socket decides: it is the one in `NAME@fd:FDNAME`, or that of a service without an address. Unnamed
+/// sockets are for the only service, if it has no address.
 pub(super) fn inherit<'a>(
     services: &'a [Service],
     inherited: Vec<InheritedSocket>,
@@ -123,8 +123,8 @@ fn look_up(service: &Service, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Er
     Ok(addresses)
 }
 
-/// Returns whether the system would refuse the second of two sockets: the same port on one address, or on an unspecified
-/// one and an address that it includes. `[::]` includes IPv4.
+/// Returns whether the system would refuse the second of two sockets: the same port on one address, or on an
+/// unspecified one and an address that it includes. `[::]` includes IPv4.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let includes = |a: SocketAddr, b: SocketAddr| a == b || (a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
     a.port() != 0 && a.port() == b.port() && (includes(a, b) || includes(b, a))
@@ -210,7 +210,8 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<(Socket, SocketA
     let socket = Socket::new(socket, options.io)?;
     let address = socket.local_addr()?;
     if sharing == PortSharing::Shared && !socket.knows_local_address() {
-        // Each worker receives a copy of a broadcast or multicast datagram and would answer it (see `Guard::of_worker`).
+        // Each worker receives a copy of a broadcast or multicast datagram and would answer it (see
+        // `Guard::of_worker`).
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
             "several workers on every address need packet info, which this way to receive lacks (give one address, or \
@@ -228,7 +229,7 @@ fn wanted_buffers(options: &Options) -> BufferSizes {
     }
 }
 
-/// Logs how a socket will do, and warns of buffers that are smaller than what was asked for.
+/// Logs how a socket moves datagrams, and warns of buffers that are smaller than what was asked for.
 fn log_socket(socket: &Socket, address: SocketAddr, options: &Options, given: BufferSizes) {
     let wanted = wanted_buffers(options);
     for (name, asked, wanted, given) in [

@@ -1,12 +1,12 @@
 //! One socket with its service: flush, receive, answer, send or queue.
 //!
-//! The only place that combines socket, guard, reply template and reply queue; none of them knows the others. Events set
-//! the endpoint's state ([`note`](Endpoint::note)), and what a turn does follows from it:
+//! The only place that combines socket, guard, reply template and reply queue; none of them knows the others. Events
+//! set the endpoint's state ([`note`](Endpoint::note)), and what a turn does follows from it:
 //!
 #![doc = include_str!("endpoint_states.svg")]
 //!
-//! A turn that has sent too many bytes, or in which too many sends have failed, queues the rest too and asks for another
-//! turn: from *readable* to *flushing*.
+//! A turn that has sent too many bytes, or in which too many sends have failed, queues the rest too and asks for
+//! another turn: from *readable* to *flushing*.
 //!
 //! | | no reply waits | replies wait |
 //! |---|---|---|
@@ -17,8 +17,8 @@
 //! | send: would block | not writable until the next event; the rest waits | the same |
 //! | interest | READABLE | READABLE and WRITABLE |
 //!
-//! Where replies are impaired, they pass a link before they are sent. It holds those that are delayed, and in place of the
-//! queue those that would block; its next deadline is the endpoint's.
+//! Where replies are impaired, they pass a link before they are sent. It holds those that are delayed, and in place of
+//! the queue those that would block; its next deadline is the endpoint's.
 
 use std::fmt::Display;
 use std::io;
@@ -53,15 +53,16 @@ const DELAYED_PER_TURN: usize = 64;
 /// The destination of a reply, and the local address that it leaves from.
 pub type ReplyFlow = (SocketAddr, Option<SocketAddr>);
 
-/// No further reply is sent in a turn after this many failures, because each costs a system call of its own; the rest is
-/// queued for the next turn. Without this bound, a flood from spoofed sources without a route delays other endpoints by
-/// over 100 ms.
+/// No further reply is sent in a turn after this many failures, because each costs a system call of its own; the rest
+/// is queued for the next turn. Without this bound, a flood from spoofed sources without a route delays other endpoints
+/// by over 100 ms.
 pub(super) const TURN_FAILURES: usize = 64;
 
-/// A turn sends no further reply after this many bytes, about a millisecond's work; the rest is queued for the next turn.
+/// A turn sends no further reply after this many bytes, about a millisecond's work; the rest is queued for the next
+/// turn.
 ///
-/// Only replies much longer than their requests get there: a batch of requests, at most 112 KiB, can ask for 4,096 replies
-/// of 64 KB.
+/// Only replies much longer than their requests get there: a batch of requests, at most 112 KiB, can ask for 4,096
+/// replies of 64 KB.
 pub(super) const TURN_BYTES: usize = 1 << 20;
 
 /// What the endpoints of one worker share, one turn at a time.
@@ -87,7 +88,7 @@ pub struct Resources {
 ///   buffer, which counts what it drops (invariant 3).
 /// - WRITABLE interest is registered exactly while replies wait, and no reply overtakes an earlier one to the same peer
 ///   (invariant 4).
-/// - A turn handles at most one batch, and sends little more than 2 MiB (invariant 5).
+/// - A turn handles at most one batch, and sends little more than 2 MiB, or 3 MiB through a link (invariant 5).
 ///
 /// All of these are defended by `server::simulation`.
 #[derive(Debug)]
@@ -421,8 +422,8 @@ impl<S: Transport> Endpoint<S> {
         }
     }
 
-    /// Sends in order until every reply has left or failed, the socket would block, or too many have failed for one turn;
-    /// returns how many runs have left or failed. Of the next one, what is left of it remains in its place.
+    /// Sends in order until every reply has left or failed, the socket would block, or too many have failed for one
+    /// turn; returns how many runs have left or failed. Of the next one, what is left of it remains in its place.
     fn send(&mut self, replies: &mut [Outgoing<'_>], now: Instant) -> usize {
         let (mut done, mut failures) = (0, 0);
         while done < replies.len() && failures < TURN_FAILURES {

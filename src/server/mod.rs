@@ -1,4 +1,16 @@
 //! The responder: binds services, runs one worker per thread, and adds up what became of the datagrams.
+//!
+//! | file | responsibility |
+//! |---|---|
+//! | [`endpoint`] | a socket with its service: what a turn does |
+//! | [`mod@worker`] | a reactor with its endpoints, in one thread |
+//! | `service`, `bind` | what can be served, and where it listens |
+//! | [`reply`] | reply templates; pure |
+//! | `replies` | lists of replies: what is made, sent and left over in a turn; pure |
+//! | [`reply_queue`] | replies that wait for their socket; pure |
+//! | `stamp` | the replies of the service `stamp` |
+//! | [`statistics`], `statistics_log`, `metrics` | the counts of an endpoint: in the report, in the log, for Prometheus |
+//! | `board` | the statistics that workers leave for the monitor |
 
 mod bind;
 mod board;
@@ -50,15 +62,15 @@ use statistics::sum_of_workers;
 use statistics_log::StatisticsLog;
 use worker::{Plan, Worker, WorkerThread};
 
-/// A receive batch with this many bytes is full: further long messages would evict it from the processor's cache before it
-/// is answered.
+/// A receive batch with this many bytes is full: further long messages would evict it from the processor's cache before
+/// it is answered.
 const FULL_BATCH: usize = 48 << 10;
 
 /// How a server behaves, apart from what it serves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The kernel's receive buffer of each socket, in bytes. `None`, the default, asks for 4 MiB and takes less without a
-    /// warning.
+    /// The kernel's receive buffer of each socket, in bytes. `None`, the default, asks for 4 MiB and takes less without
+    /// a warning.
     pub receive_buffer: Option<usize>,
     /// The kernel's send buffer of each socket, in bytes. `None`, the default, as above.
     pub send_buffer: Option<usize>,
@@ -71,8 +83,8 @@ pub struct Options {
     pub stats: Option<Duration>,
     /// How long answering and sending may take after a stop was requested. Default: 500 ms.
     pub grace: Duration,
-    /// At most this many replies, or 1,500 times as many bytes of reply packets, per second to a source: an IPv4 address, an
-    /// IPv6 /64 or a link-local host, other than loopback; 0 for no limit. Default: 1,000.
+    /// At most this many replies, or 1,500 times as many bytes of reply packets, per second to a source: an IPv4
+    /// address, an IPv6 /64 or a link-local host, other than loopback; 0 for no limit. Default: 1,000.
     pub rate_limit: u32,
     /// Answer every source that can be answered: those whose port belongs to a service, requests that are much shorter
     /// than their reply or belong to a loop, and any number of them. Default: `false`.
@@ -82,8 +94,8 @@ pub struct Options {
     pub trust: Vec<Network>,
     /// How datagrams move. Default: [`IoBackend::Auto`].
     pub io: IoBackend,
-    /// How many workers share the load, each with a thread and sockets of its own. With more than one, the system spreads
-    /// the peers over them (`SO_REUSEPORT`), and does not refuse a second server on the same port. Default: 1.
+    /// How many workers share the load, each with a thread and sockets of its own. With more than one, the system
+    /// spreads the peers over them (`SO_REUSEPORT`), and does not refuse a second server on the same port. Default: 1.
     pub workers: NonZeroUsize,
     /// How long a worker polls without sleeping after there was something to do, which shortens round trips and uses up
     /// a processor. Default: zero.
@@ -123,7 +135,7 @@ impl Default for Options {
     }
 }
 
-/// Why a server did not start, or stopped. Each is shown as one line that says what to do.
+/// Why a server did not start, or stopped. Displayed as one line, with a remedy where there is one.
 #[derive(Debug)]
 pub enum Error {
     /// Two services claim one address.
@@ -169,7 +181,7 @@ impl std::error::Error for Error {}
 pub struct Server {
     /// Each with the same endpoints in the same order.
     workers: Vec<Worker>,
-    /// Of all workers but the first, which runs in the caller's.
+    /// Those of all workers but the first, which runs in the thread of the caller.
     threads: Vec<WorkerThread>,
     options: Options,
     addresses: Vec<SocketAddr>,
@@ -182,8 +194,8 @@ pub struct Server {
 impl Server {
     /// Binds every service to every address of its host, or none at all. `shutdown` stops the server.
     ///
-    /// Looking up a host name blocks. The threads of the workers are started before a socket is bound: a socket without a
-    /// worker would swallow the datagrams of its peers.
+    /// Looking up a host name blocks. The threads of the workers are started before a socket is bound: a socket without
+    /// a worker would swallow the datagrams of its peers.
     ///
     /// # Errors
     ///
@@ -195,8 +207,8 @@ impl Server {
 
     /// As [`bind`](Self::bind), with sockets that the service manager has bound for some of the services.
     ///
-    /// A socket is for the service that names it, as in `echo@fd:FDNAME`, or whose name it has and that names no address.
-    /// Sockets without a name are for the only service. They need a single worker.
+    /// A socket is for the service that names it, as in `echo@fd:FDNAME`, or whose name it has and that names no
+    /// address. Sockets without a name are for the only service. They need a single worker.
     ///
     /// # Errors
     ///
@@ -257,8 +269,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The result is an error if polling failed, a socket became unusable, or a worker panicked, whose part of the report
-    /// is lost then. Whatever ends one worker stops all of them: its peers would stay unanswered.
+    /// The result is an error if polling failed, a socket became unusable, or a worker panicked, whose part of the
+    /// report is lost then. Whatever ends one worker stops all of them: its peers would stay unanswered.
     pub fn run(self) -> (Report, Result<(), Error>) {
         let Self { workers, threads, options, started, errors_before, board, .. } = self;
         let plan = Arc::new(Plan {
@@ -303,7 +315,7 @@ fn watch(monitor: Option<Monitor>, workers: &mut [Worker]) -> Result<Option<Boar
     Ok(board)
 }
 
-/// Shows the last state to what watches.
+/// Writes the last metrics, if there is a monitor.
 fn finish(monitor: Option<Monitor>, report: &Report) {
     if let Some(mut monitor) = monitor
         && let Err(error) = monitor.finish(&metrics::metrics(&report.endpoints, true))
@@ -320,7 +332,7 @@ fn check_impairments(options: &mut Options) -> Result<(), Error> {
     };
     impairments.check().map_err(|error| Error::Usage(error.to_string()))?;
     if options.workers != NonZeroUsize::MIN {
-        // The system decides which worker gets a datagram, and thus which random numbers meet it.
+        // The system decides which worker receives a datagram, and each has random numbers of its own.
         return Err(Error::Usage(
             "impairments need a single worker: with several, a seed reproduces nothing".to_owned(),
         ));
@@ -337,7 +349,7 @@ fn worker(
     resources: Resources,
     has_several_services: bool,
 ) -> io::Result<Worker> {
-    // The ends of delays are worth a system call.
+    // Delays should end on time, which is worth a system call for each.
     let precision = if options.impairments.is_some() { Precision::Exact } else { Precision::Milliseconds };
     let mut reactor = Reactor::with_precision(shutdown, precision)?;
     reactor.set_spin(options.spin);

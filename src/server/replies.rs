@@ -1,14 +1,15 @@
-//! Lists of replies: how a run is answered, what a turn may send of it, and what remains when a part has left.
+//! Lists of replies: how a run is answered, how much a turn may send, and what is left when a part has been sent. Pure.
 
 use std::time::Instant;
 
 use super::endpoint::{ReplyFlow, TURN_BYTES};
 use super::reply::ReplyTemplate;
 use crate::guard::{Guard, Refusal, Verdict};
-use crate::impair::{Link, header_length};
-use crate::net::{Envelope, Outgoing, Run};
+use crate::impair::Link;
+use crate::net::{Envelope, Outgoing, Run, header_length};
 
-/// Returns the replies to those datagrams of a run that may be answered, and the guard's verdict on them.
+/// Asks the guard about the first datagrams of a run; returns the replies to those that may be answered, and its
+/// verdict.
 pub fn reply_to<'a>(
     run: &Run<'a>,
     template: Option<&'a ReplyTemplate>,
@@ -22,7 +23,7 @@ pub fn reply_to<'a>(
     ((verdict.answered > 0).then(|| reply.slice(0, verdict.answered)), verdict)
 }
 
-/// Adds a run, in parts that can leave as one send each.
+/// Adds a run, in parts that can leave as one send each: only between parts can a turn end ([`within_turn`]).
 pub fn add<'a>(replies: &mut Vec<Outgoing<'a>>, run: Option<Outgoing<'a>>) {
     match run {
         Some(single) if single.count == 1 => replies.push(single),
@@ -30,7 +31,7 @@ pub fn add<'a>(replies: &mut Vec<Outgoing<'a>>, run: Option<Outgoing<'a>>) {
     }
 }
 
-/// Removes the first `count` datagrams from runs; returns how many of these have none left. `each` gets what is removed.
+/// Removes the first `count` datagrams from `runs`, and passes them to `each`; returns how many runs have none left.
 pub fn remove<'a>(runs: &mut [Outgoing<'a>], mut count: usize, mut each: impl FnMut(Outgoing<'a>)) -> usize {
     let mut done = 0;
     while count > 0
@@ -63,8 +64,8 @@ pub fn impair<'a>(
     left.into_iter().flatten().map(move |parts| Outgoing::new(to, from, parts))
 }
 
-/// Returns to the link what could not be sent, as much as it takes; returns the number of these replies. Each is a single
-/// datagram.
+/// Returns to the link what could not be sent, as much as it takes; returns the number of these replies. Each is a
+/// single datagram.
 pub fn put_back(link: &mut Link<ReplyFlow>, replies: &[Outgoing<'_>]) -> usize {
     let fits = link.room_for(replies.iter().map(Outgoing::length));
     for reply in replies[..fits].iter().rev() {

@@ -1,4 +1,5 @@
-//! Replies that wait for a later turn, mostly for their socket to become writable, in the order in which they were queued.
+//! Replies that wait for a later turn, mostly for their socket to become writable, in the order in which they were
+//! queued.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,8 +22,8 @@ const LONGEST_MESSAGE: usize = 64 << 10;
 
 /// How much the queue of an endpoint may hold.
 ///
-/// Each endpoint has a fixed share of the bound. With one account for all, some jammed endpoints could keep the others from
-/// receiving, though their network may be fine.
+/// Each endpoint has a fixed share of the bound. With one account for all, some jammed endpoints could keep the others
+/// from receiving, though their network may be fine.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     /// Of memory, at least [`ADDRESSES`].
@@ -35,9 +36,10 @@ impl Share {
         Self { bytes: (MAX_QUEUED / endpoints.max(1)).max(MIN_SHARE) }
     }
 
-    /// Returns the limit of a receive batch, in bytes, with which what it brings can wait: the last message may exceed
-    /// the limit. Several large ones may after many small ones, for which the batch was prepared; what is too much then
-    /// is [not queued](ReplyQueue::extend).
+    /// Returns the limit of a receive batch, in bytes, with which the replies to all that it receives can wait, although
+    /// the last message may exceed the limit. After many small messages, a system call is prepared for as many, and
+    /// several large ones may exceed it; replies for which there is no room are then [not
+    /// queued](ReplyQueue::extend).
     pub fn receive_limit(self) -> usize {
         self.requests() - LONGEST_MESSAGE
     }
@@ -52,7 +54,8 @@ impl Share {
 /// they were received in are reused at once; what the template adds is not.
 ///
 /// While it holds a reply its socket is not read, so it holds what one receive has brought, and at most the endpoint's
-/// [`Share`]. Once it is empty, its memory is freed unless it is small (invariant 3, defended by `server::simulation` and `tests/program/memory.rs`).
+/// [`Share`]. Once it is empty, its memory is freed unless it is small (invariant 3, defended by `server::simulation`
+/// and `tests/program/memory.rs`).
 #[derive(Debug, Default)]
 pub struct ReplyQueue {
     /// The requests, one after the other.
@@ -78,8 +81,8 @@ impl ReplyQueue {
     /// The memory that an empty queue keeps at most, in bytes: enough for a batch of small requests.
     const KEPT: usize = 8 << 10;
 
-    /// The runs of one receive: two for each of its 32 messages. Allocated at once, because the allocator (glibc's) caches
-    /// small blocks, and these would keep it from returning the large ones next to them to the system.
+    /// The runs of one receive: two for each of its 32 messages. Allocated at once, because the allocator (glibc's)
+    /// caches small blocks, and these would keep it from returning the large ones next to them to the system.
     const RUNS: usize = 64;
 
     /// Appends the first of `replies`, as many as fit the share; returns their number. The second part of each is the
@@ -147,7 +150,7 @@ impl ReplyQueue {
         if self.is_empty() {
             self.requests.clear();
             self.start = 0;
-            // All of it, for the same reason: a shrunken vector is a small block.
+            // All of it: a shrunken vector would be one of the small blocks that the allocator caches (see `RUNS`).
             if self.allocated() > Self::KEPT {
                 *self = Self::default();
             }

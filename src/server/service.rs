@@ -22,7 +22,7 @@ const PRESETS: &[Preset] = &[
     Preset { name: "fixed", template: Some("Hello UDP Client"), host: Some("127.0.0.1"), port: Some(20001) },
     Preset { name: "ack", template: Some("Server acknowledges: {}"), host: Some("127.0.0.1"), port: Some(12345) },
     Preset { name: "discard", template: None, host: None, port: None },
-    // Its replies are made by a reflector; the template is that of replies which wait.
+    // A reflector makes its replies; the template restores those that waited in the reply queue.
     #[cfg(feature = "stamp")]
     Preset { name: STAMP, template: Some("{}"), host: Some("0.0.0.0"), port: Some(crate::stamp::PORT) },
 ];

@@ -1,8 +1,8 @@
 //! The real [`Endpoint`] over a scripted socket: proptest makes up the network, and every invariant is checked
 //! after every step.
 //!
-//! The script is as mean as edge-triggered polling allows: it reports a readable edge only when a datagram meets
-//! an empty socket, and a writable edge only when room comes back after a send would have blocked.
+//! The script reports no more than edge-triggered polling guarantees: a readable edge only when a datagram meets an
+//! empty socket, and a writable edge only when room comes back after a send would have blocked.
 
 #[cfg(feature = "impair")]
 mod impaired;
@@ -40,7 +40,7 @@ const LONG: usize = 100_000;
 /// A socket and the network behind it.
 #[derive(Debug, Default)]
 struct Script {
-    /// Datagrams that nobody has read, with the numbers that they carry.
+    /// Datagrams that were not received yet, with the numbers that they carry.
     arrived: VecDeque<(SocketAddr, Vec<u8>)>,
     /// The first bytes of everything that left, in order, and the port that it went to.
     wire: Vec<(u16, Vec<u8>)>,
@@ -127,7 +127,7 @@ impl Transport for Script {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Datagrams arrive, from these ports and with so much padding.
+    /// Datagrams arrive, from these ports and with this much padding.
     Arrive(Vec<(u16, usize)>),
     /// The network takes this many more datagrams.
     Drain(usize),

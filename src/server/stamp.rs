@@ -1,7 +1,7 @@
 //! The service `stamp`: a Session-Reflector, and what the socket knows about the datagrams that it reflects.
 //!
-//! Unlike a template's, its replies depend on when a request arrived and with which hop limit, on earlier requests, and on
-//! the time. So they are built in a buffer of their own.
+//! Unlike a template's, its replies depend on when a request arrived and with which hop limit, on earlier requests, and
+//! on the time. So they are built in a buffer of their own.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

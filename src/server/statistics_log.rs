@@ -35,19 +35,20 @@ impl StatisticsLog {
         Self { interval, started: now, reports: Mutex::new(reports) }
     }
 
-    /// Returns when every worker should first call [`record`](Self::record); `None` if that is beyond the range of `Instant`.
+    /// Returns when every worker should first call [`record`](Self::record); `None` if that is beyond the range of
+    /// `Instant`.
     pub fn first(&self) -> Option<Instant> {
         self.started.checked_add(self.interval)
     }
 
-    /// Returns when to call [`record`](Self::record) next, after it was due at `due`. Without delays the interval does not
-    /// drift, so that all workers record at the same times.
+    /// Returns when to call [`record`](Self::record) next, after it was due at `due`. Without delays the interval does
+    /// not drift, so that all workers record at the same times.
     pub fn next(&self, due: Instant, now: Instant) -> Option<Instant> {
         due.checked_add(self.interval).map(|next| next.max(now))
     }
 
-    /// Takes the statistics of a worker, numbered from 0. Logs the sum once all workers have reported since the last time;
-    /// a worker that has not reported for a whole interval is not waited for.
+    /// Takes the statistics of a worker, numbered from 0. Logs the sum once all workers have reported since the last
+    /// time; a worker that has not reported for a whole interval is not waited for.
     pub fn record(&self, worker: usize, reports: Vec<EndpointReport>, now: Instant) {
         let mut collected = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         if collected.is_fresh.get(worker) == Some(&true) {

@@ -50,7 +50,7 @@ pub struct Worker {
 pub enum Task {
     /// An endpoint, by its index.
     Endpoint(usize),
-    /// Whatever the plan has scheduled; it has no socket.
+    /// What the plan has scheduled. It has no socket.
     Clock,
     /// A task of the monitor, which the first worker may have.
     Monitor(metrics::Task),
@@ -113,7 +113,7 @@ impl Worker {
     }
 }
 
-/// Also after a panic: the peers of a missing worker would stay unanswered.
+/// Stops the other workers when one has ended, by a panic too: its peers would stay unanswered.
 struct StopOnDrop(Shutdown);
 
 impl Drop for StopOnDrop {

@@ -1,7 +1,8 @@
 //! The Simple Two-way Active Measurement Protocol (RFC 8762, RFC 8972): what both ends put into packets. Pure.
 //!
-//! A *Session-Sender* numbers and timestamps its packets, a *Session-Reflector* returns each with its own number and two
-//! more times: T2, when the packet arrived, and T3, when the reply left. So a lost packet, and a delay, has a direction.
+//! A *Session-Sender* numbers and timestamps its packets, a *Session-Reflector* returns each with its own number and
+//! two more times: T2, when the packet arrived, and T3, when the reply left. So a lost packet, and a delay, has a
+//! direction.
 //!
 //! ```text
 //! sender      T1 ──────────────┐                    ┌────────────> T4
@@ -21,8 +22,8 @@
 //!
 //! # Requirements
 //!
-//! What RFC 8762 and the parts of RFC 8972 in scope require, in this crate's words, and the test that shows it. Tests of
-//! `tests/program/stamp.rs` and `stamp_ping.rs` are named by these files, others by their module.
+//! What RFC 8762 and the parts of RFC 8972 in scope require, in this crate's words, and the test that shows it. Tests
+//! of `tests/program/stamp.rs` and `stamp_ping.rs` are named by these files, others by their module.
 //!
 //! | RFC 8762 | requirement | test |
 //! |---|---|---|

@@ -1,7 +1,7 @@
 //! The test packets of STAMP, both ways and in both modes: bytes in, bytes out. Pure.
 //!
-//! All numbers are big-endian. Timestamps have 8 bytes, sequence numbers 4, error estimates (EE) and session identifiers
-//! (SSID) 2. What is left out is zero.
+//! All numbers are big-endian. Timestamps have 8 bytes, sequence numbers 4, error estimates (EE) and session
+//! identifiers (SSID) 2. What is left out is zero.
 //!
 //! ```text
 //! open, 44 bytes             0       4        12    14    16       24            28       36       40
@@ -198,8 +198,8 @@ pub fn sequence_bytes(bytes: &[u8]) -> [u8; 4] {
     field(bytes, 0)
 }
 
-/// Returns whether a packet may be a reflector's: a sender's is zero where that has its timestamps, unless it comes from a
-/// TWAMP Light sender that pads with random bytes.
+/// Returns whether a packet may be a reflector's: a sender's is zero where that has its timestamps, unless it comes
+/// from a TWAMP Light sender that pads with random bytes.
 pub fn may_be_reply(bytes: &[u8], mode: Mode) -> bool {
     let range = mode.layout().reply_only.clone();
     bytes.iter().take(range.end).skip(range.start).any(|byte| *byte != 0)

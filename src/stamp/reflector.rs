@@ -94,8 +94,8 @@ impl Reflector {
         self.sessions.iter_mut().for_each(|sessions| sessions.receive(&session, now));
     }
 
-    /// Appends the reply to a [noted](Self::note) request to `replies`, complete but for what [`transmit`](Self::transmit)
-    /// adds.
+    /// Appends the reply to a [noted](Self::note) request to `replies`, complete but for what
+    /// [`transmit`](Self::transmit) adds.
     pub fn reflect(
         &mut self,
         request: &[u8],

@@ -14,9 +14,9 @@ const ENTRIES_PER_SET: usize = 8;
 
 /// Counts the packets of each session.
 ///
-/// A session is recognised by a hash of 64 bits, keyed with a secret of this process. Memory does not grow: a session for
-/// which there is no room has no counters, and is served as by a stateless reflector. One that has begun keeps its place, so
-/// that a flood of new ones does not reset it.
+/// A session is recognised by a hash of 64 bits, keyed with a secret of this process. Memory does not grow: a session
+/// for which there is no room has no counters, and is served as by a stateless reflector. One that has begun keeps its
+/// place, so that a flood of new ones does not reset it.
 #[derive(Debug)]
 pub struct Sessions {
     start: Instant,
@@ -48,8 +48,8 @@ impl Sessions {
         }
     }
 
-    /// Records that the packet is replied to; returns the counters of the session, which may begin with it. `None` if there
-    /// is no room for the session.
+    /// Records that the packet is replied to; returns the counters of the session, which may begin with it. `None` if
+    /// there is no room for the session.
     pub fn transmit(&mut self, session: &impl Hash, now: Instant) -> Option<Counters> {
         let (hash, now) = (self.hash_key.hash_one(session), self.seconds(now));
         if self.sets.is_empty() {

@@ -1,7 +1,7 @@
 //! Timestamps and error estimates as they stand in a packet. Pure.
 //!
-//! A time outside a packet is the number of nanoseconds since 1970, in UTC. A timestamp has 64 bits, the upper half of which
-//! is seconds modulo 2^32, so it stands for the time nearest to another one that is known.
+//! A time outside a packet is the number of nanoseconds since 1970, in UTC. A timestamp has 64 bits, the upper half of
+//! which is seconds modulo 2^32, so it stands for the time nearest to another one that is known.
 
 use std::time::Duration;
 
@@ -57,8 +57,8 @@ impl ErrorEstimate {
     const SYNCHRONIZED: u16 = 1 << 15;
     const PTP: u16 = 1 << 14;
 
-    /// Creates an estimate. The error is rounded up to what can be expressed, and never zero, which would declare the packet
-    /// corrupt.
+    /// Creates an estimate. The error is rounded up to what can be expressed, and never zero, which would declare the
+    /// packet corrupt.
     pub fn new(is_synchronized: bool, format: TimestampFormat, error: Duration) -> Self {
         // In units of 2^-32 seconds, rounded up: less than 2^96.
         let units = (error.as_nanos() << 32).div_ceil(NANOS as u128).max(1);

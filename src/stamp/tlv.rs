@@ -4,9 +4,9 @@
 //! │ flags 1: U M I 0 0 0 0 0 │ type 1 │ length of the value 2 │ value … │
 //! ```
 //!
-//! A sender sets U in each. The reflector returns them all, and clears U where it understands the type; M marks one that is
-//! malformed, behind which nothing is looked at, and I marks all of them if the HMAC TLV does not match. That one covers the
-//! sequence number of the packet and the TLVs before it; only padding may follow it.
+//! A sender sets U in each. The reflector returns them all, and clears U where it understands the type; M marks one
+//! that is malformed, behind which nothing is looked at, and I marks all of them if the HMAC TLV does not match. That
+//! one covers the sequence number of the packet and the TLVs before it; only padding may follow it.
 
 use super::auth::{DIGEST, Key};
 
@@ -37,9 +37,9 @@ pub struct Counters {
     pub transmitted: u32,
 }
 
-/// Turns the TLVs of a request into those of its reply, in place. The sequence numbers are those of the two packets. Without
-/// counters, the reflector is stateless and does not understand Direct Measurement; without a key, it does not understand
-/// the HMAC TLV.
+/// Turns the TLVs of a request into those of its reply, in place. The sequence numbers are those of the two packets.
+/// Without counters, the reflector is stateless and does not understand Direct Measurement; without a key, it does not
+/// understand the HMAC TLV.
 pub fn reflect(tlvs: &mut [u8], request: [u8; 4], reply: [u8; 4], counters: Option<Counters>, key: Option<&Key>) {
     let is_intact = key.is_none_or(|key| is_intact(tlvs, request, key));
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! The five exercises that udpong descends from, byte for byte, and clients that are not ours.
+//! The five exercises that udpong descends from, byte for byte, and foreign clients.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

@@ -87,8 +87,8 @@ fn damage_agrees_and_is_counted_exactly() {
     assert_mean(&positions, (bits - 1.0) / 2.0, ((bits * bits - 1.0) / 12.0).sqrt());
 }
 
-/// Exchanges datagrams with a delay of 500 ms and a jitter of 100 ms, and compares the round trips with a distribution of
-/// given mean, standard deviation and peak of the density, in milliseconds. Reordering must be counted exactly.
+/// Exchanges datagrams with a delay of 500 ms and a jitter of 100 ms, and compares the round trips with a distribution
+/// of given mean, standard deviation and peak of the density, in milliseconds. Reordering must be counted exactly.
 fn jitter_agrees(distribution: &str, mean: f64, deviation: f64, peak: f64, cumulative: impl Fn(f64) -> f64) {
     let delay = ["--delay=500ms", "--jitter=100ms", "--distribution", distribution, "--limit=20k", "--seed=1"];
     let server = serve(&delay);
@@ -153,8 +153,8 @@ fn no_reply_leaves_before_its_delay() {
     assert_eq!(report.impaired("reordered"), traffic.overtaken());
 }
 
-/// Half the round trips are less than 200 µs longer than the delay, in one of several tries at least: a busy machine adds
-/// milliseconds to any of them. A timeout in whole milliseconds would add more to most of them, always.
+/// Half the round trips are less than 200 µs longer than the delay, in one of several tries at least: a busy machine
+/// adds milliseconds to any of them. A timeout in whole milliseconds would add more to most of them, always.
 #[test]
 fn delays_are_met_within_a_fraction_of_a_millisecond() {
     const DELAY: Duration = Duration::from_micros(5_300);

@@ -1,5 +1,5 @@
-//! Loops: two servers that answer each other's replies, started by spoofed datagrams, end within 1,000 rounds for each of
-//! these, whatever the services and the delay. Clients that repeat themselves lose one reply in 1,000.
+//! Loops: two servers that answer each other's replies, started by spoofed datagrams, end within 1,000 rounds for each
+//! of these, whatever the services and the delay. Clients that repeat themselves lose one reply in 1,000.
 
 use std::net::UdpSocket;
 use std::time::Duration;

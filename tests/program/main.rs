@@ -37,8 +37,8 @@
 //! | `manual` | help, man pages, completions, `make install` |
 //! | `soak` | the long run, `make soak` |
 //!
-//! `harness` is what they share. A test that uses a tool begins with `needs!("socat")`; one that needs root, fixed ports
-//! or the network to itself begins with `run_in_namespace!()`. Tests whose tools are missing are left out, and
+//! `harness` is what they share. A test that uses a tool begins with `needs!("socat")`; one that needs root, fixed
+//! ports or the network to itself begins with `run_in_namespace!()`. Tests whose tools are missing are left out, and
 //! `tests/summary.rs` prints how many. What can be tested without the binary is a unit test next to the code.
 
 mod availability;

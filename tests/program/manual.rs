@@ -186,8 +186,17 @@ fn every_json_field_is_documented() {
 #[test]
 fn every_refusal_reason_is_documented() {
     let page = man_page(&["serve"]);
-    let reasons = ["unanswerable", "group_copy", "own_port", "service_port", "amplification", "rate_limit", "discard"];
-    for reason in reasons {
+    for reason in [
+        "unanswerable",
+        "group_copy",
+        "own_port",
+        "service_port",
+        "amplification",
+        "rate_limit",
+        "loop",
+        "hmac",
+        "discard",
+    ] {
         assert!(section(&page, "REFUSALS").contains(&format!("\n{reason} ")), "{reason}: {page}");
     }
 }

@@ -34,7 +34,7 @@ fn write(folder: &TempDir, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Checks that a command succeeds and says nothing that it would say of a mistake.
+/// Checks that a command succeeds; returns what it prints.
 fn assert_accepts(command: &mut Command) -> String {
     let output = run(command, b"");
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -158,7 +158,7 @@ fn commands_of_the_manifest_are_accepted() {
 fn static_binary_runs_in_an_empty_folder() {
     run_in_namespace!("chroot");
     let folder = tempfile::tempdir().expect("a folder");
-    // The command of the Containerfile, without optimisation and the network.
+    // The command of the Dockerfile, without optimisation and without the network.
     let command = block("dockerfile", "FROM scratch").split("RUN ").nth(1).and_then(|rest| rest.split("\n\n").next());
     let options = format!("--root {} --debug --offline", folder.path().display());
     let command =

@@ -11,7 +11,8 @@ use crate::relay::{echo, relay, stop};
 /// What waits in all endpoints together, and everything else that is not the binary's, in kB.
 const BOUND: u64 = (32 << 10) + (8 << 10);
 
-/// What is left once nothing waits any more, in kB. The allocator may keep more if other memory was allocated meanwhile.
+/// What is left once nothing waits any more, in kB. The allocator may keep more if other memory was allocated
+/// meanwhile.
 const AT_REST: u64 = 8 << 10;
 
 /// Makes sends block: one packet of each socket has room in the network, and none of them leaves.

@@ -1,4 +1,5 @@
-//! `--metrics` and `--metrics-file` of `serve`, `relay` and `ping`: what is shown, to Prometheus and to clients that mean harm.
+//! `--metrics` and `--metrics-file` of `serve`, `relay` and `ping`: what is shown, to Prometheus and to hostile
+//! clients.
 
 use std::fs;
 use std::io::{Read, Write};

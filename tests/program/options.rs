@@ -118,7 +118,8 @@ fn name_server_that_is_not_udpong_answers_every_query() {
     assert!(answer.ends_with(&[0, 4, 192, 0, 2, 7]), "{answer:?}");
 }
 
-/// Answers like a name server and a time server, with what was asked and more or with something else, and with a fixed text.
+/// Answers like a name server and a time server, with what was asked and more or with something else, and with a fixed
+/// text.
 #[test]
 fn responders_of_other_protocols_lose_only_what_is_lost() {
     needs!("python3");

@@ -179,7 +179,7 @@ fn answers_leave_from_the_address_that_the_client_used() {
         client.send_to(&[host], address).expect("sent");
         assert_eq!(receive_from(&client), (vec![host], address));
     }
-    // One client address, three addresses of the relay: otherwise an answer could not be told from another.
+    // One client address, three addresses of the relay: otherwise answers could not be distinguished.
     assert_eq!(sessions(&stop(relay), "opened"), 3);
 }
 

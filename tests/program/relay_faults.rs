@@ -1,5 +1,5 @@
-//! What can go wrong around a relay: clients and sources that it refuses, targets and firewalls that refuse it, a system
-//! without sockets or room, loops.
+//! What can go wrong around a relay: clients and sources that it refuses, targets and firewalls that refuse it, a
+//! system without sockets or room, loops.
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;

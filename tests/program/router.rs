@@ -1,4 +1,4 @@
-//! What routers and hosts report by ICMP: ping and send name the error and who reports it.
+//! What routers and hosts report by ICMP: ping and send name the error and its sender.
 
 use std::process::{Child, Command, Output};
 

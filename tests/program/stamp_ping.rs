@@ -1,4 +1,4 @@
-//! `ping --stamp`: losses and delays by direction, through a relay that knows the truth; foreign reflectors; limits.
+//! `ping --stamp`: losses and delays by direction, compared with the report of a relay; foreign reflectors; limits.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -194,7 +194,7 @@ fn one_way_delays_need_two_synchronized_clocks() {
     for direction in ["up", "down"] {
         let delays = &both[direction]["one_way_ms"];
         let [min, max, error] = ["min", "max", "error"].map(|name| delays[name].as_f64().expect("a time"));
-        // It is one clock, in truth.
+        // Both ends have the same clock.
         assert!(0.0 < min && min <= max && error > 0.0 && error < 0.001, "{both}");
     }
     // The other clock is never synchronized in a call that fails.

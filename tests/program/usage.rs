@@ -1,5 +1,5 @@
-//! What cannot be served: a usage error or a failure ends with a message that says what to write instead, and leaves
-//! nothing half started.
+//! What cannot be served: a usage error or a failure ends with a message that suggests what to write
+//! instead, and leaves nothing half started.
 
 use std::net::UdpSocket;
 use std::process::{Command, Output};

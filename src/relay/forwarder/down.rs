@@ -9,9 +9,8 @@ use std::time::Instant;
 use log::warn;
 
 use super::{ERRORS_IN_A_ROW, LINK_TURN, State, Task};
-use crate::impair::header_length;
 use crate::logging::throttle::Times;
-use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport};
+use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport, header_length};
 use crate::reactor::Reactor;
 use crate::relay::session::Client;
 

@@ -1,8 +1,8 @@
 //! From the clients to the target.
 //!
 //! The listener receives a batch, finds or opens the session of each datagram, and sends the datagrams of each session
-//! together, on its socket. If that would block, the rest waits in the session, and the listener is not read until it has
-//! left.
+//! together, on its socket. If that would block, the rest waits in the session, and the listener is not read until it
+//! has left.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,9 +11,9 @@ use std::time::Instant;
 use log::{debug, warn};
 
 use super::{ERRORS_IN_A_ROW, LINK_TURN, State, Task};
-use crate::impair::{Link, header_length};
+use crate::impair::Link;
 use crate::logging::throttle::Times;
-use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport};
+use crate::net::{self, Datagram, Outgoing, ReceiveBatch, Received, Transport, header_length};
 use crate::reactor::Reactor;
 use crate::relay::direction::Progress;
 use crate::relay::is_own;
@@ -61,7 +61,7 @@ impl State {
         }
         self.send_by_session(&mut payloads, now, reactor);
         payloads.clear();
-        // As SendBatch does: the memory is used again, what it borrowed is not.
+        // Keeps the memory without what it borrowed, as `SendBatch` does.
         *spare = payloads.into_iter().map_while(|_| None).collect();
         if self.up.link.is_some() {
             self.flush_up(now, reactor);

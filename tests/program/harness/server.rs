@@ -298,8 +298,8 @@ impl EndpointReport {
     }
 }
 
-/// Checks that a server has never used more memory than it may: 6 MB, of which 4 MB besides the binary, whose resident part
-/// is larger in a debug build.
+/// Checks that a server has never used more memory than it may: 6 MB, of which 4 MB besides the binary, whose resident
+/// part is larger in a debug build.
 pub fn assert_memory_is_small(server: &Server) {
     let (peak, file) = (server.status("VmHWM"), server.status("RssFile"));
     let (peak_anonymous, anonymous) = (peak.saturating_sub(file), server.status("RssAnon"));
