@@ -53,7 +53,7 @@ impl PayloadArgs {
     }
 }
 
-/// Where datagrams leave, and what their IP headers say.
+/// Where datagrams leave, and fields of their IP headers.
 #[derive(Args, Clone, Debug)]
 pub struct EgressArgs {
     /// Send from this local address, or through this interface

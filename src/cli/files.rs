@@ -53,8 +53,8 @@ pub fn check_merged_once(files: &[PathBuf], plot: Option<&Path>) -> Result<(), F
     }
 }
 
-/// The file of a picture, opened before there is anything to draw: a wrong name should not cost a measurement. Until then it
-/// keeps its content, which a measurement that fails should not cost either.
+/// The file of a picture, opened before there is anything to draw: a wrong name should not cost a measurement. Until
+/// then it keeps its content, which a measurement that fails should not cost either.
 #[derive(Debug)]
 pub struct PlotFile<'a> {
     path: &'a Path,

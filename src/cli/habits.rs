@@ -128,8 +128,8 @@ fn explain_words(error: &clap::Error) -> Option<String> {
         .then(|| format!("{word:?} is one word too many: write a message of several words in quotes"))
 }
 
-/// Returns the error about a negative number behind an option. The parser takes such a number for an option of its own, and
-/// advises to write `--` before it.
+/// Returns the error about a negative number behind an option. The parser takes such a number for an option of its own,
+/// and advises to write `--` before it.
 pub fn explain_negative_number(arguments: impl Iterator<Item = OsString>) -> Option<clap::Error> {
     let mut joined: Vec<OsString> = Vec::new();
     for argument in arguments {

@@ -52,9 +52,9 @@ const TEMPLATE: &str = "\
 /// Answer UDP datagrams, or measure how a UDP responder answers them.
 ///
 /// "udpong serve" answers every datagram that reaches it: with a greeting, an echo, a fixed text or a text of your
-/// choice. "udpong relay" forwards datagrams, through a bad network if you like. "udpong send", "udpong ping" and "udpong
-/// bench" are clients for any UDP responder. They show whether datagrams get through, how long the answers take, and how
-/// many are lost. "udpong report" merges what several of them measured.
+/// choice. "udpong relay" forwards datagrams, through a bad network if you like. "udpong send", "udpong ping" and
+/// "udpong bench" are clients for any UDP responder. They show whether datagrams get through, how long the answers
+/// take, and how many are lost. "udpong report" merges what several of them measured.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 80, arg_required_else_help = true)]
 #[command(help_template = TEMPLATE, before_help = EXAMPLES, after_long_help = DETAILS)]

@@ -19,9 +19,9 @@ use super::{
 /// Send a probe every second and report how each one ends.
 ///
 /// The target can be any UDP responder. If it returns the probe, with or without other text around it, the answer is
-/// matched to that probe. Answers that do not contain a probe are matched by source port, and in order only if no port is
-/// free, which the summary states. Probes leave on a schedule, so a lost answer does not delay the next probe. The loss
-/// is the share of late, lost and refused probes among those that have ended.
+/// matched to that probe. Answers that do not contain a probe are matched by source port, and in order only if no port
+/// is free, which the summary states. Probes leave on a schedule, so a lost answer does not delay the next probe. The
+/// loss is the share of late, lost and refused probes among those that have ended.
 #[derive(Args, Debug)]
 #[command(help_template = TEMPLATE, before_long_help = EXAMPLES)]
 #[command(after_long_help = format!("{DETAILS}\n{LIMIT_EXIT_STATUS}\n{SIGNALS}"))]
@@ -39,8 +39,8 @@ pub struct PingArgs {
 
     /// Payload of a probe, 0 to 65507 bytes [default: 56]
     ///
-    /// Answers to probes under 17 bytes are matched by source port: such a probe has no room for its number. A packet of
-    /// STAMP has 44 bytes, the default then, or 48 and more; with a key 112, or 136 and more.
+    /// Answers to probes under 17 bytes are matched by source port: such a probe has no room for its number. A packet
+    /// of STAMP has 44 bytes, the default then, or 48 and more; with a key 112, or 136 and more.
     #[arg(short, long, value_name = "BYTES", value_parser = units::payload_size)]
     #[arg(help_heading = "Probes")]
     size: Option<usize>,

@@ -19,8 +19,8 @@ use super::{Failure, TEMPLATE, shutdown_on_signals, units};
 ///
 /// Each client has a session: a socket that is connected to the target. The answers of the target go back to the client
 /// from the address that it sent to. Without impairments the relay changes nothing: bytes, boundaries and order stay.
-/// With them, datagrams are lost, delayed, duplicated, reordered and damaged, in both directions or in one of them, and a
-/// seed makes that reproducible.
+/// With them, datagrams are lost, delayed, duplicated, reordered and damaged, in both directions or in one of them, and
+/// a seed makes that reproducible.
 #[derive(Args, Debug)]
 #[command(help_template = TEMPLATE, before_long_help = EXAMPLES, after_long_help = details())]
 pub struct RelayArgs {
@@ -148,8 +148,8 @@ JSON:
     failed            datagrams that the system did not send, by error
     receive_errors    errors returned in place of a datagram, by error
     unsent            datagrams that still waited at the end
-    kernel_dropped    datagrams dropped because a receive buffer was
-                      full; null if the system does not report it
+    kernel_dropped    socket buffers that the kernel dropped, mostly because
+                      a receive buffer was full; null if not reported
 ";
 
 const MORE_JSON: &str = "  \

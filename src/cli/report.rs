@@ -10,9 +10,9 @@ use super::{Failure, PlotFile, TEMPLATE, about_file, check_merged_once, json, pr
 
 /// Merge the results of ping and bench, from one host or many.
 ///
-/// A file is an HdrHistogram log (--hdr of ping and bench, or from another program that logs nanoseconds), or what --json
-/// or --json-stream printed. Counts are summed for each target. Percentiles come from merged histograms, so they need
-/// logs or --json-stream: the percentiles of two runs do not give that of both.
+/// A file is an HdrHistogram log (--hdr of ping and bench, or from another program that logs nanoseconds), or
+/// what --json or --json-stream printed. Counts are summed for each target. Percentiles come from merged histograms, so
+/// they need logs or --json-stream: the percentiles of two runs do not give that of both.
 #[derive(Args, Debug)]
 #[command(help_template = TEMPLATE, before_long_help = EXAMPLES, after_long_help = format!("{JSON}\n{EXIT_STATUS}"))]
 pub struct ReportArgs {

@@ -12,8 +12,8 @@ use super::{EgressArgs, Failure, FamilyArgs, PayloadArgs, TEMPLATE, habits, unit
 
 /// Send messages to a UDP responder and print its answers.
 ///
-/// Without MESSAGE every line of the standard input is a message; on a terminal, send prompts for them until Ctrl+D. The
-/// next message is sent when the answer to the last one has arrived. An answer is printed on one line, with control
+/// Without MESSAGE every line of the standard input is a message; on a terminal, send prompts for them until Ctrl+D.
+/// The next message is sent when the answer to the last one has arrived. An answer is printed on one line, with control
 /// characters and invalid UTF-8 escaped; see --raw.
 #[derive(Args, Debug)]
 #[command(help_template = TEMPLATE, before_long_help = EXAMPLES, after_long_help = format!("{EXIT_STATUS}\n{SIGNALS}"))]

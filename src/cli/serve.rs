@@ -113,7 +113,7 @@ pub struct ServeArgs {
 
     /// Answer every source that can be answered
     ///
-    /// Lifts all refusals except "unanswerable", "group_copy" and "discard".
+    /// Lifts all refusals except "unanswerable", "group_copy", "hmac" and "discard".
     #[arg(long, hide_short_help = true, help_heading = "Safety")]
     no_guard: bool,
 

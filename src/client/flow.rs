@@ -14,8 +14,8 @@ use crate::net::{
 };
 use crate::reactor::{Key, Readiness};
 
-/// After this many errors of earlier datagrams a send is tried for the last time: a flood of ICMP errors must not stop the
-/// loop.
+/// After this many errors of earlier datagrams a send is tried for the last time: a flood of ICMP errors must not stop
+/// the loop.
 const EARLIER_ERRORS: usize = 64;
 
 /// A connected socket. Readiness is state, as with the server's endpoints.
@@ -27,7 +27,8 @@ pub struct Flow {
     pub key: Option<Key>,
     backlog: Backlog,
     writable: bool,
-    /// ICMP errors, and when the latest of them was reported. The system reports one before the answers that came earlier.
+    /// ICMP errors, and when the latest of them was reported. The system reports one before the answers that came
+    /// earlier.
     refusals: VecDeque<Refusal>,
     refused_at: Option<Instant>,
 }
@@ -35,7 +36,7 @@ pub struct Flow {
 /// An ICMP error that a datagram of a flow has caused.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Its text names who reports it, where the system has error reports.
+    /// Its text names its sender, where the system has error reports.
     pub error: io::Error,
     /// The beginning of the datagram's payload, as far as it is known.
     pub payload: Vec<u8>,
@@ -97,8 +98,8 @@ impl Flow {
         self.backlog.received_by()
     }
 
-    /// Sends a run. An ICMP error that an earlier datagram has caused is returned by the first call after it, which sends
-    /// nothing: it becomes a [refusal](Self::next_refusal), and the send is repeated. `now` is a time before.
+    /// Sends a run. An ICMP error that an earlier datagram has caused is returned by the first call after it, which
+    /// sends nothing: it becomes a [refusal](Self::next_refusal), and the send is repeated. `now` is a time before.
     ///
     /// An error that is returned is that of the first datagram that did not leave, or that of a full send buffer.
     pub fn send(&mut self, run: &Outgoing<'_>, now: Instant) -> Sent {
@@ -155,8 +156,8 @@ impl Flow {
         if self.refused_at > self.received_by() { None } else { self.refusals.pop_front() }
     }
 
-    /// Receives one batch and returns the time after that. ICMP errors become [refusals](Self::next_refusal). `before` is a
-    /// time before the receive.
+    /// Receives one batch and returns the time after that. ICMP errors become [refusals](Self::next_refusal). `before`
+    /// is a time before the receive.
     ///
     /// # Errors
     ///
@@ -191,8 +192,8 @@ pub fn check_socket(error: &io::Error) -> Result<(), Error> {
     }
 }
 
-/// Returns when the answers in an envelope arrived: by the kernel's clock if it has a time, otherwise the time after it was `received`. The
-/// only place that decides this.
+/// Returns when the answers in an envelope arrived: by the kernel's clock if it has a time, otherwise the time after it
+/// was `received`. The only place that decides this.
 pub fn arrival(envelope: &Envelope, received: Instant) -> Instant {
     envelope.arrival.unwrap_or(received)
 }

@@ -1,7 +1,8 @@
 //! The client: sends datagrams to any UDP responder, and reports what comes back.
 //!
-//! What an answer means is decided in pure code, with time as an argument: [`probe`] and [`report`]. Only [`send`],
-//! [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks. The latter two return their results as values:
+//! What an answer means is decided in pure code, with time as an argument: [`probe`], `stamp` and [`report`]. Only
+//! [`send`], [`ping`](mod@ping) and [`mod@bench`] hold sockets and clocks. The latter two return their results as
+//! values:
 //!
 //! ```
 //! use std::{io, net::UdpSocket, thread, time::Duration};
@@ -79,8 +80,8 @@ impl Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Returns how long to wait for duplicates when nothing is in flight any more: twice the longest round trip, and at least
-/// as long as a busy responder may need between two sends.
+/// Returns how long to wait for duplicates when nothing is in flight any more: twice the longest round trip, and at
+/// least as long as a busy responder may need between two sends.
 fn linger(latencies: &Latencies, timeout: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(50);
     latencies.max().saturating_mul(2).max(LEAST).min(timeout)

@@ -33,7 +33,7 @@ pub struct Options {
     pub no_wait: bool,
     /// Which addresses of the target's name are used.
     pub family: Family,
-    /// Where messages leave, and what their IP headers say.
+    /// Where messages leave, and fields of their IP headers.
     pub egress: Egress,
 }
 
@@ -59,8 +59,8 @@ const PROMPT: &str = "Enter message to send: ";
 /// Messages to one responder, and its answers.
 ///
 /// The socket, and with it the source address, stays the same while every message gets one prompt answer: some
-/// responders (ncat) serve only their first client. After a retry, a second answer or none, the next message leaves from
-/// a new port, so that what still comes to the old one is not mistaken for its answer.
+/// responders (ncat) serve only their first client. After a retry, a second answer or none, the next message leaves
+/// from a new port, so that what still comes to the old one is not mistaken for its answer.
 #[derive(Debug)]
 pub struct Conversation {
     target: SocketAddr,
@@ -89,8 +89,8 @@ impl Conversation {
         Ok(Self { target, others, heard: false, options, reactor, received: ReceiveBatch::new(), socket: None })
     }
 
-    /// Sends one message and writes its answer, and notices to `errors`. As long as nothing was heard, a closed port makes it
-    /// try the next address of the target's name.
+    /// Sends one message and writes its answer, and notices to `errors`. As long as nothing was heard, a closed port
+    /// makes it try the next address of the target's name.
     ///
     /// # Errors
     ///
@@ -200,8 +200,8 @@ impl Conversation {
         matches!(received, Received::Drained) && self.received.datagrams().next().is_none()
     }
 
-    /// Turns to the next address of the target's name after an error; returns the error explained if it is not that of a
-    /// closed port, or something was heard before.
+    /// Turns to the next address of the target's name after an error; returns the error explained if it is not that of
+    /// a closed port, or something was heard before.
     fn try_next(&mut self, error: &io::Error, errors: &mut dyn Write) -> Result<(), Error> {
         let explained = self.explain(error);
         if self.heard || error.kind() != io::ErrorKind::ConnectionRefused {
@@ -331,8 +331,8 @@ impl Handler for Exchange<'_> {
     }
 }
 
-/// Returns what ICMP reported, in place of the error that a call returned for it. All of it is about the message at hand:
-/// a socket with an error of an earlier one is not used again.
+/// Returns what ICMP reported, in place of the error that a call returned for it. All of it is about the message at
+/// hand: a socket with an error of an earlier one is not used again.
 fn reported_error(socket: &mut Socket, error: io::Error) -> io::Error {
     std::iter::from_fn(|| socket.take_error_report()).last().map_or(error, io::Error::from)
 }
@@ -349,8 +349,8 @@ fn too_long(length: u64) -> Error {
     Error::Unmet(format!("the message is too long: {length} bytes, and a datagram carries {LONGEST_PAYLOAD}"))
 }
 
-/// Reads a line without its line feed and returns its length; `None` at the end of the input. Of a line that is too long
-/// for a message only the last part is kept.
+/// Reads a line without its line feed and returns its length; `None` at the end of the input. Of a line that is too
+/// long for a message only the last part is kept.
 fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<u64>> {
     // The longest message, its line feed, and a byte that shows that it is too long.
     const PART: usize = LONGEST_PAYLOAD + 2;

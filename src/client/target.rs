@@ -13,7 +13,7 @@ use crate::reactor::shutdown::Shutdown;
 const DEFAULT_HOST: &str = "127.0.0.1";
 pub const DEFAULT_PORT: u16 = 5000;
 
-/// The kernel's buffers hold about 5,000 small answers while this process does not run.
+/// The kernel's buffers hold about 10,000 small answers while this process does not run.
 const BUFFER_SIZES: BufferSizes = BufferSizes { receive: 4 << 20, send: 4 << 20 };
 
 /// The address family that a name is resolved to.
@@ -47,13 +47,13 @@ impl Family {
     }
 }
 
-/// Resolves `HOST:PORT`, `:PORT` or `HOST` to the addresses to which there is a route, at least one, in the order in which
-/// they should be tried. Blocks while a name is looked up, until a shutdown is requested.
+/// Resolves `HOST:PORT`, `:PORT` or `HOST` to the addresses to which there is a route, at least one, in the order in
+/// which they should be tried. Blocks while a name is looked up, until a shutdown is requested.
 ///
 /// # Errors
 ///
-/// [`Error::Usage`] if the text is not an address, or one of a group of hosts. [`Error::Failed`] if the name has no address of that family, or no
-/// route leads to any of them. [`Error::Interrupted`] at a shutdown.
+/// [`Error::Usage`] if the text is not an address, or one of a group of hosts. [`Error::Failed`] if the name has no
+/// address of that family, or no route leads to any of them. [`Error::Interrupted`] at a shutdown.
 pub fn resolve(text: &str, family: Family, egress: &Egress, shutdown: &Shutdown) -> Result<Vec<SocketAddr>, Error> {
     resolve_with_port(text, DEFAULT_PORT, family, egress, shutdown)
 }

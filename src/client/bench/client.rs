@@ -17,8 +17,8 @@ use crate::reactor::{Readiness, Wants};
 /// At most this many datagrams per turn leave before answers are received again.
 const BURST: usize = 256;
 
-/// How long a refused datagram keeps its place in the window of a closed loop, if the timeout is not shorter. Without this a
-/// closed port would be flooded, as each refusal would let the next datagram leave.
+/// How long a refused datagram keeps its place in the window of a closed loop, if the timeout is not shorter. Without
+/// this a closed port would be flooded, as each refusal would let the next datagram leave.
 const HOLD: Duration = Duration::from_millis(100);
 
 /// At most this many receives per turn: duplicates may precede the answer that lets the next datagram leave.
@@ -130,8 +130,8 @@ impl Client {
         }
     }
 
-    /// Receives on a flow until more may leave, or its socket is empty; then fills the window if `sending`. An open loop
-    /// receives once: what is due does not wait for answers.
+    /// Receives on a flow until more may leave, or its socket is empty; then fills the window if `sending`. An open
+    /// loop receives once: what is due does not wait for answers.
     ///
     /// # Errors
     ///

@@ -26,8 +26,8 @@ use crate::reactor::shutdown::Shutdown;
 pub struct Options {
     /// What is sent, and how much of it.
     pub shape: Shape,
-    /// The payload of every datagram, instead of one of the size in the shape in which datagrams are numbered. Answers are
-    /// then matched by source port.
+    /// The payload of every datagram, instead of one of the size in the shape in which datagrams are numbered. Answers
+    /// are then matched by source port.
     pub payload: Option<Vec<u8>>,
     /// How long to measure; `None` for no limit.
     pub time: Option<Duration>,
@@ -37,7 +37,7 @@ pub struct Options {
     pub warm_up: Duration,
     /// Which addresses of the target's name are used.
     pub family: Family,
-    /// Where datagrams leave, and what their IP headers say.
+    /// Where datagrams leave, and fields of their IP headers.
     pub egress: Egress,
     /// Whether the report is printed as a JSON object.
     pub json: bool,
@@ -76,15 +76,15 @@ impl Default for Options {
 
 /// Measures until the time is over or a shutdown is requested; returns the report, which it does not print.
 ///
-/// The process's SIGQUIT is made to print the report so far: to `out` or, if that is for JSON only, to `errors`, to which
-/// notices go too. Progress is drawn on stderr if it is a terminal. If the target's name has several addresses and the port
-/// of one is closed, the next one is tried as long as nothing was heard.
+/// The process's SIGQUIT is made to print the report so far: to `out` or, if that is for JSON only, to `errors`, to
+/// which notices go too. Progress is drawn on stderr if it is a terminal. If the target's name has several addresses
+/// and the port of one is closed, the next one is tried as long as nothing was heard.
 ///
 /// # Errors
 ///
-/// Returns [`Error::Usage`] if the options contradict each other or the target is not an address, [`Error::Interrupted`] if
-/// its name was still being looked up at the shutdown, and [`Error::Failed`] for any other failure. That no answer came is
-/// not an error here, but for [`BenchReport::check`].
+/// Returns [`Error::Usage`] if the options contradict each other or the target is not an address,
+/// [`Error::Interrupted`] if its name was still being looked up at the shutdown, and [`Error::Failed`] for any other
+/// failure. That no answer came is not an error here, but for [`BenchReport::check`].
 pub fn bench(
     target: &str,
     options: &Options,

@@ -129,8 +129,8 @@ impl Results {
 
     /// Returns for how long there was no answer at the end of a window.
     ///
-    /// A target is dead if it was silent for longer than the timeout although it was sent datagrams. Refusals prove that sooner,
-    /// but not a single one or one at the very end: a router may have had a bad moment.
+    /// A target is dead if it was silent for longer than the timeout although it was sent datagrams. Refusals prove
+    /// that sooner, but not a single one or one at the very end: a router may have failed for a moment.
     pub fn silence(&self, start: Instant, window: Duration, timeout: Duration) -> Silence {
         let answered = self.last_answer.map_or(Duration::ZERO, |last| last.saturating_duration_since(start));
         let time = if self.sent_since > 0 { window.saturating_sub(answered) } else { Duration::ZERO };

@@ -329,7 +329,8 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
         Ok(())
     }
 
-    /// Lets a client act, keeps count of what is in flight, and reports to the reactor what has changed in the client's flows.
+    /// Lets a client act, keeps count of what is in flight, and reports to the reactor what has changed in the client's
+    /// flows.
     fn with_client<R>(
         &mut self,
         index: usize,

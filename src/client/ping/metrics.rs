@@ -25,8 +25,8 @@ const FIRST_BUCKET: u128 = 50;
 
 /// What is counted of the probes to one target.
 ///
-/// Counters only rise, so a probe that is answered after it was counted as lost is counted again, by its answer: mostly as
-/// late.
+/// Counters only rise, so a probe that is answered after it was counted as lost is counted again, by its answer: mostly
+/// as late.
 #[derive(Clone, Debug)]
 pub(super) struct ProbeMetrics {
     /// By flow, if the flows are reported, and by outcome.

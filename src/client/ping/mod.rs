@@ -32,7 +32,8 @@ pub struct Options {
     pub count: Option<u64>,
     /// The payload of a probe, in bytes.
     pub size: usize,
-    /// The payload itself, instead of one of this size in which probes are numbered. Answers are then matched by source port.
+    /// The payload itself, instead of one of this size in which probes are numbered. Answers are then matched by source
+    /// port.
     pub payload: Option<Vec<u8>>,
     /// Probes are packets of STAMP, in one session for each target: neither a payload nor flows can be chosen then.
     pub stamp: Option<StampOptions>,
@@ -40,12 +41,12 @@ pub struct Options {
     pub timeout: Duration,
     /// No probe is sent after this time.
     pub deadline: Option<Duration>,
-    /// Over how many source ports the probes rotate, 1 to 1,024, and each of them is reported; `None` for as few as it takes
-    /// to attribute answers.
+    /// Over how many source ports the probes rotate, 1 to 1,024, and each of them is reported; `None` for as few as it
+    /// takes to attribute answers.
     pub flows: Option<usize>,
     /// Which addresses of the target's name are used.
     pub family: Family,
-    /// Where probes leave, and what their IP headers say.
+    /// Where probes leave, and fields of their IP headers.
     pub egress: Egress,
     /// What is printed for each probe.
     pub format: Format,
@@ -102,17 +103,17 @@ pub enum Format {
     JsonStream,
 }
 
-/// Sends probes until the count, the deadline or `shutdown` is reached, then waits for those in flight unless `shutdown` is
-/// forced; returns the summary, which it does not print.
+/// Sends probes until the count, the deadline or `shutdown` is reached, then waits for those in flight unless
+/// `shutdown` is forced; returns the summary, which it does not print.
 ///
-/// What [`Options::format`] wants for each probe is written to `out`, notices to `errors`. The process's SIGQUIT is made to
-/// print the report so far. If the target's name has several addresses and the port of one is closed, the next one is tried
-/// as long as nothing was heard.
+/// What [`Options::format`] wants for each probe is written to `out`, notices to `errors`. The process's SIGQUIT is
+/// made to print the report so far. If the target's name has several addresses and the port of one is closed, the next
+/// one is tried as long as nothing was heard.
 ///
 /// # Errors
 ///
-/// Returns [`Error::Usage`] if the target is not an address, [`Error::Interrupted`] if its name was still being looked up
-/// at the shutdown, and [`Error::Failed`] for any other failure. That no answer came is not an error here, but for
+/// Returns [`Error::Usage`] if the target is not an address, [`Error::Interrupted`] if its name was still being looked
+/// up at the shutdown, and [`Error::Failed`] for any other failure. That no answer came is not an error here, but for
 /// [`PingReport::check`].
 pub fn ping(
     target: &str,
@@ -128,8 +129,8 @@ pub fn ping(
 
 /// Does the same for several targets at once; returns the summary of each, in the same order.
 ///
-/// Probes are sent to each target at the interval, and the targets are spread over it. A target that cannot be looked up or
-/// reached has an error instead of a summary, and the others are pinged.
+/// Probes are sent to each target at the interval, and the targets are spread over it. A target that cannot be looked
+/// up or reached has an error instead of a summary, and the others are pinged.
 ///
 /// # Errors
 ///

@@ -114,7 +114,8 @@ impl<'a> Record<'a> {
         output.text(&self.options.terminal.wrap(&line))
     }
 
-    /// Makes a closed port end the attempt, as long as nothing was heard, instead of counting, if there is another address.
+    /// Makes a closed port end the attempt, as long as nothing was heard, instead of counting, if there is another
+    /// address.
     pub(super) fn expect_refusal(&mut self, is_expected: bool) {
         self.closed_port = if is_expected { ClosedPort::Ends } else { ClosedPort::Counts };
     }
@@ -133,7 +134,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Writes the payload of the next probe into `probe`, a copy of the payload; returns the time, that of a STAMP packet.
+    /// Writes the payload of the next probe into `probe`, a copy of the payload; returns the time, that of a STAMP
+    /// packet.
     pub(super) fn write_probe(&mut self, clock: ClockQuality, probe: &mut [u8]) -> Instant {
         let sequence = self.tracker.next_sequence();
         let Some(session) = &mut self.stamp else {
@@ -223,7 +225,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Matches an answer with its probe; for one of a STAMP reflector, returns what else it says.
+    /// Matches an answer with its probe; for one of a STAMP reflector, returns what else it contains.
     fn match_answer(&mut self, flow: usize, datagram: &Datagram<'_>, now: Instant) -> (Answer, Option<Trip>) {
         let next = self.tracker.next_sequence();
         let Some(session) = &mut self.stamp else {

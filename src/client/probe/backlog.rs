@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-/// What a receive takes out at least, in bytes. A failed one counts as much, so that endless errors delay nothing for ever.
+/// What a receive takes out at least, in bytes. A failed one counts as much, so that endless errors do not delay a
+/// timeout without end.
 const SMALLEST_CHARGE: usize = 512;
 
 /// What may be in a socket's receive buffer.

@@ -1,4 +1,5 @@
-//! Which flow the next probe uses, so that an answer that does not repeat its probe still belongs to one probe only. Pure.
+//! Which flow the next probe uses, so that an answer that does not repeat its probe still belongs to one probe only.
+//! Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,10 +15,10 @@ const RETIRED_FOR: Duration = Duration::from_secs(60);
 
 /// Chooses flows. A *flow* is one connected socket, and so one source port.
 ///
-/// As long as no answer has repeated its probe, each probe has a flow to itself until it ends. An answered flow is
-/// *idle* and used again, after a rest if possible. A flow whose probe had no answer is *retired*: a late answer may still
-/// come, which would be taken for the answer to the next probe. Only when every flow is occupied or retired are flows used
-/// before their time, which the [`Tracker`](super::tracker::Tracker) notices if it leaves a match ambiguous.
+/// As long as no answer has repeated its probe, each probe has a flow to itself until it ends. An answered flow
+/// is *idle* and used again, after a rest if possible. A flow whose probe had no answer is *retired*: a late answer may
+/// still come, which would be taken for the answer to the next probe. Only when every flow is occupied or retired are
+/// flows used before their time, which the [`Tracker`](super::tracker::Tracker) notices if it leaves a match ambiguous.
 ///
 /// Once an answer has repeated its probe, that answer's flow is used for all further probes.
 ///
@@ -57,7 +58,8 @@ pub enum Choice {
 }
 
 impl Flows {
-    /// Chooses among at most `limit` flows, at least 1. `rotates` is whether probes rotate over all of them in any case.
+    /// Chooses among at most `limit` flows, at least 1. `rotates` is whether probes rotate over all of them in any
+    /// case.
     pub fn new(limit: usize, rotates: bool) -> Self {
         Self {
             flows: Vec::new(),

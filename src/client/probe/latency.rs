@@ -21,8 +21,8 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 
 /// Records any number of times in constant memory.
 ///
-/// Minimum, maximum, mean and standard deviation are exact. A percentile is by nearest rank, the lowest recorded time that
-/// at least that percentage of the times do not exceed, to three significant digits.
+/// Minimum, maximum, mean and standard deviation are exact. A percentile is by nearest rank, the lowest recorded time
+/// that at least that percentage of the times do not exceed, to three significant digits.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     histogram: Histogram<u64>,
@@ -114,7 +114,7 @@ impl Latencies {
         (self.last, self.consecutive_differences) = (None, 0.0);
     }
 
-    /// Returns the shortest time; that of no clock when there is none.
+    /// Returns the shortest time; `u64::MAX` nanoseconds when there is none.
     pub fn min(&self) -> Duration {
         Duration::from_nanos(self.min)
     }

@@ -25,8 +25,9 @@ pub enum Outcome {
 
 /// How many probes ended in which way.
 ///
-/// `sent` = `answered` + `late` + `lost` + `refused` + `truncated` + `altered` + those in flight. A report leaves the latter
-/// out of `sent` and shows them apart; it has some only if it was asked for during the run, or the end was forced. `duplicate`, `reordered` and `unmatched` count answers and are not part of the sum. The proptests of
+/// `sent` = `answered` + `late` + `lost` + `refused` + `truncated` + `altered` + those in flight. A report leaves the
+/// latter out of `sent` and shows them apart; it has some only if it was asked for during the run, or the end was
+/// forced. `duplicate`, `reordered` and `unmatched` count answers and are not part of the sum. The proptests of
 /// [`Tracker`](super::tracker::Tracker) defend this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OutcomeCounts {
@@ -53,11 +54,6 @@ pub struct OutcomeCounts {
 }
 
 impl OutcomeCounts {
-    /// Returns how many probes got an answer, of whatever kind.
-    pub fn with_answer(&self) -> u64 {
-        self.answered + self.late + self.truncated + self.altered
-    }
-
     /// Returns how many probes got no answer within the timeout: those that were late, lost or refused.
     pub fn without_timely_answer(&self) -> u64 {
         self.late + self.lost + self.refused
@@ -68,7 +64,8 @@ impl OutcomeCounts {
         self.without_timely_answer() + self.answered + self.truncated + self.altered
     }
 
-    /// Returns the percentage of late, lost and refused probes among those that have ended: 0 to 100, and 0 when none has.
+    /// Returns the percentage of late, lost and refused probes among those that have ended: 0 to 100, and 0 when none
+    /// has.
     pub fn loss_percent(&self) -> f64 {
         match self.ended() {
             0 => 0.0,

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 /// The size of a tag in bytes: `IIIIIIII-SSSSSSSS`, an identifier, a separator and a sequence number.
 ///
-/// As in an ICMP echo request, the identifier distinguishes the probes of one ping or bench from those of any other. Both
-/// numbers are decimal digits, because these survive a responder that changes the case of what it repeats.
+/// As in an ICMP echo request, the identifier distinguishes the probes of one ping or bench from those of any other.
+/// Both numbers are decimal digits, because these survive a responder that changes the case of what it repeats.
 const TAG_SIZE: usize = 17;
 const IDENTIFIER: Range<usize> = 0..8;
 const SEPARATOR: usize = 8;
@@ -15,7 +15,7 @@ const SEQUENCE: Range<usize> = 9..TAG_SIZE;
 /// How many numbers eight digits can express.
 const MODULUS: u64 = 100_000_000;
 
-/// The separators tell a tag at the front of a payload from one at the back.
+/// The separators distinguish a tag at the front of a payload from one at the back.
 const FRONT: u8 = b'-';
 const BACK: u8 = b'.';
 

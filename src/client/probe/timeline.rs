@@ -31,9 +31,9 @@ pub struct Slice {
 }
 
 impl Timeline {
-    /// Creates the timeline of a run that begins at `start`. As long as the run is short, a slice is as long as `slice_length`:
-    /// the interval between two probes gives each a slice of its own. There are at most `most` slices, which is clamped to 64
-    /// to 1,024.
+    /// Creates the timeline of a run that begins at `start`. As long as the run is short, a slice is as long as
+    /// `slice_length`: the interval between two probes gives each a slice of its own. There are at most `most` slices,
+    /// which is clamped to 64 to 1,024.
     pub fn new(start: Instant, slice_length: Duration, most: usize) -> Self {
         let slice_length = slice_length.max(Duration::from_nanos(1));
         Self { start, slice_length, slices: Vec::new(), most: most.clamp(64, MOST_SLICES), range: None }

@@ -17,17 +17,17 @@ pub const MOST_REMEMBERED: usize = 1 << 18;
 
 /// Matches answers to probes and decides how each probe ended.
 ///
-/// Probes have sequence numbers from 0, in the order in which they were sent, and each is sent on a [flow](Flows). A probe
-/// is *in flight* until it is answered, refused or [timed out](Self::time_out). A probe that timed out is lost, but an
-/// answer still changes that, until the probe is [forgotten](Self::forget).
+/// Probes have sequence numbers from 0, in the order in which they were sent, and each is sent on a [flow](Flows). A
+/// probe is *in flight* until it is answered, refused or [timed out](Self::time_out). A probe that timed out is lost,
+/// but an answer still changes that, until the probe is [forgotten](Self::forget).
 ///
 /// # Matching
 ///
 /// An answer that repeats the sequence number of its probe is matched by it. Any other answer is matched by the flow on
-/// which it came: to the flow's oldest probe in flight or, if there is none, to its oldest lost one. That is unambiguous
-/// if no other probe of the flow lacks an answer; otherwise answers are matched *in order*, and a lost answer shifts all
-/// that follow on this flow. Once an answer has repeated a probe, the responder is expected to do so, and an answer that
-/// repeats nothing is unmatched.
+/// which it came: to the flow's oldest probe in flight or, if there is none, to its oldest lost one. That is
+/// unambiguous if no other probe of the flow lacks an answer; otherwise answers are matched *in order*, and a lost
+/// answer shifts all that follow on this flow. Once an answer has repeated a probe, the responder is expected to do so,
+/// and an answer that repeats nothing is unmatched.
 ///
 /// # Invariants
 ///
@@ -66,8 +66,8 @@ struct Probe {
     outcome: Option<Outcome>,
 }
 
-/// The probes of one flow that lack an answer, by sequence number. Entries of other probes are removed once they reach the
-/// front.
+/// The probes of one flow that lack an answer, by sequence number. Entries of other probes are removed once they reach
+/// the front.
 #[derive(Debug, Default)]
 struct Queue {
     in_flight: VecDeque<u64>,
@@ -94,8 +94,8 @@ pub enum Attribution {
     Content,
     /// By the source port of the probe. No answer was ambiguous.
     Port,
-    /// In the order in which the probes were sent: of several probes without an answer on one port, the oldest in flight.
-    /// The round trips are upper bounds.
+    /// In the order in which the probes were sent: of several probes without an answer on one port, the oldest in
+    /// flight. The round trips are upper bounds.
     Order,
 }
 
@@ -112,8 +112,8 @@ pub enum Answer {
         round_trip: Duration,
         /// Whether a later probe of the same flow was answered before; flows may well overtake each other.
         reordered: bool,
-        /// Whether it was in flight until then although its timeout had passed: [`Tracker::time_out`] has not returned it, and
-        /// will not.
+        /// Whether it was in flight until then although its timeout had passed: [`Tracker::time_out`] has not returned
+        /// it, and will not.
         overdue: bool,
     },
     /// There was an answer before. The sequence number of the probe, if it is known.
@@ -157,8 +157,8 @@ impl Tracker {
         if self.queues.len() <= flow {
             self.queues.resize_with(flow + 1, Queue::default);
         }
-        // The socket that it replaces takes its late answers with it. Its counts stay: a responder may still send the answer to
-        // one of its probes to another port.
+        // The socket that it replaces takes its late answers with it. Its counts stay: a responder may still send the
+        // answer to one of its probes to another port.
         debug_assert!(self.queues[flow].in_flight.is_empty());
         self.queues[flow] = Queue { counts: self.queues[flow].counts, ..Queue::default() };
     }
@@ -179,8 +179,8 @@ impl Tracker {
         self.counts.sent += 1;
     }
 
-    /// Matches an answer, which came on `flow` at `now`, to its probe and counts it. `found` is the probe that the answer
-    /// repeats, as [`Payload::find_in`](super::payload::Payload::find_in) returns it.
+    /// Matches an answer, which came on `flow` at `now`, to its probe and counts it. `found` is the probe that the
+    /// answer repeats, as [`Payload::find_in`](super::payload::Payload::find_in) returns it.
     pub fn match_answer(&mut self, flow: usize, found: Option<ProbeMatch>, now: Instant) -> Answer {
         if found.is_some() {
             self.attribution = Some(Attribution::Content);
@@ -216,7 +216,8 @@ impl Tracker {
         Some(sequence)
     }
 
-    /// Ends the oldest probe in flight on `flow` as refused and returns its sequence number; `None` if none is in flight.
+    /// Ends the oldest probe in flight on `flow` as refused and returns its sequence number; `None` if none is in
+    /// flight.
     ///
     /// For an ICMP error that does not repeat the probe: it names the flow only.
     pub fn refuse_oldest(&mut self, flow: usize, now: Instant) -> Option<u64> {
@@ -334,7 +335,8 @@ impl Tracker {
             self.attribution = Some(if is_ambiguous { Attribution::Order } else { Attribution::Port });
         }
         let Some(probe) = self.probe(sequence) else {
-            // It is not known any more whether there was an answer before; for a probe of an earlier run it does not matter.
+            // It is not known any more whether there was an answer before; for a probe of an earlier run it does not
+            // matter.
             let is_earlier_run = sequence < self.counted_from;
             return if is_earlier_run { Answer::Duplicate(Some(sequence)) } else { Answer::Unmatched };
         };

@@ -148,8 +148,8 @@ impl BenchReport {
     ///
     /// # Errors
     ///
-    /// [`Error::Unmet`] when there was no intact answer in time, the target stopped answering, or a limit is exceeded; its
-    /// message says which.
+    /// [`Error::Unmet`] when there was no intact answer in time, the target stopped answering, or a limit is exceeded;
+    /// its message says which.
     pub fn check(&self, limits: &Limits) -> Result<(), Error> {
         let target = self.target;
         if self.nobody_listens() {
@@ -222,7 +222,7 @@ impl BenchReport {
         let clients = if self.clients == 1 { "1 client".to_owned() } else { format!("{} clients", self.clients) };
         let counts = counts(self.counts()) + &in_flight_note(self.in_flight);
         if self.nobody_listens() {
-            // Nothing was measured, least of all for how long.
+            // Nothing was measured, so there is no time to show.
             return writeln!(f, "--- {} udp bench: {clients} ---\n{counts}", self.target);
         }
         let time = match self.measurement.time {

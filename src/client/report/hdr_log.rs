@@ -18,8 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A log with an interval a second for each target, in nanoseconds.
 ///
-/// The format is that of Java's `HistogramLogWriter`: version 1.3, histograms in V2 with compression, and the target as tag.
-/// Intervals without a round trip are written, too: they show an outage.
+/// The format is that of Java's `HistogramLogWriter`: version 1.3, histograms in V2 with compression, and the target as
+/// tag. Intervals without a round trip are written, too: they show an outage.
 pub struct HdrLog<W = BufWriter<File>> {
     out: W,
     /// The name of the file, for error messages.
@@ -30,14 +30,14 @@ pub struct HdrLog<W = BufWriter<File>> {
     time_of_day: Duration,
     /// When the current interval began.
     interval_start: Instant,
-    /// The targets, and their round trips in the current interval. They grow with the times, so that thousands of targets do
-    /// not take a gigabyte.
+    /// The targets, and their round trips in the current interval. They grow with the times, so that thousands of
+    /// targets do not take a gigabyte.
     targets: Vec<(String, Histogram<u32>)>,
 }
 
 impl HdrLog {
-    /// Creates or truncates the file of a log that begins at `start`, a short time ago. `targets` are without spaces and
-    /// commas.
+    /// Creates or truncates the file of a log that begins at `start`, a short time ago. `targets` are without spaces
+    /// and commas.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! One report from the results of several runs, on one host or many. Pure.
 //!
-//! Counts are summed. Percentiles come from merged histograms; where there is none, they are unknown, since those of parts
-//! do not give that of the whole.
+//! Counts are summed. Percentiles come from merged histograms; where there is none, they are unknown, since those of
+//! parts do not give that of the whole.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -90,8 +90,8 @@ enum Times {
 }
 
 impl Merge {
-    /// Adds a file: an HdrHistogram log in nanoseconds, or JSON of ping or bench. `name` is the target of intervals without a
-    /// tag.
+    /// Adds a file: an HdrHistogram log in nanoseconds, or JSON of ping or bench. `name` is the target of intervals
+    /// without a tag.
     ///
     /// # Errors
     ///
@@ -178,7 +178,7 @@ impl Merge {
 
 impl Reports {
     fn add(&mut self, object: &Object) {
-        // No file has such counts unless somebody made it up.
+        // Only a file that ping or bench did not write has such counts.
         let sum = |counts: &[u64]| counts.iter().copied().fold(0, u64::saturating_add);
         self.sent = sum(&[self.sent, object.sent]);
         self.lost = sum(&[self.lost, object.late, object.lost, object.refused]);

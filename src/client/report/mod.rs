@@ -43,8 +43,8 @@ const SCHEMA: u32 = 2;
 pub enum Clock {
     /// The kernel's: the time at which it received the answer, before the process woke up.
     Kernel,
-    /// The process's: the time after the system call that received the answer, so that a round trip includes the time that
-    /// the process took to wake up.
+    /// The process's: the time after the system call that received the answer, so that a round trip includes the time
+    /// that the process took to wake up.
     User,
 }
 

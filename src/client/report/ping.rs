@@ -33,7 +33,7 @@ pub struct AnswerLine {
     pub bytes: usize,
     /// The hop limit with which it arrived, if that is known.
     pub hop_limit: Option<u8>,
-    /// What the answer of a STAMP reflector says of the two directions.
+    /// What the answer of a STAMP reflector reports about the two directions.
     pub trip: Option<Trip>,
 }
 
@@ -74,8 +74,8 @@ impl AnswerLine {
 
 /// What the JSON object of a stream reports of a probe.
 ///
-/// The first one of each probe is any but `late` and `duplicate`. After a timeout at most one of late, truncated and altered
-/// follows; the last one is the outcome that the summary counts, a timeout as lost.
+/// The first one of each probe is any but `late` and `duplicate`. After a timeout at most one of late, truncated and
+/// altered follows; the last one is the outcome that the summary counts, a timeout as lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StreamOutcome {
@@ -128,7 +128,7 @@ pub struct ProbeObject {
     /// The hop limit of its answer; `None` if it is not known.
     #[serde(rename = "ttl")]
     pub hop_limit: Option<u8>,
-    /// What the answer of a STAMP reflector says of the two directions.
+    /// What the answer of a STAMP reflector reports about the two directions.
     #[serde(flatten)]
     pub trip: Option<TripObject>,
 }
@@ -177,8 +177,8 @@ pub struct PingReport {
     clock: Clock,
     /// How answers were matched to probes; `None` if there was none.
     attribution: Option<Attribution>,
-    /// The round trips of first answers of whatever kind, late ones included: without these, a slow path would look faster
-    /// than it is.
+    /// The round trips of first answers of whatever kind, late ones included: without these, a slow path would look
+    /// faster than it is.
     rtt_ms: RoundTrips,
     flows: Option<Vec<FlowReport>>,
     #[serde(flatten)]

@@ -1,7 +1,7 @@
 //! An SVG picture of a measurement: round trips over time, and their distribution. Pure.
 //!
-//! The picture follows the reader's preference for light or dark: each colour is replaced by a style sheet, which finds it by
-//! its value in the light picture.
+//! The picture follows the reader's preference for light or dark: each colour is replaced by a style sheet, which finds
+//! it by its value in the light picture.
 
 use std::error;
 use std::time::Duration;
@@ -147,8 +147,8 @@ impl Plot<'_> {
         Ok(())
     }
 
-    /// Draws the range and the median of each slice of time, and above, in a lane of each target, a cross for each slice with
-    /// losses.
+    /// Draws the range and the median of each slice of time, and above, in a lane of each target, a cross for each
+    /// slice with losses.
     fn draw_over_time(&self, area: &Area<'_>, mut times: Axis) -> Drawn {
         let longest = self.timelines().map(|(_, timeline)| timeline.duration()).max().unwrap_or_default();
         let (unit, seconds) = match longest.as_secs() {
@@ -187,7 +187,8 @@ impl Plot<'_> {
         Ok(())
     }
 
-    /// Draws which time which share of the answers did not exceed. To the right, each further tick is a tenth of the rest.
+    /// Draws which time which share of the answers did not exceed. To the right, each further tick is a tenth of the
+    /// rest.
     fn draw_distribution(&self, area: &Area<'_>, times: Axis) -> Drawn {
         let most = self.series.iter().map(|series| series.histogram.len()).max().unwrap_or_default();
         let shares = Axis::of_shares(most);

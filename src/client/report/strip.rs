@@ -14,8 +14,8 @@ const ASCII_BARS: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
 /// Displays a run as a line of characters, one per slice of time: the median of its round trips as a bar, or a mark if
 /// probes of that slice were lost.
 ///
-/// The lowest bar is the shortest median, and each step at least a doubling, so that ordinary variation does not show and
-/// both a small and a large delay do.
+/// The lowest bar is the shortest median, and each step at least a doubling, so that ordinary variation does not show
+/// and both a small and a large delay do.
 #[derive(Debug)]
 pub struct Strip {
     columns: Vec<Slice>,
@@ -65,7 +65,8 @@ impl Strip {
         Some((medians().min()?, medians().max()?))
     }
 
-    /// Returns the median of a column, which is not rounded to less than the shortest or more than the longest round trip.
+    /// Returns the median of a column, which is not rounded to less than the shortest or more than the longest round
+    /// trip.
     fn median(&self, column: &Slice) -> Option<Duration> {
         column.median().map(|median| median.clamp(self.limits.0, self.limits.1))
     }

@@ -35,8 +35,8 @@ impl Default for Terminal {
 impl Terminal {
     /// Returns what is known about the reader of stdout.
     ///
-    /// The width is the terminal's if stdout is one, else that of `COLUMNS`, else 80. Characters are UTF-8 if the locale says
-    /// so: `LC_ALL`, else `LC_CTYPE`, else `LANG`.
+    /// The width is the terminal's if stdout is one, else that of `COLUMNS`, else 80. Characters are UTF-8 if the
+    /// locale says so: `LC_ALL`, else `LC_CTYPE`, else `LANG`.
     pub fn of_stdout() -> Self {
         Self::of(&Term::stdout())
     }
@@ -81,8 +81,8 @@ impl Terminal {
     }
 }
 
-/// Returns where to break a line so that the part before fits into `width` characters; `None` if all of it does, or it has no
-/// space there.
+/// Returns where to break a line so that the part before fits into `width` characters; `None` if all of it does, or it
+/// has no space there.
 fn break_in(line: &str, width: usize) -> Option<usize> {
     if line.chars().count() <= width {
         return None;

@@ -11,10 +11,12 @@ const LEAST_ROOM: i64 = 1_000;
 /// After this many moves of the base the room doubles, so that a drift of the clocks causes few of them.
 const MOVES_PER_DOUBLING: u32 = 8;
 
-/// Records the delays of one direction: the time of arrival by one clock less that of departure by another, in nanoseconds.
+/// Records the delays of one direction: the time of arrival by one clock less that of departure by another, in
+/// nanoseconds.
 ///
-/// The *variation* of a delay is what it exceeds the shortest one by (PDV, RFC 5481), whatever the difference between the
-/// clocks. Minimum, maximum and mean are exact, percentiles to three significant digits of the distance to the shortest.
+/// The *variation* of a delay is what it exceeds the shortest one by (PDV, RFC 5481), whatever the difference between
+/// the clocks. Minimum, maximum and mean are exact, percentiles to three significant digits of the distance to the
+/// shortest.
 #[derive(Clone, Debug)]
 pub struct Delays {
     /// Delays less `base`.
@@ -77,8 +79,8 @@ impl Delays {
         self.summary(0)
     }
 
-    /// Returns the distribution of the variations in nanoseconds, to two significant digits, for a picture with a logarithmic
-    /// scale: what is below a microsecond, as the shortest delay always is, stands for one.
+    /// Returns the distribution of the variations in nanoseconds, to two significant digits, for a picture with a
+    /// logarithmic scale: what is below a microsecond, as the shortest delay always is, stands for one.
     #[allow(clippy::expect_used, reason = "constant bounds are valid")]
     pub fn histogram(&self) -> Histogram<u64> {
         let mut variations = Histogram::new_with_bounds(1, 1 << 20, 2).expect("constant bounds are valid");
@@ -110,8 +112,8 @@ impl Delays {
         }
     }
 
-    /// Moves the base below `delay`. Each time costs some precision, and so does the room: by a part of the range, a single
-    /// long delay would spoil all others.
+    /// Moves the base below `delay`. Each time costs some precision, and so does the room: by a part of the range, a
+    /// single long delay would spoil all others.
     fn make_room(&mut self, delay: i64) {
         let base = delay.saturating_sub(LEAST_ROOM << (self.moves / MOVES_PER_DOUBLING).min(32));
         self.moves += 1;

@@ -1,7 +1,7 @@
 //! In which direction packets were lost. Pure.
 //!
-//! A stateful reflector numbers its replies. So a number that is missing is a reply that was lost, and a packet without an
-//! answer for which no number is missing did not reach the reflector.
+//! A stateful reflector numbers its replies. So a number that is missing is a reply that was lost, and a packet without
+//! an answer for which no number is missing did not reach the reflector.
 //!
 //! ```text
 //! sent        16   17   18   19   20   21   22   23
@@ -10,8 +10,9 @@
 //!                                       └───────────     direction unknown: 21, 22, 23
 //! ```
 //!
-//! Behind the highest number that came back, a packet may have been lost in either direction. That includes packets which
-//! were sent earlier, but could have reached the reflector later, as slow as the slowest of the latest that are known.
+//! Behind the highest number that came back, a packet may have been lost in either direction. That includes packets
+//! which were sent earlier, but could have reached the reflector later, as slow as the slowest of the latest that are
+//! known.
 
 use std::collections::VecDeque;
 
@@ -47,9 +48,9 @@ pub struct LossesByDirection {
 
 /// Finds out in which direction the packets of one session were lost.
 ///
-/// The session may have begun before, or count from 1: what the first answer's number exceeds the packets sent by is not
-/// counted. A number that occurs again in the answer to another packet shows that the reflector has started over, as do all
-/// numbers from there on.
+/// The session may have begun before, or count from 1: what the first answer's number exceeds the packets sent by is
+/// not counted. A number that occurs again in the answer to another packet shows that the reflector has started over,
+/// as do all numbers from there on.
 #[derive(Clone, Debug)]
 pub struct Losses {
     /// The packets from `first` on.
@@ -60,8 +61,9 @@ pub struct Losses {
     /// Packets that were sent before the reflector started over, and replies that were missing then.
     missing_before: u64,
     numbers: Option<Numbers>,
-    /// The longest time from a packet's departure to its arrival, by clocks that may differ: of the latest answers since their
-    /// number was a multiple of [`LATEST`], and of as many before. A longer one, long ago, says nothing about the end of a run.
+    /// The longest time from a packet's departure to its arrival, by clocks that may differ: of the latest answers
+    /// since their number was a multiple of [`LATEST`], and of as many before. A longer one, long ago, says nothing
+    /// about the end of a run.
     slowest: [i64; 2],
     /// When the packet arrived whose reply has the highest number.
     latest: i64,
@@ -134,8 +136,8 @@ impl Losses {
         self.end(packet, End::Known);
     }
 
-    /// Records an answer to a packet, the first one or a duplicate. `own` is the number of the packet, `number` that of the
-    /// reply, and `arrived` when the packet arrived at the reflector, by its clock.
+    /// Records an answer to a packet, the first one or a duplicate. `own` is the number of the packet, `number` that of
+    /// the reply, and `arrived` when the packet arrived at the reflector, by its clock.
     pub fn answered(&mut self, packet: u64, is_first: bool, own: u32, number: u32, arrived: i64) {
         self.answers += 1;
         self.is_stateful |= own != number;
@@ -167,8 +169,8 @@ impl Losses {
         self.forgotten = 0;
     }
 
-    /// Returns a time before which packets were sent that have reached the reflector before the one with the highest number,
-    /// if ever.
+    /// Returns a time before which packets were sent that have reached the reflector before the one with the highest
+    /// number, if ever.
     fn settled(&self) -> i64 {
         self.latest.saturating_sub(self.slowest[0].max(self.slowest[1]))
     }

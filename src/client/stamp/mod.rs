@@ -25,8 +25,8 @@ use losses::Losses;
 pub use losses::ReflectorKind;
 pub use report::StampReport;
 
-/// The number of the first packet, as if those before it were lost: a reflector that numbers its replies begins with 0, and
-/// one that returns this number copies it.
+/// The number of the first packet, as if those before it were lost: a reflector that numbers its replies begins with 0,
+/// and one that returns this number copies it.
 const FIRST_NUMBER: u32 = 16;
 
 /// The size of the digest's TLV in bytes.
@@ -48,8 +48,8 @@ impl StampOptions {
         Mode::of(self.key.as_ref()).base_length()
     }
 
-    /// Returns whether a packet can have this size: the base, or with room for the header of padding; with a key, for a TLV
-    /// with a digest as well.
+    /// Returns whether a packet can have this size: the base, or with room for the header of padding; with a key, for a
+    /// TLV with a digest as well.
     pub fn has_size(&self, size: usize) -> bool {
         let base = self.base_size();
         size == base || size >= base + tlv::HEADER + self.key.as_ref().map_or(0, |_| HMAC_TLV)
@@ -100,8 +100,8 @@ pub struct Trip {
 const MOST_REMEMBERED: usize = 1 << 18;
 
 impl Session {
-    /// Creates a session with an identifier, which should be random and not 0. `hop_limit` is that of its packets, if it was
-    /// chosen.
+    /// Creates a session with an identifier, which should be random and not 0. `hop_limit` is that of its packets, if
+    /// it was chosen.
     pub fn new(options: &StampOptions, ssid: u16, hop_limit: Option<u8>) -> Self {
         let direction = || Direction { delays: Delays::new(), hops: None, error: Some(0.0) };
         Self {
@@ -169,15 +169,15 @@ impl Session {
         self.losses.refused(sequence);
     }
 
-    /// Finds the probe that an answer belongs to. Returns `None` if it is not the answer of a reflector in this session, as
-    /// far as that can be known. `next` is the sequence number of the next probe.
+    /// Finds the probe that an answer belongs to. Returns `None` if it is not the answer of a reflector in this
+    /// session, as far as that can be known. `next` is the sequence number of the next probe.
     pub fn find_in(&self, answer: &[u8], next: u64) -> Option<(ProbeMatch, Reply)> {
         if self.key.as_ref().is_some_and(|key| !packet::is_authentic(answer, key)) {
             return None;
         }
         let reply = Reply::read(answer, self.mode)?;
-        // A reflector that knows no sessions, as of TWAMP Light, has zero here; from one that knows ours, that is the answer
-        // to a request that was cut, and its number belongs to another session.
+        // A reflector that knows no sessions, as of TWAMP Light, has zero here; from one that knows ours, that is the
+        // answer to a request that was cut, and its number belongs to another session.
         if reply.ssid != self.ssid && (reply.ssid != 0 || self.is_known) {
             return None;
         }
@@ -194,8 +194,8 @@ impl Session {
         sequence(request.sequence, next).filter(|_| packet.len() >= 4)
     }
 
-    /// Records an answer that belongs to this session. `arrived` is T4, in nanoseconds since 1970, and `hop_limit` that of
-    /// the answer. Subtracts the time in the reflector from the round trip.
+    /// Records an answer that belongs to this session. `arrived` is T4, in nanoseconds since 1970, and `hop_limit` that
+    /// of the answer. Subtracts the time in the reflector from the round trip.
     pub fn answered(
         &mut self,
         answer: &mut Answer,
@@ -241,8 +241,8 @@ impl Direction {
     }
 }
 
-/// Returns how many routers have decremented the hop limit: from the `initial` one or, if that is not known, from the usual
-/// one that is nearest.
+/// Returns how many routers have decremented the hop limit: from the `initial` one or, if that is not known, from the
+/// usual one that is nearest.
 fn hops_from(left: Option<u8>, initial: Option<u8>) -> Option<u8> {
     let left = left?;
     let usual = || [64, 128, 255].into_iter().find(|initial| *initial >= left);

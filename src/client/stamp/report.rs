@@ -75,8 +75,8 @@ impl StampReport {
         }
     }
 
-    /// Returns for each direction its name, how many probes were lost in it if that is known, and how its delays vary, in
-    /// milliseconds.
+    /// Returns for each direction its name, how many probes were lost in it if that is known, and how its delays vary,
+    /// in milliseconds.
     pub fn directions(&self) -> [(&'static str, Option<u64>, &DelaySummary); 2] {
         [("up", &self.up), ("down", &self.down)]
             .map(|(name, direction)| (name, direction.lost, &direction.delay_variation_ms))
@@ -92,8 +92,8 @@ impl StampReport {
         self.unknown_direction
     }
 
-    /// Returns a message for each exceeded limit on a direction. Where the direction of losses cannot be known, they exceed
-    /// any limit on one.
+    /// Returns a message for each exceeded limit on a direction. Where the direction of losses cannot be known, they
+    /// exceed any limit on one.
     pub fn exceeded(&self, limits: &Limits) -> Vec<String> {
         let mut messages = Vec::new();
         for (name, limit, direction) in [("up", limits.loss_up, &self.up), ("down", limits.loss_down, &self.down)] {
