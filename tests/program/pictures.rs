@@ -346,6 +346,9 @@ fn file_is_merged_once_and_not_overwritten() {
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
         assert!(text(&output.stderr).starts_with(&format!("udpong: {error}")), "{output:?}");
     }
+    let mut report = udpong(&["report", &file, "-"]);
+    let output = report.stdin(fs::File::open(&link).expect("a file")).output().expect("its output");
+    assert_eq!(text(&output.stderr), "udpong: -: the same file is given twice\n");
     assert_eq!(fs::read_to_string(&file).expect("the file"), result);
     // Equal content is no reason: another host may have measured the same.
     assert_eq!(json(&["report", "--json", &file, &other])["targets"][0]["sent"], 2);
