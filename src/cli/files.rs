@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use udpong::client;
+
 use super::Failure;
 
 /// Reads the first bytes of a file, or of stdin if it is `-`.
@@ -68,19 +70,23 @@ fn real(path: &Path) -> PathBuf {
 pub struct PlotFile<'a> {
     path: &'a Path,
     file: File,
+    /// The file has a content, which the picture does not replace.
+    is_stdout: bool,
 }
 
 impl<'a> PlotFile<'a> {
     /// Opens or creates the file.
     pub fn open(path: &'a Path) -> Result<Self, Failure> {
-        let file = File::options().write(true).create(true).truncate(false).open(path);
-        file.map(|file| Self { path, file }).map_err(|error| Self::cannot_write(path, &error))
+        let stdout = client::stdout(path);
+        let is_stdout = stdout.is_some();
+        let file = stdout.unwrap_or_else(|| File::options().write(true).create(true).truncate(false).open(path));
+        file.map(|file| Self { path, file, is_stdout }).map_err(|error| Self::cannot_write(path, &error))
     }
 
     /// Replaces the content of the file.
     pub fn write(mut self, picture: &str) -> Result<(), Failure> {
         // What is no regular file, such as a pipe, has no length.
-        let is_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let is_file = !self.is_stdout && self.file.metadata().is_ok_and(|metadata| metadata.is_file());
         let emptied = if is_file { self.file.set_len(0) } else { Ok(()) };
         let written = emptied.and_then(|()| self.file.write_all(picture.as_bytes()));
         written.map_err(|error| Self::cannot_write(self.path, &error))
