@@ -145,16 +145,21 @@ fn explain_words(error: &clap::Error) -> Option<String> {
 /// and advises to write `--` before it.
 pub fn explain_negative_number(arguments: impl Iterator<Item = OsString>) -> Option<clap::Error> {
     let mut joined: Vec<OsString> = Vec::new();
+    let mut numbers = Vec::new();
     for argument in arguments {
         match (argument.as_encoded_bytes(), joined.last_mut()) {
             ([b'-', b'0'..=b'9' | b'.', ..], Some(option)) if option.as_encoded_bytes().starts_with(b"-") => {
+                numbers.push(argument.to_string_lossy().into_owned());
                 option.push(if option.as_encoded_bytes().starts_with(b"--") { "=" } else { "" });
                 option.push(argument);
             }
             _ => joined.push(argument),
         }
     }
-    Cli::try_parse_from(joined).err().filter(|error| error.kind() == ErrorKind::ValueValidation)
+    // If the option had a value already, it is wrong only now.
+    let is_number = |error: &clap::Error| numbers.contains(&context(error, ContextKind::InvalidValue));
+    let error = Cli::try_parse_from(joined).err()?;
+    (error.kind() == ErrorKind::ValueValidation && is_number(&error)).then_some(error)
 }
 
 /// Returns a better error for an unknown option.
@@ -243,6 +248,9 @@ mod tests {
         for line in ["ping :1 -c -1", "ping -q --count -1 :1", "ping :1 -qc -4 -n", "bench -n -1 -h"] {
             let error = error(&format!("udpong {line}")).unwrap_or_else(|| panic!("no error in {line}"));
             assert!(error.contains("invalid value '-") && error.contains("a whole number of at least 1"), "{error}");
+        }
+        for line in ["ping :1 --bind=::1 -6 --no", "ping :1 -c5 -4 --no", "ping :1 --count=5 -5ms"] {
+            assert_eq!(error(&format!("udpong {line}")), None, "{line}");
         }
         for line in ["send :1 -1", "send :1 -- -1", "ping -4 :1", "ping -q -1 :1", "ping --json -1 :1", "ping --no -1"]
         {
