@@ -137,6 +137,10 @@ impl Flow {
     fn take_error_reports(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some(report) = self.socket.take_error_report() {
+            // Its send has failed for that reason: it concerns no earlier datagram.
+            if report.is_local() {
+                continue;
+            }
             any = true;
             self.note_refusal(report.into(), now);
         }

@@ -28,6 +28,12 @@ impl Display for ErrorReport {
 impl std::error::Error for ErrorReport {}
 
 impl ErrorReport {
+    /// Returns whether this system refused a datagram that exceeds the MTU; the call that should have sent it has
+    /// failed. A router has an address.
+    pub fn is_local(&self) -> bool {
+        self.offender.is_none() && matches!(self.error, IcmpError::FragmentationNeeded { .. })
+    }
+
     /// Returns the report that an error was made from, if it was.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()

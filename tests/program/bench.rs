@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Responder, Server, TIMEOUT, closed_address, needs, run, signal, udpong};
+use crate::harness::{Responder, Server, TIMEOUT, closed_address, needs, run, run_in_namespace, shell, signal, udpong};
 
 fn bench(target: &str, arguments: &[&str]) -> Output {
     run(udpong(&["bench", target]).args(arguments), b"")
@@ -194,6 +194,24 @@ fn stopped_generator_reports_its_lateness() {
     assert!(report["lateness_ms"]["max"].as_f64().is_some_and(|max| max > 400.0), "{report}");
     assert!(latency(&report, "max") > 400.0, "{report}");
     assert!(stderr(&output).contains("the generator was the limit"), "{}", stderr(&output));
+}
+
+#[test]
+fn error_of_one_datagram_is_not_that_of_another() {
+    run_in_namespace!();
+    let mut server = Server::start(&["echo@127.0.0.1:0", "--delay", "400ms", "--json"]);
+    let options = ["--rate", "100", "-t", "60s", "-W", "10s", "-s", "1400", "--dont-fragment", "--json"];
+    let mut command = udpong(&[&["bench", &server.address().to_string()], &options[..]].concat());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    server.wait_for_line("Received message", 59);
+    // The answers to what is in flight are fragmented.
+    shell("ip link set lo mtu 1280");
+    thread::sleep(Duration::from_millis(400));
+    signal("INT", child.id());
+    let report = report(&child.wait_with_output().expect("its output"));
+    let received = server.stop().endpoints()[0].get("received");
+    assert!(count(&report, "refused") > 0, "{report}");
+    assert_eq!((count(&report, "answered"), count(&report, "duplicate")), (received, 0), "{report}");
 }
 
 #[test]
