@@ -82,14 +82,22 @@ pub fn split_target(text: &str) -> Result<(Option<&str>, Option<u16>), ParseErro
 fn check_no_scheme(text: &str) -> Result<(), ParseError> {
     let url = text.split_once("://").filter(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     let is_udp = |protocol: &str| protocol.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("udp"));
-    let socat = text.split_once(':').filter(|(protocol, rest)| is_udp(protocol) && rest.contains(':'));
+    // A host may be called udp-listen, but not in capitals, and no port is followed by options.
+    let listens = |protocol: &str| ["-LISTEN", "-L", "-RECVFROM", "-RECV"].iter().any(|end| protocol.ends_with(end));
+    let socat = text
+        .split_once(':')
+        .filter(|(protocol, rest)| is_udp(protocol) && (rest.contains(':') || rest.contains(',') || listens(protocol)));
     let (what, rest) = match (url, socat) {
         (Some((_, rest)), _) => ("a URL", rest),
         (None, Some((_, rest))) => ("an address of socat", rest),
         (None, None) => return Ok(()),
     };
     let place = rest.split(['/', '?', '#', ',']).next().unwrap_or_default();
-    let place = if split(place).is_ok() { place } else { "HOST:PORT" };
+    let place = match bare_port(place) {
+        Some(port) => format!(":{port}"),
+        None if split(place).is_ok() => place.to_owned(),
+        None => "HOST:PORT".to_owned(),
+    };
     Err(ParseError::new(format!("{text:?} is {what}: write {place}")))
 }
 
@@ -174,11 +182,15 @@ mod tests {
             ("udp4-sendto:127.0.0.1:7,reuseaddr", "127.0.0.1:7"),
             ("UDP6:[::1]:7", "[::1]:7"),
             ("UDP:a:b", "HOST:PORT"),
+            ("UDP-LISTEN:7000", ":7000"),
+            ("UDP4-RECVFROM:7000,fork", ":7000"),
+            ("udp6-l:7000,fork,reuseaddr", ":7000"),
+            ("UDP-LISTEN:http", "http"),
         ] {
             assert_eq!(error(address), format!("{address:?} is an address of socat: write {target}"));
             assert_eq!(split(address).expect_err(address).to_string(), error(address));
         }
-        assert!(split_target("udp:7").is_ok());
+        assert!(["udp:7", "udp-listen:7", "UDP:7", "UDP-server:7"].iter().all(|host| split_target(host).is_ok()));
         assert_eq!(error("127.0.0.1:99999"), "\"99999\" is not a port: write a number from 1 to 65535");
         assert!(error("localhost:0").contains("port 0") && error("localhost:00").contains("port 0"));
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::Parser;
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::{Cli, units};
 
@@ -103,13 +103,26 @@ const REPORT: Hints = &[
 const COMMANDS: [(&str, Hints); 6] =
     [("serve", SERVE), ("ping", PING), ("bench", BENCH), ("send", SEND), ("relay", RELAY), ("report", REPORT)];
 
-/// Removes the parser's tip to write `--` before an unknown option, unless it may be a message or the name of a file.
-pub fn remove_wrong_tip(mut error: clap::Error) -> clap::Error {
+/// Removes the parser's tip to write `--` before an unknown option, unless it may be a message or the name of a file: of
+/// these the tip shows everything, and not the first letter only.
+pub fn correct_tip(mut error: clap::Error) -> clap::Error {
     let usage = context(&error, ContextKind::Usage);
     if !["udpong send", "udpong report"].iter().any(|command| usage.contains(command)) {
         error.remove(ContextKind::Suggested);
+    } else if error.get(ContextKind::Suggested).is_some()
+        && let Some(value) = short_option(&arguments(), &context(&error, ContextKind::InvalidArg))
+    {
+        let tip = format!("to pass '{value}' as a value, write -- before it");
+        error.insert(ContextKind::InvalidArg, ContextValue::String(value));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     error
+}
+
+/// Returns the argument that begins with an option of one letter.
+fn short_option(arguments: &[String], option: &str) -> Option<String> {
+    let is_short = option.chars().count() == 2;
+    arguments.iter().find(|argument| is_short && argument.starts_with(option)).cloned()
 }
 
 /// Returns a better error for an argument that the command does not have, if another program has it.

@@ -116,7 +116,7 @@ fn parse_and_run() -> Result<(), Failure> {
         Err(error) => {
             let error = habits::explain_negative_number(std::env::args_os()).unwrap_or(error);
             let explained = habits::explain(&error).map(|hint| Failure::new(Failure::USAGE, hint));
-            return Err(explained.unwrap_or_else(|| habits::remove_wrong_tip(error).exit()));
+            return Err(explained.unwrap_or_else(|| habits::correct_tip(error).exit()));
         }
     };
     match cli.command {

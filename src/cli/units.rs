@@ -46,8 +46,9 @@ pub fn payload_size(text: &str) -> Result<usize, String> {
 
 /// Parses a percentage of 0 to 100: `1%` or `0.5`.
 pub fn percent(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
-    let percent = number.filter(|percent| (0.0..=100.0).contains(percent));
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let percent = number.parse().ok().filter(|_| is_number).filter(|percent| (0.0..=100.0).contains(percent));
     percent.ok_or_else(|| "write 0% to 100%, such as 1% or 0.5%".to_owned())
 }
 
@@ -75,7 +76,7 @@ pub fn workers(text: &str) -> Result<NonZeroUsize, String> {
         return Ok(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     }
     let workers = text.parse().ok().filter(|workers: &NonZeroUsize| workers.get() <= 1024);
-    workers.ok_or_else(|| "write auto, or 1 to 1024".to_owned())
+    workers.filter(|_| !text.starts_with('+')).ok_or_else(|| "write auto, or 1 to 1024".to_owned())
 }
 
 /// Returns a parser for whole numbers in a range.
@@ -121,7 +122,8 @@ pub fn byte(text: &str) -> Result<u8, String> {
 /// Parses a class of differentiated services: `46`, `0x2e`, `EF`, `AF41` or `CS5`; returns the whole byte.
 pub fn dscp(text: &str) -> Result<u8, String> {
     let upper = text.to_ascii_uppercase();
-    let digits = |prefix: &str| upper.strip_prefix(prefix)?.parse::<u8>().ok();
+    let number = |digits: &str| digits.parse::<u8>().ok().filter(|_| !digits.starts_with('+'));
+    let digits = |prefix: &str| upper.strip_prefix(prefix).and_then(number);
     let class = match (&*upper, digits("CS"), digits("AF")) {
         ("BE" | "DF", ..) => Some(0),
         ("LE", ..) => Some(1),
@@ -237,7 +239,7 @@ mod tests {
     fn classes_have_names_and_numbers() {
         let names = ["EF", "af41", "CS5", "BE", "LE", "46", "0x2e", "63"].map(|name| dscp(name).map(|byte| byte >> 2));
         assert_eq!(names, [46, 34, 40, 0, 1, 46, 46, 63].map(Ok));
-        for wrong in ["", "64", "AF14", "AF51", "CS8", "-1", "+1", "CS", "XX"] {
+        for wrong in ["", "64", "AF14", "AF51", "CS8", "-1", "+1", "CS", "XX", "CS+5", "AF+11"] {
             assert!(dscp(wrong).is_err(), "{wrong}");
         }
     }
@@ -245,9 +247,10 @@ mod tests {
     #[test]
     fn percentages_are_0_to_100() {
         assert_eq!((percent("1%"), percent("0.5"), percent("100%")), (Ok(1.0), Ok(0.5), Ok(100.0)));
-        for wrong in ["", "%", "-1", "101%", "NaN", "inf", "1%%"] {
+        for wrong in ["", "%", "-1", "-0", "+1", "1e1", "101%", "NaN", "inf", "1%%"] {
             assert!(percent(wrong).is_err(), "{wrong}");
         }
+        assert!(workers("+5").is_err() && workers("5").is_ok());
     }
 
     proptest! {

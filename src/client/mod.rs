@@ -28,6 +28,7 @@
 
 pub mod bench;
 mod flow;
+mod output;
 pub mod ping;
 mod probe;
 mod report;
@@ -39,6 +40,7 @@ mod target;
 
 pub use crate::net::{Egress, EgressSource, LONGEST_PAYLOAD};
 pub use bench::{Generator, Load, Shape};
+pub use output::stdout;
 pub use probe::limits::Limits;
 pub use probe::outcome::OutcomeCounts;
 pub use report::{BenchReport, Merge, MergedReport, PingReport, Terminal};

@@ -80,17 +80,21 @@ fn take_over(socket: std::net::UdpSocket, options: &Options) -> io::Result<(Sock
 
 /// Looks up where each service should listen, until a shutdown is requested. Two services on one address are an error.
 pub(super) fn places<'a>(
-    services: impl Iterator<Item = &'a Service>,
+    mut services: impl Iterator<Item = &'a Service>,
     shutdown: &Shutdown,
 ) -> Result<Vec<(&'a Service, Vec<SocketAddr>)>, Error> {
     let mut taken: Vec<(&Service, SocketAddr)> = Vec::new();
     let mut places = Vec::new();
-    for service in services {
+    while let Some(service) = services.next() {
         let addresses = look_up(service, shutdown)?;
         for address in &addresses {
             if let Some((other, at)) = taken.iter().find(|(_, at)| overlap(*at, *address)) {
                 let (a, b) = (other.name(), service.name());
-                let elsewhere = elsewhere(service, *address, |place| !taken.iter().any(|(_, at)| overlap(*at, place)));
+                // Where the others listen is not looked up yet.
+                let others: Vec<_> = services.map(Service::port).collect();
+                let elsewhere = elsewhere(service, *address, |place| {
+                    !taken.iter().any(|(_, at)| overlap(*at, place)) && !others.contains(&place.port())
+                });
                 return Err(Error::Conflict(format!(
                     "{a} on {at} and {b} on {address} cannot share the port: try {elsewhere}"
                 )));

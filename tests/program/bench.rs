@@ -196,6 +196,21 @@ fn stopped_generator_reports_its_lateness() {
     assert!(stderr(&output).contains("the generator was the limit"), "{}", stderr(&output));
 }
 
+#[test]
+fn nothing_is_due_after_the_end() {
+    let mut server = Server::start(&["echo@127.0.0.1:0"]);
+    let mut command = udpong(&["bench", &server.address().to_string(), "--rate", "1", "-t", "1500ms", "--json"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    server.wait_for_line("Received message", 1);
+    // Both have left, and the end is near: it is late.
+    signal("STOP", child.id());
+    thread::sleep(Duration::from_secs(2));
+    signal("CONT", child.id());
+    let output = child.wait_with_output().expect("its output");
+    assert_eq!(count(&report(&output), "sent"), 2);
+    assert!(!stderr(&output).contains("datagrams left in time"), "{}", stderr(&output));
+}
+
 /// The window of a limited number ends with the last answer, long after the last datagram was due.
 #[test]
 fn slow_responder_is_not_blamed_on_the_generator() {

@@ -195,6 +195,18 @@ fn file_that_is_written_has_a_name_of_its_own() {
     let ping = ["ping", &target, "-c", "1", "--json", "--plot", "/dev/stdout", "--hdr", "/dev/stdout"];
     let stdout = text(&run(&mut udpong(&ping), b"").stdout);
     assert!(stdout.contains("#[Histogram log") && stdout.trim_end().ends_with("</svg>"), "{stdout}");
+    // Nothing is lost if the standard output is a file, which may have a content of its own.
+    let everything = folder.path().join("everything");
+    fs::write(&everything, "earlier\n").expect("written");
+    for command in [["ping", &target, "-c", "1", "--plot"], ["bench", &target, "-n", "1", "--hdr"]] {
+        let stdout = fs::File::options().append(true).open(&everything).expect("a file");
+        let status = udpong(&command).arg("/dev/stdout").stdout(stdout).status();
+        assert!(status.is_ok_and(|status| status.success()));
+    }
+    let everything = fs::read_to_string(&everything).expect("a file");
+    let parts =
+        ["earlier", "#[Histogram log", "Tag=", "min/avg/max", "</svg>"].map(|part| everything.matches(part).count());
+    assert_eq!(parts, [1, 1, 1, 2, 1], "{everything}");
 }
 
 #[test]
@@ -346,6 +358,9 @@ fn file_is_merged_once_and_not_overwritten() {
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
         assert!(text(&output.stderr).starts_with(&format!("udpong: {error}")), "{output:?}");
     }
+    let mut report = udpong(&["report", &file, "-"]);
+    let output = report.stdin(fs::File::open(&link).expect("a file")).output().expect("its output");
+    assert_eq!(text(&output.stderr), "udpong: -: the same file is given twice\n");
     assert_eq!(fs::read_to_string(&file).expect("the file"), result);
     // Equal content is no reason: another host may have measured the same.
     assert_eq!(json(&["report", "--json", &file, &other])["targets"][0]["sent"], 2);

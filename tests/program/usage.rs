@@ -22,7 +22,7 @@ fn one_line(what: &str, output: &Output, code: i32) -> String {
 
 #[test]
 fn wrong_service_is_exit_2_and_says_what_to_write() {
-    let wrong: [(&[&str], &str); 29] = [
+    let wrong: [(&[&str], &str); 30] = [
         (&["helo"], "there is no service \"helo\" (choose hello, echo, fixed, ack, discard, stamp or reply=TEXT)"),
         (&[""], "there is no service \"\" (choose"),
         (&["Hello"], "there is no service \"Hello\" (choose"),
@@ -55,6 +55,10 @@ fn wrong_service_is_exit_2_and_says_what_to_write() {
         (&["hello@:7000", "echo@[::]:7000"], "cannot share the port: try echo@[::]:7001"),
         (
             &["hello@127.0.0.1:7000", "ack@127.0.0.1:7001", "echo@127.0.0.1:7000"],
+            "cannot share the port: try echo@127.0.0.1:7002",
+        ),
+        (
+            &["echo@127.0.0.1:7000", "echo@127.0.0.1:7000", "hello@127.0.0.1:7001"],
             "cannot share the port: try echo@127.0.0.1:7002",
         ),
         (&["fixed", "fixed"], "fixed on 127.0.0.1:20001 and fixed on 127.0.0.1:20001 cannot share the port"),

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Setup, Traffic};
 use super::results::{Results, SHORTEST_SLICE};
-use super::run::{Run, State, Task};
+use super::run::{Run, State, Task, Window};
 use crate::client::Error;
 use crate::client::probe::flows::MOST_FLOWS;
 use crate::client::probe::outcome::OutcomeCounts;
 use crate::client::probe::payload::Payload;
 use crate::client::probe::timeline::{MOST_SLICES, Timeline};
 use crate::client::probe::tracker::MOST_REMEMBERED;
-use crate::client::report::{BenchReport, HdrLog, Silence};
+use crate::client::report::{BenchReport, HdrLog};
 use crate::client::status_signal::StatusSignal;
 use crate::net::{Egress, IoBackend, ReceiveBatch};
 use crate::reactor::shutdown::Shutdown;
@@ -69,8 +69,8 @@ pub enum Progress {
 pub struct Generator {
     reactor: Reactor<Task>,
     state: State,
-    /// How long the last run was sending, and was without an answer at the end.
-    window: (Duration, Silence),
+    /// For how long the last run was sending.
+    window: Window,
 }
 
 impl Generator {
@@ -114,7 +114,7 @@ impl Generator {
             status: None,
         };
         let reactor = Reactor::with_precision(shutdown, precision)?;
-        Ok(Self { reactor, state, window: (Duration::ZERO, Silence::default()) })
+        Ok(Self { reactor, state, window: Window::default() })
     }
 
     /// Makes SIGQUIT report [`Progress::Status`].
@@ -166,7 +166,7 @@ impl Generator {
         let start = Instant::now();
         state.results.start_over(start);
         state.clients.iter_mut().for_each(|client| client.start_over(start));
-        *window = (Duration::ZERO, Silence::default());
+        *window = Window::default();
         if time.is_zero() || reactor.shutdown().is_requested() || state.results.nobody_listens() {
             return Ok(());
         }

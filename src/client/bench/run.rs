@@ -56,8 +56,9 @@ impl State {
         OutcomeCounts { sent: counts.ended(), ..counts }
     }
 
-    /// Returns the report of a run that was sending for a time, and was without an answer at its end.
-    pub(super) fn report(&self, (time, silence): (Duration, Silence)) -> BenchReport {
+    /// Returns the report of a run.
+    pub(super) fn report(&self, window: Window) -> BenchReport {
+        let Window { time, scheduled, silence } = window;
         let Self { shape, clients, traffic, results, .. } = self;
         let counts = self.counts();
         let rate = match shape.load {
@@ -81,13 +82,23 @@ impl State {
             latencies: results.latencies.clone(),
             timeline: results.timeline.clone(),
             lateness: (rate > 0).then(|| results.lateness.clone()),
-            due: (time.as_secs_f64() * f64::from(rate)).min(wanted),
+            due: (scheduled.as_secs_f64() * f64::from(rate)).min(wanted),
             silence,
             nobody_listens: results.nobody_listens(),
             error: results.error.clone(),
         };
         BenchReport::new(self.target, measurement)
     }
+}
+
+/// For how long a run was sending.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Window {
+    time: Duration,
+    /// The part of it in which datagrams were due: it ends late if the generator is not given the processor.
+    scheduled: Duration,
+    /// The time without an answer at its end.
+    silence: Silence,
 }
 
 /// A run of a generator: sending, then draining.
@@ -292,13 +303,15 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
         flows.chain(self.keys.iter().copied()).for_each(|key| reactor.touch(key));
     }
 
-    /// Returns how long it was sending, and without an answer at the end of that.
-    pub(super) fn window(&self) -> (Duration, Silence) {
-        let sent_for = match self.phase {
+    /// Returns for how long it was sending.
+    pub(super) fn window(&self) -> Window {
+        let time = match self.phase {
             Phase::Sending => self.start.elapsed(),
             Phase::Draining { sent_for, .. } => sent_for,
         };
-        (sent_for, self.state.results.silence(self.start, sent_for, self.state.shape.timeout))
+        let scheduled = self.end.map_or(time, |end| time.min(end.saturating_duration_since(self.start)));
+        let silence = self.state.results.silence(self.start, time, self.state.shape.timeout);
+        Window { time, scheduled, silence }
     }
 
     /// Returns when the next datagram of an open loop is due.

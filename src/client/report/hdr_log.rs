@@ -10,8 +10,8 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
-use crate::client::Error;
 use crate::client::probe::latency::HIGHEST_TRACKABLE;
+use crate::client::{Error, stdout};
 
 /// How long an interval is, except for the last one.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl HdrLog {
     /// Returns [`Error::Failed`] if the file cannot be written, as all methods do.
     pub fn create(path: &Path, targets: Vec<String>, start: Instant) -> Result<Self, Error> {
         let name = path.display().to_string();
-        let file = File::create(path).map_err(|error| cannot_write(&name, error))?;
+        let file = stdout(path).unwrap_or_else(|| File::create(path)).map_err(|error| cannot_write(&name, error))?;
         Self::new(BufWriter::new(file), name, targets, start, SystemTime::now() - start.elapsed())
     }
 }
