@@ -148,8 +148,9 @@ JSON:
     failed            datagrams that the system did not send, by error
     receive_errors    errors returned in place of a datagram, by error
     unsent            datagrams that still waited at the end
-    kernel_dropped    socket buffers that the kernel dropped, mostly because
-                      a receive buffer was full; null if not reported
+    kernel_dropped    socket buffers that the kernel dropped, mostly
+                      because a receive buffer was full; null if the
+                      system does not report it
 ";
 
 const MORE_JSON: &str = "  \
