@@ -65,8 +65,12 @@ fn cannot_write(path: &Path, error: &io::Error) -> String {
 }
 
 /// Writes another file in the same directory and renames it, so that no reader sees a part of it. The collector ignores
-/// names that do not end with `.prom`.
+/// names that do not end with `.prom`. A link stays, and what it leads to is replaced; a device or a pipe never is.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(io::Error::other("it is not a regular file"));
+    }
     let name = path.file_name().ok_or_else(|| io::Error::other("it is not the name of a file"))?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
@@ -119,6 +123,23 @@ mod tests {
         fs::create_dir(&taken).expect("a folder");
         MetricsFile::create(&taken, "").expect_err("a folder");
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    }
+
+    #[test]
+    fn only_a_regular_file_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [socket, link, other] = ["socket", "link", "other"].map(|name| folder.path().join(name));
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        let error = MetricsFile::create(&socket, "").expect_err("a socket");
+        assert!(error.ends_with("/socket: it is not a regular file"), "{error}");
+        assert!(!socket.metadata().expect("a socket").is_file());
+        fs::write(&other, "earlier").expect("a file");
+        std::os::unix::fs::symlink(&other, &link).expect("a link");
+        let file = MetricsFile::create(&link, "first\n").expect("a file");
+        file.finish("last\n").expect("a file");
+        assert_eq!(fs::read_to_string(&other).expect("a file"), "last\n");
+        assert!(link.is_symlink());
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 3);
     }
 
     #[test]
