@@ -88,8 +88,24 @@ fn damage_agrees_and_is_counted_exactly() {
 }
 
 /// Exchanges datagrams with a delay of 500 ms and a jitter of 100 ms, and compares the round trips with a distribution
-/// of given mean, standard deviation and peak of the density, in milliseconds. Reordering must be counted exactly.
+/// of given mean, standard deviation and peak of the density, in milliseconds. A machine that was too busy has a second
+/// chance.
 fn jitter_agrees(distribution: &str, mean: f64, deviation: f64, peak: f64, cumulative: impl Fn(f64) -> f64) {
+    let differs =
+        || jitter_differs(distribution, mean, deviation, peak, &cumulative).inspect_err(|why| println!("{why}"));
+    if let Err(why) = differs().or_else(|_| differs()) {
+        panic!("{distribution}: {why}");
+    }
+}
+
+/// Returns what differs. Reordering must be counted exactly.
+fn jitter_differs(
+    distribution: &str,
+    mean: f64,
+    deviation: f64,
+    peak: f64,
+    cumulative: impl Fn(f64) -> f64,
+) -> Result<(), String> {
     let delay = ["--delay=500ms", "--jitter=100ms", "--distribution", distribution, "--limit=20k", "--seed=1"];
     let server = serve(&delay);
     let traffic = Traffic::exchange(server.address(), COUNT, INTERVAL, Duration::from_secs(1));
@@ -107,16 +123,18 @@ fn jitter_agrees(distribution: &str, mean: f64, deviation: f64, peak: f64, cumul
         if cumulative(middle) < 0.5 { low = middle } else { high = middle }
     }
     let added = rank(0.5) - low;
-    assert!((-3.0..15.0).contains(&added), "{added} ms");
     let measured = delays.iter().sum::<f64>() / COUNT as f64;
     let error = 3.0 * deviation / (COUNT as f64).sqrt();
-    assert!((-error..error + 5.0).contains(&(measured - added - mean)), "{measured} ms, {added} of it added");
+    let is_mean = (-error..error + 5.0).contains(&(measured - added - mean));
     // Kolmogorov and Smirnov: 0.013 at 0.3 % of error, and what 4 ms of a busy machine make of the steepest part.
     let count = COUNT as f64;
     let distance =
         delays.iter().enumerate().map(|(i, delay)| (cumulative(delay - added) - (i as f64 + 0.5) / count).abs());
     let distance = distance.fold(0.0, f64::max);
-    assert!(distance < 0.013 + 4.0 * peak, "{distance}");
+    match (-3.0..15.0).contains(&added) && is_mean && distance < 0.013 + 4.0 * peak {
+        true => Ok(()),
+        false => Err(format!("mean {measured} ms, {added} ms of it added; distance {distance}")),
+    }
 }
 
 #[test]
