@@ -133,7 +133,7 @@ impl Flow {
         Sent { count: count + sent.count, error: sent.error }
     }
 
-    /// Takes all ICMP errors that the system has kept; returns whether there was one.
+    /// Takes all errors that the system has kept; returns whether there was one of an earlier datagram.
     fn take_error_reports(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some(report) = self.socket.take_error_report() {

@@ -125,6 +125,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
     }
 
+    #[cfg(unix)]
     #[test]
     fn only_a_regular_file_is_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
