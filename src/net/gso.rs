@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{LONGEST_PAYLOAD, MOST_SEGMENTS, Outgoing};
+use super::{Outgoing, most_segments};
 
 /// The longest segment, in bytes: what fits an Ethernet frame over IPv6. The kernel refuses segments that exceed the
 /// MTU of the path, and longer ones gain little.
@@ -49,7 +49,7 @@ impl<'r, 'a> Unsent<'r, 'a> {
         let rest = first.slice(self.skipped, first.count - self.skipped);
         let most = most_datagrams(&rest, longest_segment);
         let first = rest.slice(0, most.min(rest.count));
-        let joining = if first.count < rest.count { 0 } else { joining(&first, others, most) };
+        let joining = if first.count < rest.count { 0 } else { count_joining(&first, others, most) };
         self.skip(count_datagrams(&first, &others[..joining]));
         Some((first, &others[..joining]))
     }
@@ -65,7 +65,7 @@ pub fn count_datagrams(first: &Outgoing<'_>, others: &[Outgoing<'_>]) -> usize {
 fn most_datagrams(run: &Outgoing<'_>, longest_segment: usize) -> usize {
     match run.length_of(0) {
         segment if segment == 0 || segment > longest_segment || last_length(run) == 0 => 1,
-        segment => MOST_SEGMENTS.min(LONGEST_PAYLOAD / segment),
+        segment => most_segments(segment),
     }
 }
 
@@ -74,7 +74,7 @@ fn most_datagrams(run: &Outgoing<'_>, longest_segment: usize) -> usize {
 ///
 /// The datagrams of one send go to one peer from one address and have one length; the last one may be shorter. So a run
 /// of shorter datagrams joins only if it consists of one, and nothing joins behind it.
-fn joining(first: &Outgoing<'_>, others: &[Outgoing<'_>], most: usize) -> usize {
+fn count_joining(first: &Outgoing<'_>, others: &[Outgoing<'_>], most: usize) -> usize {
     let segment = first.length_of(0);
     let (mut joining, mut count, mut last) = (0, first.count, last_length(first));
     while last == segment
@@ -135,6 +135,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::super::{LONGEST_PAYLOAD, MOST_SEGMENTS};
     use super::*;
 
     const BYTES: [u8; 3_000] = [7; 3_000];

@@ -259,9 +259,14 @@ impl<'a> Outgoing<'a> {
 
     /// Splits the run into shorter ones, each of which can leave as one send.
     pub fn sends(self) -> impl Iterator<Item = Self> {
-        let most = (LONGEST_PAYLOAD / self.length_of(0).max(1)).clamp(1, MOST_SEGMENTS);
+        let most = most_segments(self.length_of(0));
         (0..self.count).step_by(most).map(move |index| self.slice(index, most.min(self.count - index)))
     }
+}
+
+/// Returns how many datagrams of this length one segmented send carries at most; at least 1.
+fn most_segments(length: usize) -> usize {
+    (LONGEST_PAYLOAD / length.max(1)).clamp(1, MOST_SEGMENTS)
 }
 
 /// Returns `count` pieces of these bytes, from the one with this index on.
