@@ -62,10 +62,8 @@ pub struct Summary {
 
 impl Latencies {
     /// Creates an empty record.
-    #[allow(clippy::expect_used, reason = "constant bounds are valid")]
     pub fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, FIRST_TRACKABLE, SIGNIFICANT_DIGITS);
-        let mut histogram = histogram.expect("constant bounds are valid");
+        let mut histogram = empty_histogram(FIRST_TRACKABLE, SIGNIFICANT_DIGITS);
         histogram.auto(true);
         Self {
             histogram,
@@ -157,6 +155,12 @@ impl Latencies {
     }
 }
 
+/// Creates an empty histogram of values from 1 to `high`, to 1 to 5 significant `digits`; both are constants.
+#[allow(clippy::expect_used, reason = "constant bounds are valid")]
+pub fn empty_histogram<C: Counter>(high: u64, digits: u8) -> Histogram<C> {
+    Histogram::new_with_bounds(1, high, digits).expect("constant bounds are valid")
+}
+
 /// The median of any number of times, to two significant digits: a fraction of the memory of [`Latencies`].
 #[derive(Clone, Debug)]
 pub struct Median {
@@ -165,9 +169,8 @@ pub struct Median {
 
 impl Median {
     /// Creates an empty record.
-    #[allow(clippy::expect_used, reason = "constant bounds are valid")]
     pub fn new() -> Self {
-        Self { histogram: Histogram::new_with_bounds(1, HIGHEST_TRACKABLE, 2).expect("constant bounds are valid") }
+        Self { histogram: empty_histogram(HIGHEST_TRACKABLE, 2) }
     }
 
     /// Records a time. Does not allocate.

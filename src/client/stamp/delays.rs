@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::client::probe::latency::{HIGHEST_TRACKABLE, percentile, to_millis};
+use crate::client::probe::latency::{HIGHEST_TRACKABLE, empty_histogram, percentile, to_millis};
 
 /// By how much room is made below the shortest delay at first, in nanoseconds.
 const LEAST_ROOM: i64 = 1_000;
@@ -81,9 +81,8 @@ impl Delays {
 
     /// Returns the distribution of the variations in nanoseconds, to two significant digits, for a picture with a
     /// logarithmic scale: what is below a microsecond, as the shortest delay always is, stands for one.
-    #[allow(clippy::expect_used, reason = "constant bounds are valid")]
     pub fn histogram(&self) -> Histogram<u64> {
-        let mut variations = Histogram::new_with_bounds(1, 1 << 20, 2).expect("constant bounds are valid");
+        let mut variations = empty_histogram(1 << 20, 2);
         variations.auto(true);
         let room = self.min.abs_diff(self.base);
         for bucket in self.histogram.iter_recorded() {
@@ -131,9 +130,8 @@ impl Delays {
     }
 }
 
-#[allow(clippy::expect_used, reason = "constant bounds are valid")]
 fn empty() -> Histogram<u64> {
-    let mut histogram = Histogram::new_with_bounds(1, 1 << 20, 3).expect("constant bounds are valid");
+    let mut histogram = empty_histogram(1 << 20, 3);
     histogram.auto(true);
     histogram
 }
