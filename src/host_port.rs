@@ -12,8 +12,13 @@ use crate::parse_error::ParseError;
 /// If the text has another form, or the port is not a number from 0 to 65535.
 pub fn split(text: &str) -> Result<(Option<&str>, Option<u16>), ParseError> {
     check_no_scheme(text)?;
+    parse(text, "1 to 65535, or 0 for any free one")
+}
+
+/// Splits the host from the port, a number from `range`.
+fn parse<'a>(text: &'a str, range: &str) -> Result<(Option<&'a str>, Option<u16>), ParseError> {
     let (host, port) = split_text(text)?;
-    Ok((host, port.map(|port| parse_port(port, "1 to 65535, or 0 for any free one")).transpose()?))
+    Ok((host, port.map(|port| parse_port(port, range)).transpose()?))
 }
 
 /// Splits the host from the text of the port.
@@ -63,14 +68,12 @@ pub fn split_target(text: &str) -> Result<(Option<&str>, Option<u16>), ParseErro
     check_no_scheme(text)?;
     let is_quotable = || !text.contains(|c: char| c == '\'' || c.is_control());
     let is_message = || !text.chars().all(|c| is_host_character(c) || ":[]".contains(c)) && is_quotable();
-    let target = split_text(text).and_then(|(host, port)| {
-        match port.map(|port| parse_port(port, "1 to 65535")).transpose()? {
-            Some(0) => {
-                let why = format!("nothing can listen on port 0: write a port from 1 to 65535 in {text:?}");
-                Err(ParseError::new(why))
-            }
-            port => Ok((host, port)),
+    let target = parse(text, "1 to 65535").and_then(|target| match target {
+        (_, Some(0)) => {
+            let why = format!("nothing can listen on port 0: write a port from 1 to 65535 in {text:?}");
+            Err(ParseError::new(why))
         }
+        target => Ok(target),
     });
     target.map_err(|error| match is_message() {
         true => ParseError::new(format!("{error} (to send it as a message: udpong send :5000 '{text}')")),
@@ -95,7 +98,7 @@ fn check_no_scheme(text: &str) -> Result<(), ParseError> {
     let place = rest.split(['/', '?', '#', ',']).next().unwrap_or_default();
     let place = match bare_port(place) {
         Some(port) => format!(":{port}"),
-        None if split(place).is_ok() => place.to_owned(),
+        None if parse(place, "").is_ok() => place.to_owned(),
         None => "HOST:PORT".to_owned(),
     };
     Err(ParseError::new(format!("{text:?} is {what}: write {place}")))
@@ -191,6 +194,7 @@ mod tests {
             assert_eq!(split(address).expect_err(address).to_string(), error(address));
         }
         assert!(["udp:7", "udp-listen:7", "UDP:7", "UDP-server:7"].iter().all(|host| split_target(host).is_ok()));
+        assert!(error(&"udp:".repeat(30_000)).ends_with("an address of socat: write HOST:PORT"));
         assert_eq!(error("127.0.0.1:99999"), "\"99999\" is not a port: write a number from 1 to 65535");
         assert!(error("localhost:0").contains("port 0") && error("localhost:00").contains("port 0"));
     }
