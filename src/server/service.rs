@@ -193,7 +193,8 @@ fn unknown_service(text: &str) -> ParseError {
         Some((name, port)) if PRESETS.iter().any(|preset| preset.name == name) => Some(format!("{name}@:{port}")),
         Some(_) => Some(format!("hello@{text}")),
     };
-    let suggestion = address.filter(|address| address.parse::<Service>().is_ok());
+    // A text with an @ is no address, and a suggestion for it would be parsed once for each @.
+    let suggestion = address.filter(|address| !text.contains('@') && address.parse::<Service>().is_ok());
     ParseError::new(match suggestion {
         Some(suggestion) => format!("there is no service {text:?}: to listen there, write {suggestion}"),
         None => format!("there is no service {text:?} (choose hello, echo, fixed, ack, discard, stamp or reply=TEXT)"),
@@ -293,6 +294,7 @@ mod tests {
         }
         assert!(error("hello@2130706433").contains("\"2130706433\" is not an address"));
         assert!(error("hello@").contains("is not an address"));
+        assert!(error(&"a:@".repeat(20_000)).contains("there is no service"));
     }
 
     #[test]
