@@ -172,8 +172,11 @@ impl Linux {
     /// See [`Transport::receive`](super::Transport::receive).
     pub fn receive(&mut self, socket: &UdpSocket, batch: &mut ReceiveBatch) -> Received {
         batch.clear();
-        while batch.room() > 0 {
+        loop {
             let wanted = self.expected.min(batch.room());
+            if wanted == 0 {
+                return Received::More;
+            }
             match retry_interrupted(|| socket.try_io(|| self.receive_messages(socket.as_raw_fd(), batch, wanted))) {
                 Ok(count) => {
                     self.expected = (2 * count).clamp(1, batch.capacity());
@@ -185,7 +188,6 @@ impl Linux {
                 Err(error) => return Received::Failed(error),
             }
         }
-        Received::More
     }
 
     /// See [`Transport::send`](super::Transport::send).
@@ -268,7 +270,7 @@ impl Linux {
         let mut controls = [const { MaybeUninit::<ControlMessages>::uninit() }; SLOTS];
         let mut iovecs = [const { MaybeUninit::<libc::iovec>::uninit() }; SLOTS];
         let mut prepared = 0;
-        for (i, slot) in batch.free_slots().take(wanted).enumerate() {
+        for (i, slot) in batch.free_slots(wanted).enumerate() {
             let control = controls[i].write(ControlMessages::EMPTY).buffer();
             let header = &mut headers[i].write(empty_header()).msg_hdr;
             header.msg_name = ptr::from_mut(names[i].write(SockaddrBuf::EMPTY)).cast();

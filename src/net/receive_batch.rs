@@ -26,8 +26,8 @@ const STRIDE: usize = 1025 * 64;
 pub(super) const SLOTS: usize = 32;
 
 /// A batch with this many bytes is full: a few long messages are as much work as many short ones, and should not evict
-/// each other from the processor's cache (26 % in batches of 31 messages of 48 kB). Slots that are never touched are
-/// never resident.
+/// each other from the processor's cache (26 % in batches of 31 messages of 48 kB). At 48 KiB there are more turns, and
+/// an answer costs 2 to 10 % more. Slots that are never touched are never resident.
 const FULL: usize = 512 << 10;
 
 /// A lower bound of what Linux charges a receive buffer for a message, in bytes (832 for the shortest on Linux 6.18).
@@ -165,7 +165,8 @@ impl ReceiveBatch {
     ///
     /// An implementation of [`Transport`](super::Transport) writes a message there and then [pushes](Self::push) it.
     pub fn slot(&mut self) -> Option<&mut [u8]> {
-        self.free_slots().next()
+        let count = self.room().min(1);
+        self.free_slots(count).next()
     }
 
     /// Adds the message that was written to the next [`slot`](Self::slot): `length` bytes, which are datagrams of
@@ -192,10 +193,9 @@ impl ReceiveBatch {
         self.capacity().saturating_sub(self.messages.len())
     }
 
-    /// Returns the slots for the next messages, of at least 65,535 bytes each.
-    pub(super) fn free_slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let room = self.room();
-        self.arena.chunks_mut(STRIDE).skip(self.messages.len()).take(room)
+    /// Returns the slots for the next `count` messages, of at least 65,535 bytes each.
+    pub(super) fn free_slots(&mut self, count: usize) -> impl Iterator<Item = &mut [u8]> {
+        self.arena.chunks_mut(STRIDE).skip(self.messages.len()).take(count)
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
         for (wanted, slots) in [(0, 1), (1, 1), (5, 5), (SLOTS, SLOTS), (1000, SLOTS)] {
             let mut batch = ReceiveBatch::with_slots(wanted);
             (0..slots).for_each(|_| push(&mut batch, b"", 0, peer(1)));
-            assert_eq!((batch.room(), batch.free_slots().count()), (0, 0));
+            assert!(batch.room() == 0 && batch.slot().is_none());
             assert_eq!(batch.datagrams().count(), slots);
         }
     }

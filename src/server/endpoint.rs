@@ -61,7 +61,7 @@ pub(super) const TURN_FAILURES: usize = 64;
 /// A turn sends no further reply after this many bytes, about a millisecond's work; the rest is queued for the next
 /// turn.
 ///
-/// Only replies much longer than their requests get there: a batch of requests, at most 112 KiB, can ask for 4,096
+/// Only replies much longer than their requests get there: a batch of requests, at most 576 KiB, can ask for 4,096
 /// replies of 64 KB.
 pub(super) const TURN_BYTES: usize = 1 << 20;
 

@@ -62,10 +62,6 @@ use statistics::sum_of_workers;
 use statistics_log::StatisticsLog;
 use worker::{Plan, Worker, WorkerThread};
 
-/// A receive batch with this many bytes is full: further long messages would evict it from the processor's cache before
-/// it is answered.
-const FULL_BATCH: usize = 48 << 10;
-
 /// How a server behaves, apart from what it serves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -242,7 +238,7 @@ impl Server {
         };
         let share = Share::of(sockets.iter().map(Vec::len).sum());
         let worker = |(number, sockets)| {
-            let received = ReceiveBatch::new().with_limit(share.receive_limit().min(FULL_BATCH));
+            let received = ReceiveBatch::new().with_limit(share.receive_limit());
             let guard = guard.of_worker(number);
             let resources = Resources { received, replies: SendBatch::default(), guard, share };
             worker(sockets, &options, &shutdown, resources, services.len() > 1)
