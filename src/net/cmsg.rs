@@ -130,12 +130,13 @@ impl ControlMessages {
 
 /// Splits off the first control message: its level, its type, its data, and the bytes after it.
 fn split_message(bytes: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
-    let length = usize::from_ne_bytes(bytes.get(..WORD)?.try_into().ok()?);
-    let level = int(bytes.get(WORD..)?)?;
-    let kind = int(bytes.get(WORD + 4..)?)?;
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (level, rest) = rest.split_first_chunk()?;
+    let (kind, _) = rest.split_first_chunk()?;
+    let length = usize::from_ne_bytes(*length);
     let data = bytes.get(HEADER..length)?;
     let next = bytes.get(length.next_multiple_of(WORD)..).unwrap_or_default();
-    Some((level, kind, data, next))
+    Some((i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind), data, next))
 }
 
 fn int(data: &[u8]) -> Option<i32> {

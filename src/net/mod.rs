@@ -257,6 +257,11 @@ impl<'a> Outgoing<'a> {
         (0..self.count).map(move |index| self.slice(index, 1))
     }
 
+    /// Returns whether the whole run can leave as one send.
+    pub fn is_one_send(&self) -> bool {
+        self.count <= most_segments(self.length_of(0))
+    }
+
     /// Splits the run into shorter ones, each of which can leave as one send.
     pub fn sends(self) -> impl Iterator<Item = Self> {
         let most = most_segments(self.length_of(0));

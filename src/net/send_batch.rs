@@ -37,6 +37,9 @@ impl SendBatch {
     /// It costs about 12 ns per run. Where several single datagrams per peer wait and the kernel segments, the server
     /// answers 28 to 35 % more of them; otherwise it gains nothing.
     pub fn group_by_peer(&mut self, list: &mut Vec<Outgoing<'_>>) {
+        if list.len() <= 2 {
+            return; // They are next to each other.
+        }
         self.sequences.clear();
         let mut start = 0;
         for sequence in list.chunk_by(|a, b| a.to == b.to) {

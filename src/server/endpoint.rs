@@ -108,7 +108,7 @@ pub struct Endpoint<S> {
     writable: bool,
     queue: ReplyQueue,
     /// What impairs the replies, and holds those that wait; `queue` stays empty then.
-    link: Option<Link<ReplyFlow>>,
+    link: Option<Box<Link<ReplyFlow>>>,
     /// How much may still be received after a stop was requested, in bytes as the kernel charges them.
     backlog: Option<usize>,
     /// Failed receives since the last datagram.
@@ -116,7 +116,7 @@ pub struct Endpoint<S> {
     /// Why the socket is unusable.
     broken: Option<io::Error>,
     statistics: Statistics,
-    /// Lines about single datagrams are enabled, as seen at the beginning of the turn.
+    /// Lines about single datagrams are enabled.
     logged: bool,
     throttle: Throttle,
 }
@@ -146,7 +146,7 @@ impl<S: Transport> Endpoint<S> {
 
     /// Lets every reply that the guard allows pass through a link, if there is one.
     pub fn with_link(self, link: Option<Link<ReplyFlow>>) -> Self {
-        Self { link, ..self }
+        Self { link: link.map(Box::new), ..self }
     }
 
     /// Lets a Session-Reflector make the replies, if there is one; the template must be `{}`.
@@ -157,6 +157,11 @@ impl<S: Transport> Endpoint<S> {
     /// Adds the service and the address to the log lines about datagrams.
     pub fn named_in_log(self) -> Self {
         Self { log_suffix: format!(" by {} on {}", self.service, self.address), ..self }
+    }
+
+    /// Looks which lines the log takes; called once, before the first turn.
+    pub fn start(&mut self) {
+        self.logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
     }
 
     /// Records an event.
@@ -172,7 +177,7 @@ impl<S: Transport> Endpoint<S> {
         Wants {
             turn: self.may_receive() || (self.writable && waits),
             interest: Some(if waits { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }),
-            deadline: self.link.as_ref().and_then(Link::next_deadline),
+            deadline: self.link.as_ref().and_then(|link| link.next_deadline()),
         }
     }
 
@@ -182,7 +187,6 @@ impl<S: Transport> Endpoint<S> {
     ///
     /// Returns an error if the socket is unusable, so that trying again would spin.
     pub fn take_turn(&mut self, now: Instant, resources: &mut Resources) -> io::Result<()> {
-        self.logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
         if let Some(link) = &mut self.link {
             link.advance(now);
         }
@@ -217,7 +221,7 @@ impl<S: Transport> Endpoint<S> {
 
     /// Returns how the datagrams so far have ended.
     pub fn statistics(&self) -> Statistics {
-        let impaired = self.link.as_ref().map(Link::impaired);
+        let impaired = self.link.as_ref().map(|link| link.impaired());
         Statistics { unsent: self.unsent() as u64, impaired, ..self.statistics.clone() }
     }
 
@@ -258,12 +262,12 @@ impl<S: Transport> Endpoint<S> {
 
     /// Returns whether replies wait to be sent, other than those that are delayed.
     fn waits_for_socket(&self) -> bool {
-        !self.queue.is_empty() || self.link.as_ref().is_some_and(Link::is_ready)
+        !self.queue.is_empty() || self.link.as_ref().is_some_and(|link| link.is_ready())
     }
 
     /// Returns how many replies wait.
     fn unsent(&self) -> usize {
-        self.queue.len() + self.link.as_ref().map_or(0, Link::waiting)
+        self.queue.len() + self.link.as_ref().map_or(0, |link| link.waiting())
     }
 
     /// Sends what waits.
@@ -355,7 +359,7 @@ impl<S: Transport> Endpoint<S> {
     fn send_or_queue(
         &mut self,
         mut replies: Vec<Outgoing<'_>>,
-        mut link: Option<Link<ReplyFlow>>,
+        mut link: Option<Box<Link<ReplyFlow>>>,
         batch: &mut SendBatch,
         share: Share,
         now: Instant,

@@ -26,7 +26,7 @@ pub fn reply_to<'a>(
 /// Adds a run, in parts that can leave as one send each: only between parts can a turn end ([`within_turn`]).
 pub fn add<'a>(replies: &mut Vec<Outgoing<'a>>, run: Option<Outgoing<'a>>) {
     match run {
-        Some(single) if single.count == 1 => replies.push(single),
+        Some(run) if run.is_one_send() => replies.push(run),
         run => replies.extend(run.into_iter().flat_map(Outgoing::sends)),
     }
 }

@@ -103,6 +103,7 @@ impl Worker {
             stop: None,
         };
         for index in 0..serving.endpoints.len() {
+            serving.endpoints[index].start();
             let key = reactor.insert(Task::Endpoint(index), &mut serving)?;
             serving.keys.push(key);
         }
