@@ -385,11 +385,23 @@ impl<S: Transport> Endpoint<S> {
         self.statistics.received += run.count() as u64;
         self.statistics.received_bytes += run.bytes.len() as u64;
         if self.logged {
-            for Datagram { source, payload, .. } in run.datagrams() {
-                let text = Escaped::line([payload, b"", b""]);
-                let (bytes, suffix) = (Bytes(payload.len()), &self.log_suffix);
-                info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({bytes}){suffix}");
-            }
+            self.log_received(run);
+        }
+    }
+
+    fn log_received(&self, run: &Run<'_>) {
+        for Datagram { source, payload, .. } in run.datagrams() {
+            let text = Escaped::line([payload, b"", b""]);
+            let (bytes, suffix) = (Bytes(payload.len()), &self.log_suffix);
+            info!(target: DATAGRAM_LOG, "Received message from {source}: {text} ({bytes}){suffix}");
+        }
+    }
+
+    fn log_sent(&self, replies: &Outgoing<'_>) {
+        for reply in replies.datagrams() {
+            let text = Escaped::line(reply.parts);
+            let (bytes, suffix) = (Bytes(reply.length()), &self.log_suffix);
+            info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({bytes}){suffix}", reply.to);
         }
     }
 
@@ -436,11 +448,7 @@ impl<S: Transport> Endpoint<S> {
             done += remove(&mut replies[done..], sent.count, |replies| {
                 self.statistics.answered_bytes += replies.length() as u64;
                 if self.logged {
-                    for reply in replies.datagrams() {
-                        let text = Escaped::line(reply.parts);
-                        let (bytes, suffix) = (Bytes(reply.length()), &self.log_suffix);
-                        info!(target: DATAGRAM_LOG, "Sent response to {}: {text} ({bytes}){suffix}", reply.to);
-                    }
+                    self.log_sent(&replies);
                 }
             });
             match sent.error {
