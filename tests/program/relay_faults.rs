@@ -257,6 +257,9 @@ fn datagrams_between_two_relays_die_out() {
 
 /// Sends 300 datagrams of 5 clients through a relay on a loopback that is slow for a time.
 fn relay_on_slow_loopback(impairments: &[&str]) {
+    // A qdisc sends on any processor, and loopback keeps the order of what is sent on one.
+    let processor = "$(taskset -cp $$ | sed 's/.*: \\([0-9]*\\).*/\\1/')";
+    shell(&format!("taskset -acp {processor} {}", std::process::id()));
     let echo = Server::start(&["echo@127.0.0.1:0", "-q", "--json"]);
     let relay = relay(echo.address(), &[&["--send-buffer=16k"], impairments].concat());
     let clients: Vec<_> = (0..5).map(|_| connect(relay.address())).collect();
@@ -283,12 +286,12 @@ fn relay_on_slow_loopback(impairments: &[&str]) {
 
 #[test]
 fn slow_network_loses_nothing_and_keeps_the_order() {
-    run_in_namespace!("tc");
+    run_in_namespace!("tc", "taskset");
     relay_on_slow_loopback(&[]);
 }
 
 #[test]
 fn slow_network_behind_a_link_loses_nothing_and_keeps_the_order() {
-    run_in_namespace!("tc");
+    run_in_namespace!("tc", "taskset");
     relay_on_slow_loopback(&["--delay=2ms"]);
 }
