@@ -1,6 +1,6 @@
 //! `bench`: its counts add up and its figures are true, whatever the responder does.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,12 @@ use crate::harness::{Responder, Server, TIMEOUT, closed_address, needs, run, run
 
 fn bench(target: &str, arguments: &[&str]) -> Output {
     run(udpong(&["bench", target]).args(arguments), b"")
+}
+
+/// Starts a bench of a server, with a report in JSON.
+fn start(server: &Server, options: &[&str]) -> Child {
+    let mut command = udpong(&["bench", &server.address().to_string(), "--json"]);
+    command.args(options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong")
 }
 
 fn stderr(output: &Output) -> String {
@@ -165,8 +171,7 @@ def answer(n, data, to):
 #[test]
 fn sigint_ends_the_run_with_its_report() {
     let mut server = Server::start(&["echo@127.0.0.1:0"]);
-    let mut command = udpong(&["bench", &server.address().to_string(), "-t", "60s", "--json"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    let child = start(&server, &["-t", "60s"]);
     server.wait_for_line("Received message", 0);
     server.wait_for_line("Received message", 9);
     signal("INT", child.id());
@@ -180,8 +185,7 @@ fn sigint_ends_the_run_with_its_report() {
 #[test]
 fn stopped_generator_reports_its_lateness() {
     let mut server = Server::start(&["echo@127.0.0.1:0"]);
-    let mut command = udpong(&["bench", &server.address().to_string(), "--rate", "100", "-t", "60s", "--json"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    let child = start(&server, &["--rate", "100", "-t", "60s"]);
     server.wait_for_line("Received message", 0);
     signal("STOP", child.id());
     thread::sleep(Duration::from_millis(500));
@@ -200,9 +204,7 @@ fn stopped_generator_reports_its_lateness() {
 fn error_of_one_datagram_is_not_that_of_another() {
     run_in_namespace!();
     let mut server = Server::start(&["echo@127.0.0.1:0", "--delay", "400ms", "--json"]);
-    let options = ["--rate", "100", "-t", "60s", "-W", "10s", "-s", "1400", "--dont-fragment", "--json"];
-    let mut command = udpong(&[&["bench", &server.address().to_string()], &options[..]].concat());
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    let child = start(&server, &["--rate", "100", "-t", "60s", "-W", "10s", "-s", "1400", "--dont-fragment"]);
     server.wait_for_line("Received message", 59);
     // The answers to what is in flight are fragmented.
     shell("ip link set lo mtu 1280");
@@ -217,8 +219,7 @@ fn error_of_one_datagram_is_not_that_of_another() {
 #[test]
 fn nothing_is_due_after_the_end() {
     let mut server = Server::start(&["echo@127.0.0.1:0"]);
-    let mut command = udpong(&["bench", &server.address().to_string(), "--rate", "1", "-t", "1500ms", "--json"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    let child = start(&server, &["--rate", "1", "-t", "1500ms"]);
     server.wait_for_line("Received message", 1);
     // Both have left, and the end is near: it is late.
     signal("STOP", child.id());
@@ -251,8 +252,7 @@ fn slow_responder_is_not_blamed_on_the_generator() {
 #[test]
 fn silent_responder_is_not_blamed_on_the_generator() {
     let mut server = Server::start(&["discard@127.0.0.1:0"]);
-    let mut command = udpong(&["bench", &server.address().to_string(), "--rate", "100", "-n", "200", "-W", "10ms"]);
-    let child = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("udpong");
+    let child = start(&server, &["--rate", "100", "-n", "200", "-W", "10ms"]);
     server.wait_for_line("Received message", 9);
     signal("STOP", child.id());
     thread::sleep(Duration::from_millis(300));
