@@ -26,8 +26,8 @@ const STRIDE: usize = 1025 * 64;
 pub(super) const SLOTS: usize = 32;
 
 /// A batch with this many bytes is full: a few long messages are as much work as many short ones, and should not evict
-/// each other from the processor's cache (26 % in batches of 31 messages of 48 kB). At 48 KiB there are more turns, and
-/// an answer costs 2 to 10 % more. Slots that are never touched are never resident.
+/// each other from the processor's cache (26 % in batches of 31 messages of 48 kB). A limit of 48 KiB makes more turns,
+/// and an answer costs 2 to 10 % more. Slots that are never touched are never resident.
 const FULL: usize = 512 << 10;
 
 /// A lower bound of what Linux charges a receive buffer for a message, in bytes (832 for the shortest on Linux 6.18).

@@ -159,7 +159,8 @@ impl<S: Transport> Endpoint<S> {
         Self { log_suffix: format!(" by {} on {}", self.service, self.address), ..self }
     }
 
-    /// Looks which lines the log takes; called once, before the first turn.
+    /// Checks whether the log takes lines about single datagrams. Call it before the first turn, when a logger is
+    /// installed.
     pub fn start(&mut self) {
         self.logged = log_enabled!(target: DATAGRAM_LOG, Level::Info);
     }

@@ -263,6 +263,8 @@ impl Server {
     /// Serves until a stop is requested, through [`Shutdown`] or by the options; then answers what has already arrived
     /// and sends what waits, for [`Options::grace`] at most. Returns what became of the datagrams, also after an error.
     ///
+    /// Lines about single datagrams are logged if the logger takes them at the start.
+    ///
     /// # Errors
     ///
     /// The result is an error if polling failed, a socket became unusable, or a worker panicked, whose part of the
